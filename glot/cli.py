@@ -1,0 +1,93 @@
+"""Command lines: parse, call a recipe, turn errors into lines and exit codes. The only place that prints results or catches GlotError.
+
+Exit codes: 0 done, 2 a mistake in what was asked for, 130 stopped by the user.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Callable
+
+from glot.errors import ConfigError, GlotError, nearest
+from glot.flags import STRESS_DEFAULTS, Parsed, parse, to_yaml
+from glot.names import TASKS_TO_COME
+
+
+def main(argv: list[str] | None = None, program: str = "main.py") -> int:
+    """`main.py ...` and `glot run ...`."""
+    return _guarded(lambda: _run(parse(_words(argv), program)))
+
+
+def stress_main(argv: list[str] | None = None, program: str = "diagnostic_stress_test.py") -> int:
+    """`diagnostic_stress_test.py ...` and `glot stress ...`."""
+    return _guarded(lambda: _run(parse(_words(argv), program, STRESS_DEFAULTS)))
+
+
+def demo_main(argv: list[str] | None = None, program: str = "glot demo") -> int:
+    """`glot demo`: five poolers, one table, one figure."""
+    return _guarded(lambda: _demo(parse(_words(argv), program)))
+
+
+COMMANDS: dict[str, tuple[Callable[[list[str], str], int], str]] = {
+    "run": (main, "train and score one pooler (main.py)"),
+    "stress": (stress_main, "the distractor stress test (diagnostic_stress_test.py)"),
+    "demo": (demo_main, "five poolers on the stress test, a table and a figure"),
+}
+
+
+def glot_main(argv: list[str] | None = None) -> int:
+    """`glot <command> ...`."""
+    words = _words(argv)
+    if not words or words[0] in ("-h", "--help"):
+        print("usage: glot <command> [--flags]   (glot <command> --help)\n")
+        print("\n".join(f"  {name:8} {text}" for name, (_, text) in COMMANDS.items()))
+        return 0 if words else 2
+    if words[0] not in COMMANDS:
+        print(f"glot: {words[0]}: no such command{nearest(words[0], COMMANDS)}; there are {', '.join(COMMANDS)}", file=sys.stderr)
+        return 2
+    return COMMANDS[words[0]][0](words[1:], f"glot {words[0]}")
+
+
+def _words(argv: list[str] | None) -> list[str]:
+    return sys.argv[1:] if argv is None else argv
+
+
+def _guarded(work: Callable[[], None]) -> int:
+    try:
+        work()
+    except GlotError as error:
+        for problem in error.problems:
+            print(f"error: {problem}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped; a half-written store goes on from here when the same command is given again", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader is gone; nobody is left to tell
+    return 0
+
+
+def _run(parsed: Parsed) -> None:
+    config = parsed.config
+    if parsed.print_config:
+        print(to_yaml(config), end="")
+        return
+    for remark in parsed.remarks:
+        print(remark, file=sys.stderr)
+    if config.data.task in TASKS_TO_COME:
+        raise ConfigError(
+            f"--task={config.data.task}: cannot be run by this version yet (see CHANGELOG.md); its flags parse, --print_config shows them"
+        )
+    from glot import recipes
+
+    if config.output.dry_run:
+        print(recipes.plan(config))
+        return
+    result = recipes.run_task(config) if config.train.seeds is None else recipes.run_seeds(config)
+    print(json.dumps(result, indent=1, allow_nan=False))
+
+
+def _demo(parsed: Parsed) -> None:
+    from glot import recipes
+
+    print(recipes.run_demo(parsed.config))

@@ -1,0 +1,33 @@
+"""Text and labels of every task, and the held-out split. The only door to the `datasets` library (`hub.py`)."""
+
+from pathlib import Path
+
+import numpy as np
+from sklearn.model_selection import train_test_split
+
+from glot.datasets.hub import TABLES, load_hub_examples
+from glot.datasets.stress import StressOptions, generate_stress
+from glot.types import Examples
+
+__all__ = ["TABLES", "StressOptions", "generate_stress", "hold_out", "load_hub_examples", "load_splits"]
+
+
+def load_splits(
+    name: str, train_split: str, eval_splits: list[str], data_dir: str | None, num_train: int | None
+) -> tuple[Examples, list[Examples]]:
+    """Training rows (the first `num_train`; None = all) and each evaluation split whole.
+
+    Raises:
+        DataError: see `load_hub_examples`.
+    """
+    folder = None if data_dir is None else Path(data_dir)
+    evaluations = [load_hub_examples(name, split, folder, None) for split in eval_splits]
+    return load_hub_examples(name, train_split, folder, num_train), evaluations
+
+
+def hold_out(train: Examples, fraction: float, seed: int, stratify: bool) -> tuple[Examples, Examples]:
+    """Split training rows into those kept and a held-out share, stratified by label for classes; both stay in file order."""
+    rows = np.arange(len(train))
+    by = train.labels if stratify else None
+    kept, held = train_test_split(rows, test_size=fraction, random_state=seed, stratify=by)
+    return train.take(np.sort(kept), "train"), train.take(np.sort(held), "heldout")

@@ -1,0 +1,106 @@
+"""Tables of the hub, or of a local mirror in the same layout. Columns get their places here and nowhere else."""
+
+import logging
+from pathlib import Path
+from typing import NamedTuple
+
+import datasets
+import numpy as np
+from datasets.exceptions import DatasetNotFoundError
+
+from glot.errors import DataError, nearest
+from glot.types import Examples
+
+SUFFIXES = (".jsonl", ".jsonl.gz")
+
+
+class HubTable(NamedTuple):
+    """Where a task's rows are: `<repository>/<config>`, the text columns in order, the label column."""
+
+    repository: str
+    config: str
+    columns: tuple[str, ...]
+    label: str = "label"
+
+
+GLUE = "nyu-mll/glue"
+TABLES: dict[str, HubTable] = {
+    "cola": HubTable(GLUE, "cola", ("sentence",)),
+    "sst2": HubTable(GLUE, "sst2", ("sentence",)),
+    "stsb": HubTable(GLUE, "stsb", ("sentence1", "sentence2")),
+    "mrpc": HubTable(GLUE, "mrpc", ("sentence1", "sentence2")),
+    "qqp": HubTable(GLUE, "qqp", ("question1", "question2")),
+    "mnli": HubTable(GLUE, "mnli", ("premise", "hypothesis")),
+    "qnli": HubTable(GLUE, "qnli", ("question", "sentence")),
+    "rte": HubTable(GLUE, "rte", ("sentence1", "sentence2")),
+    "wnli": HubTable(GLUE, "wnli", ("sentence1", "sentence2")),
+    "imdb": HubTable("stanfordnlp/imdb", "plain_text", ("text",)),
+}
+
+
+def find_split_file(data_dir: Path, table: HubTable, split: str) -> Path:
+    """The file of a split in a local mirror.
+
+    Raises:
+        DataError: no such file; the message names those that are there.
+    """
+    folder = data_dir / table.repository / table.config
+    for suffix in SUFFIXES:
+        if (folder / f"{split}{suffix}").is_file():
+            return folder / f"{split}{suffix}"
+    there = sorted({path.name.split(".jsonl")[0] for path in folder.glob("*.jsonl*")})
+    listing = f"splits there: {', '.join(there)}{nearest(split, there)} (--eval_split)" if there else "the folder holds none"
+    raise DataError(f"--data_dir={data_dir}: no {folder / split}.jsonl or .jsonl.gz; {listing}")
+
+
+def load_table(table: HubTable, split: str, data_dir: Path | None, num_rows: int | None) -> datasets.Dataset:
+    """The first `num_rows` rows (None = all) of a split.
+
+    Raises:
+        DataError: the split cannot be found or read.
+    """
+    datasets.disable_progress_bars()
+    logging.getLogger("datasets").setLevel(logging.ERROR)
+    if data_dir is not None:
+        path = find_split_file(data_dir, table, split)
+        try:
+            rows = datasets.load_dataset("json", data_files={split: str(path)}, split=split)
+        except datasets.exceptions.DatasetGenerationError as error:
+            raise DataError(f"{path}: not readable as one JSON object a line ({error.__cause__ or error})") from error
+    else:
+        try:
+            rows = datasets.load_dataset(table.repository, table.config, split=split)
+        except (ConnectionError, DatasetNotFoundError, FileNotFoundError, ValueError) as error:
+            first = str(error).strip().splitlines()[0]
+            raise DataError(
+                f"{table.repository}/{table.config} ({split}) cannot be had from the hub ({first}); a local mirror is named by --data_dir or GLOT_DATA_DIR"
+            ) from error
+    return rows if num_rows is None else rows.select(range(min(num_rows, len(rows))))
+
+
+def load_hub_examples(name: str, split: str, data_dir: Path | None, num_rows: int | None) -> Examples:
+    """Examples of a task of `TABLES`; labels as the file has them, float64.
+
+    Raises:
+        DataError: missing split or column, an empty split, a text that is none, a missing or hidden label (-1), named by row.
+    """
+    table = TABLES[name]
+    rows = load_table(table, split, data_dir, num_rows)
+    where = f"{table.repository}/{table.config} {split}"
+    missing = [column for column in (*table.columns, table.label) if column not in rows.column_names]
+    if missing:
+        raise DataError(f"{where}: no column {', '.join(missing)}; it has {', '.join(rows.column_names)}")
+    if not len(rows):
+        raise DataError(f"{where}: holds no rows")
+    columns = tuple(list(rows[column]) for column in table.columns)
+    for column, texts in zip(table.columns, columns, strict=True):
+        wrong = next((row for row, text in enumerate(texts) if not isinstance(text, str)), None)
+        if wrong is not None:
+            raise DataError(f"{where}: row {wrong}: {column} is {texts[wrong]!r}, not a text")
+    labels = np.array([np.nan if label is None else label for label in rows[table.label]], dtype=np.float64)
+    hidden = np.flatnonzero(~(labels >= 0))
+    if len(hidden):
+        raise DataError(
+            f"{where}: row {hidden[0]} has no label ({labels[hidden[0]]:g}; {len(hidden)} rows like it): this split cannot be scored, choose another --eval_split"
+        )
+    return Examples(name, split, columns, labels)

@@ -1,0 +1,191 @@
+"""The token graph: which tokens of one sentence see each other.
+
+Every rule is symmetric, keeps the diagonal and depends on the sentence alone, so that a sentence's vector does not depend on its batch-mates.
+A graph is built block by block (sentences of similar length, padded together) and only when an engine asks for it.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from glot.types import TokenBatch
+
+BLOCK_ELEMENTS = 1 << 22
+"""Most b * n * n elements in one block: 16 MiB of float32."""
+BLOCK_OVERHEAD = 1 << 14
+"""What opening one more block costs, in elements: padding up to this is cheaper than another round of small kernels."""
+
+
+@dataclass(frozen=True)
+class GraphRule:
+    """How edges are chosen.
+
+    Attributes:
+        kind: a name of `RULES`.
+        tau: cosine above which (strictly) two tokens are joined, in [-1, 1); for threshold and random.
+        knn_k: nearest neighbours of each token (knn).
+        window_size: distance in the text up to which tokens are joined (window).
+        seed: of the random graph.
+    """
+
+    kind: str = "threshold"
+    tau: float = 0.3
+    knn_k: int = 8
+    window_size: int = 2
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Block:
+    """b sentences of similar length, padded to the longest.
+
+    Attributes:
+        index: (b, n) int64, position of each token in the packed batch; padding repeats the sentence's first token.
+        mask: (b, n) bool, true for real tokens.
+        lengths: (b,) on the CPU.
+    """
+
+    index: Tensor
+    mask: Tensor
+    lengths: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class TokenGraph:
+    """One rule applied to one batch: `dense()` for a block at a time, `edges()` for the whole batch."""
+
+    batch: TokenBatch
+    rule: GraphRule
+
+    @cached_property
+    def blocks(self) -> list[Block]:
+        """All sentences of the batch, each in one block."""
+        device = self.batch.tokens.device
+        return [make_block(self.batch.ptr, rows, device) for rows in group_by_length(self.batch.lengths)]
+
+    @cached_property
+    def dense(self) -> list[Tensor]:
+        """For each block (b, n, n) bool: may token i (row) see token j (column). Padding sees only itself, so no row is empty."""
+        unit = unit_rows(self.batch.tokens)
+        return [adjacency(unit, block, self.rule) for block in self.blocks]
+
+    @cached_property
+    def unblock(self) -> Tensor:
+        """(N,) int64: where each packed token stands in the real tokens of all blocks, one block after the other."""
+        order = torch.cat([block.index[block.mask] for block in self.blocks])
+        return torch.argsort(order)
+
+    @cached_property
+    def edges(self) -> Tensor:
+        """(2, E) int64 as PyG wants them: row 0 sends, row 1 receives; the diagonal is in."""
+        pairs = []
+        for block, allowed in zip(self.blocks, self.dense, strict=True):
+            real = allowed & block.mask.unsqueeze(1) & block.mask.unsqueeze(2)
+            sentence, receiver, sender = real.nonzero(as_tuple=True)
+            pairs.append(torch.stack([block.index[sentence, sender], block.index[sentence, receiver]]))
+        return torch.cat(pairs, 1)
+
+
+def group_by_length(lengths: Tensor) -> list[Tensor]:
+    """Split B sentences into groups so that padding each group to its longest member wastes little.
+
+    Greedy from the longest: a sentence opens a new group when padding it costs more than a block's fixed overhead, or the block is full.
+    """
+    order = torch.argsort(lengths, descending=True, stable=True)
+    groups: list[list[int]] = []
+    waste = longest = 0
+    for row, length in zip(order.tolist(), lengths[order].tolist(), strict=True):
+        waste += longest**2 - length**2
+        full = groups and (len(groups[-1]) + 1) * longest**2 > BLOCK_ELEMENTS
+        if not groups or full or waste > BLOCK_OVERHEAD:
+            groups.append([])
+            longest, waste = length, 0
+        groups[-1].append(row)
+    return [torch.tensor(group) for group in groups]
+
+
+def make_block(ptr: Tensor, rows: Tensor, device: torch.device) -> Block:
+    """Padded positions of `rows (b,)`."""
+    lengths = ptr[rows + 1] - ptr[rows]
+    steps = torch.arange(int(lengths.max()))
+    mask = steps < lengths.unsqueeze(1)
+    index = ptr[rows].unsqueeze(1) + torch.where(mask, steps, 0)
+    return Block(index.to(device), mask.to(device), lengths)
+
+
+@torch.no_grad()
+def unit_rows(tokens: Tensor) -> Tensor:
+    """float32 rows of length one, as the release does before its matrix product; a zero row stays zero."""
+    return F.normalize(tokens.float(), dim=-1)
+
+
+@torch.no_grad()
+def adjacency(unit: Tensor, block: Block, rule: GraphRule) -> Tensor:
+    """Apply a rule to the unit rows `(N, d)` of one block: (b, n, n) bool with the diagonal set and no edge between padding and tokens."""
+    allowed = RULES[rule.kind](unit, block, rule)
+    allowed &= block.mask.unsqueeze(1) & block.mask.unsqueeze(2)
+    allowed.diagonal(dim1=1, dim2=2).fill_(True)
+    return allowed
+
+
+def cosines(unit: Tensor, block: Block) -> Tensor:
+    """(b, n, n) float32 cosine similarities."""
+    rows = unit[block.index]
+    return rows @ rows.transpose(1, 2)
+
+
+def _threshold(unit: Tensor, block: Block, rule: GraphRule) -> Tensor:
+    return cosines(unit, block) > rule.tau
+
+
+def _none(unit: Tensor, block: Block, rule: GraphRule) -> Tensor:
+    size = block.index.shape[1]
+    return torch.zeros(len(block.index), size, size, dtype=torch.bool, device=unit.device)
+
+
+def _complete(unit: Tensor, block: Block, rule: GraphRule) -> Tensor:
+    return ~_none(unit, block, rule)
+
+
+def _window(unit: Tensor, block: Block, rule: GraphRule) -> Tensor:
+    steps = torch.arange(block.index.shape[1], device=unit.device)
+    near = (steps.unsqueeze(0) - steps.unsqueeze(1)).abs() <= rule.window_size
+    return near.expand(len(block.index), -1, -1).clone()
+
+
+def _knn(unit: Tensor, block: Block, rule: GraphRule) -> Tensor:
+    similar = cosines(unit, block).masked_fill(~block.mask.unsqueeze(1), -torch.inf)
+    similar.diagonal(dim1=1, dim2=2).fill_(-torch.inf)
+    count = min(rule.knn_k, similar.shape[-1])
+    nearest = similar.topk(count, dim=-1).indices
+    chosen = torch.zeros_like(similar, dtype=torch.bool).scatter_(2, nearest, True)
+    return chosen | chosen.transpose(1, 2)
+
+
+def _random(unit: Tensor, block: Block, rule: GraphRule) -> Tensor:
+    """As many pairs as the threshold graph joins, drawn with a seed made of (rule.seed, length, number of pairs)."""
+    real = _threshold(unit, block, rule) & block.mask.unsqueeze(1) & block.mask.unsqueeze(2)
+    pairs = real.triu(1).sum((1, 2)).tolist()
+    chosen = torch.zeros_like(real)
+    for row, (length, count) in enumerate(zip(block.lengths.tolist(), pairs, strict=True)):
+        upper = torch.triu_indices(length, length, 1)
+        generator = torch.Generator().manual_seed((rule.seed * 1_000_003 + length) * 1_000_003 + count)
+        first, second = upper[:, torch.randperm(upper.shape[1], generator=generator)[:count]].to(unit.device)
+        chosen[row, first, second] = True
+        chosen[row, second, first] = True
+    return chosen
+
+
+RULES: dict[str, Callable[[Tensor, Block, GraphRule], Tensor]] = {
+    "threshold": _threshold,
+    "none": _none,
+    "complete": _complete,
+    "random": _random,
+    "knn": _knn,
+    "window": _window,
+}
+"""Graph kind -> rule(unit rows, block, options) -> (b, n, n) bool; `adjacency` adds the diagonal and cuts the padding."""

@@ -1,0 +1,91 @@
+"""Texts and token sources become epochs of batches."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, SequentialSampler
+
+from glot.types import Batch, Examples, TokenSource
+
+
+class TextIndex:
+    """The distinct texts of several splits in order of first appearance: what is encoded, each once."""
+
+    def __init__(self, splits: list[Examples]) -> None:
+        self._splits = splits
+        self._places: dict[str, int] = {}
+        for split in splits:
+            for column in split.columns:
+                for text in column:
+                    self._places.setdefault(text, len(self._places))
+        self.texts = list(self._places)
+
+    def sides(self, split: Examples) -> tuple[np.ndarray, ...]:
+        """For each column of a split, the place of every row's text among `texts`: (S,) each."""
+        return tuple(np.array([self._places[text] for text in column]) for column in split.columns)
+
+    def where(self, place: int) -> str:
+        """The first row that holds a text, in words."""
+        text = self.texts[place]
+        split = next(split for split in self._splits if any(text in column for column in split.columns))
+        row = min(column.index(text) for column in split.columns if text in column)
+        return f"{split.name} {split.split}: row {row}"
+
+
+class _Rows(Dataset):
+    """`rows[batch of indices]` -> Batch; what a worker process holds."""
+
+    def __init__(self, sides: tuple[np.ndarray, ...], labels: np.ndarray | None, source: TokenSource) -> None:
+        self.sides, self.labels, self.source = sides, labels, source
+
+    def __len__(self) -> int:
+        return len(self.sides[0])
+
+    def __getitem__(self, rows: list[int]) -> Batch:
+        labels = None if self.labels is None else torch.from_numpy(self.labels[rows])
+        return Batch(tuple(self.source.gather(side[rows]) for side in self.sides), labels)
+
+
+class BatchLoader:
+    """Epochs of batches over one split.
+
+    Args:
+        sides: one (S,) array a column, rows of `source`.
+        labels: (S,) or None.
+        source: where the states come from.
+        batch_size: sentences or pairs; the last batch may be smaller.
+        device: where batches end up.
+        seed: shuffles anew in every epoch; None keeps the order.
+        num_workers: processes that gather ahead.
+    """
+
+    def __init__(
+        self,
+        sides: tuple[np.ndarray, ...],
+        labels: np.ndarray | None,
+        source: TokenSource,
+        batch_size: int,
+        device: torch.device,
+        seed: int | None = None,
+        num_workers: int = 0,
+    ) -> None:
+        rows = _Rows(sides, labels, source)
+        generator = None if seed is None else torch.Generator().manual_seed(seed)
+        order = SequentialSampler(rows) if generator is None else RandomSampler(rows, generator=generator)
+        self._loader = DataLoader(
+            rows,
+            sampler=BatchSampler(order, batch_size, drop_last=False),
+            batch_size=None,
+            num_workers=num_workers,
+            persistent_workers=num_workers > 0,
+            generator=generator,
+        )
+        self.device = device
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for batch in self._loader:
+            yield batch.to(self.device)

@@ -1,0 +1,22 @@
+"""Losses: (output, labels) -> scalar."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def cross_entropy(output: Tensor, labels: Tensor) -> Tensor:
+    """Logits (B, C) against classes (B,) int64."""
+    return F.cross_entropy(output, labels)
+
+
+def cosine_mse(output: Tensor, labels: Tensor) -> Tensor:
+    """Cosines (B,) against targets (B,) float."""
+    return F.mse_loss(output, labels)
+
+
+def symmetric_info_nce(similarities: Tensor, temperature: float = 0.07) -> Tensor:
+    """In-batch contrastive loss of similarities (B, B), row i's match in column i: the mean of both directions' cross-entropies."""
+    targets = torch.arange(similarities.shape[0], device=similarities.device)
+    logits = similarities / temperature
+    return (F.cross_entropy(logits, targets) + F.cross_entropy(logits.T, targets)) / 2

@@ -1,0 +1,35 @@
+"""The choices of every flag as plain tuples, so that `--help` and a mistyped name need no heavy import.
+
+`tests/test_names.py` holds each tuple equal to the table that gives the names their meaning.
+"""
+
+TASKS = ("cola", "sst2", "stsb", "mrpc", "qqp", "mnli", "qnli", "rte", "wnli", "imdb", "stress")
+TASKS_TO_COME = ("embedding", "mteb")
+"""Tasks of the release whose command lines parse and print their configuration; the cli says that they cannot run yet."""
+POOLERS = ("cls", "adapool", "max", "mean", "mlp", "glot")
+GNN_TYPES = ("gat", "gcn", "gin", "gine")
+JK_MODES = ("cat", "lstm", "max", "mean")
+GRAPHS = ("threshold", "none", "complete", "random", "knn", "window")
+LABEL_SCALES = ("0_1", "-1_1", "raw")
+DTYPES = ("float32", "float16", "bfloat16")
+SELECTIONS = ("best", "last", "heldout")
+TRACKERS = ("auto", "none", "wandb", "tensorboard")
+SIGNAL_POSITIONS = ("random", "start", "middle", "end")
+STRESS_VARIANTS = ("faithful",)
+EMBEDDED_BACKBONES = ("minilm", "smollm2")
+
+CHOICES: dict[str, tuple[str, ...]] = {
+    "task": TASKS + TASKS_TO_COME,
+    "pooling_method": POOLERS,
+    "gnn_type": GNN_TYPES,
+    "jk_mode": JK_MODES,
+    "graph_adj": GRAPHS,
+    "label_scale": LABEL_SCALES,
+    "backbone_dtype": DTYPES,
+    "store_dtype": DTYPES,
+    "selection": SELECTIONS,
+    "report_to": TRACKERS,
+    "signal_position": SIGNAL_POSITIONS,
+    "stress_variant": STRESS_VARIANTS,
+}
+"""Flag name -> what it allows."""

@@ -1,0 +1,44 @@
+"""Poolers without parameters: out_dim = in_dim = d."""
+
+from torch import Tensor, nn
+
+from glot.segment import segment_max, segment_mean
+from glot.types import TokenBatch
+
+
+class ClsPooler(nn.Module):
+    """The first token of each sentence, or the last with `last=True` (decoders, whose last token has seen all others)."""
+
+    def __init__(self, in_dim: int, last: bool = False) -> None:
+        super().__init__()
+        self.in_dim = self.out_dim = in_dim
+        self.last = last
+
+    def forward(self, batch: TokenBatch) -> Tensor:
+        """(B, d)."""
+        rows = batch.ptr[1:] - 1 if self.last else batch.ptr[:-1]
+        return batch.tokens[rows.to(batch.tokens.device)]
+
+
+class MeanPooler(nn.Module):
+    """The mean of all real tokens, special tokens included."""
+
+    def __init__(self, in_dim: int) -> None:
+        super().__init__()
+        self.in_dim = self.out_dim = in_dim
+
+    def forward(self, batch: TokenBatch) -> Tensor:
+        """(B, d)."""
+        return segment_mean(batch.tokens, batch)
+
+
+class MaxPooler(nn.Module):
+    """The element-wise maximum over all real tokens."""
+
+    def __init__(self, in_dim: int) -> None:
+        super().__init__()
+        self.in_dim = self.out_dim = in_dim
+
+    def forward(self, batch: TokenBatch) -> Tensor:
+        """(B, d)."""
+        return segment_max(batch.tokens, batch)

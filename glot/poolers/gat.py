@@ -1,0 +1,83 @@
+"""One-head graph attention with the parameters of PyG's `GATConv(in, h, edge_dim=1)` and two exact engines.
+
+`edges` runs PyG's own layer on the edge list. `dense` is the same sum written as a masked softmax over the n x n pairs of a sentence and a
+batched product, which on a CPU is an order of magnitude faster unless the graph is sparse and long: PyG builds an (E, h) message tensor.
+
+Why dense needs no edge features: every edge weighs 1, and PyG gives a self-loop the mean of its token's incoming features, which is 1 too,
+or 0 for a token without neighbours, whose softmax has a single term and is 1 whatever the logit. So the edge term is one learned number.
+"""
+
+import math
+from functools import cache
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from glot.graph import Block, TokenGraph
+
+NEGATIVE_SLOPE = 0.2
+DENSE_TOKENS = 2048
+"""Longest sentence that the dense engine takes by itself: n x n float32 is 16 MiB there."""
+ENGINES = ("auto", "dense", "edges")
+
+
+class GatConv(nn.Module):
+    """x (N, in) -> (N, h). Source: Velickovic et al. 2018, as torch_geometric.nn.GATConv computes it with its defaults.
+
+    Args:
+        in_dim: width of the tokens.
+        out_dim: h.
+        engine: auto (dense up to `DENSE_TOKENS` tokens a sentence), dense or edges.
+    """
+
+    def __init__(self, in_dim: int, out_dim: int, engine: str = "auto") -> None:
+        super().__init__()
+        if engine not in ENGINES:
+            raise ValueError(f"engine must be one of {ENGINES}, got {engine!r}")
+        self.engine = engine
+        self.lin = nn.Linear(in_dim, out_dim, bias=False)
+        self.lin_edge = nn.Linear(1, out_dim, bias=False)
+        self.att_src = nn.Parameter(torch.empty(1, 1, out_dim))
+        self.att_dst = nn.Parameter(torch.empty(1, 1, out_dim))
+        self.att_edge = nn.Parameter(torch.empty(1, 1, out_dim))
+        self.bias = nn.Parameter(torch.zeros(out_dim))
+        for weight in (self.lin.weight, self.lin_edge.weight, self.att_src, self.att_dst, self.att_edge):
+            bound = math.sqrt(6 / (weight.shape[-1] + weight.shape[-2]))  # Glorot, as in PyG
+            nn.init.uniform_(weight, -bound, bound)
+
+    def forward(self, x: Tensor, graph: TokenGraph) -> Tensor:
+        """(N, in) -> (N, h)."""
+        long = int(graph.batch.lengths.max()) > DENSE_TOKENS
+        on_edges = self.engine == "edges" or (self.engine == "auto" and long)
+        return self._on_edges(x, graph) if on_edges else self._dense(x, graph)
+
+    def _dense(self, x: Tensor, graph: TokenGraph) -> Tensor:
+        hidden = self.lin(x)
+        sent = hidden @ self.att_src.view(-1)
+        received = hidden @ self.att_dst.view(-1) + self.lin_edge.weight.view(-1) @ self.att_edge.view(-1)
+        blocks = zip(graph.blocks, graph.dense, strict=True)
+        mixed = torch.cat([_mix(hidden, sent, received, block, allowed) for block, allowed in blocks])
+        return mixed[graph.unblock] + self.bias
+
+    def _on_edges(self, x: Tensor, graph: TokenGraph) -> Tensor:
+        edges = graph.edges
+        features = x.new_ones(edges.shape[1], 1)
+        layer = _pyg_layer(self.lin.in_features, self.lin.out_features)
+        return torch.func.functional_call(layer, dict(self.named_parameters()), (x, edges, features))
+
+
+@cache
+def _pyg_layer(in_dim: int, out_dim: int) -> nn.Module:
+    """PyG's layer without weights of its own: it is called with ours, so it is neither saved, moved nor initialised."""
+    from torch_geometric.nn import GATConv
+
+    with torch.device("meta"):
+        return GATConv(in_dim, out_dim, edge_dim=1, negative_slope=NEGATIVE_SLOPE)
+
+
+def _mix(hidden: Tensor, sent: Tensor, received: Tensor, block: Block, allowed: Tensor) -> Tensor:
+    """Attention inside one block: hidden (N, h), logit halves (N,), allowed (b, n, n) -> (real tokens of the block, h)."""
+    logits = F.leaky_relu(received[block.index].unsqueeze(2) + sent[block.index].unsqueeze(1), NEGATIVE_SLOPE)
+    attention = logits.masked_fill(~allowed, -torch.inf).softmax(-1)
+    return (attention @ hidden[block.index])[block.mask]

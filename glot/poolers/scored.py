@@ -1,0 +1,49 @@
+"""Poolers that look at each token by itself: AdaPool, and the MLP that stands in for GLOT without a graph."""
+
+from torch import Tensor, nn
+
+from glot.segment import segment_mean, segment_softmax, segment_sum
+from glot.types import TokenBatch
+
+
+def make_scorer(in_dim: int, hidden: int) -> nn.Sequential:
+    """`w2 tanh(W1 u + b1) + b2`: one score a token. Its names in a checkpoint are `score_layer.0.*` and `score_layer.2.*`."""
+    return nn.Sequential(nn.Linear(in_dim, hidden), nn.Tanh(), nn.Linear(hidden, 1))
+
+
+def readout(states: Tensor, scores: Tensor, batch: TokenBatch) -> tuple[Tensor, Tensor]:
+    """Softmax of `scores (N,)` inside each sentence, then the weighted sum of `states (N, D)`: vectors (B, D) and weights (N,)."""
+    weights = segment_softmax(scores, batch)
+    return segment_sum(states, batch, weights), weights
+
+
+class AdaPooler(nn.Module):
+    """Score every token, softmax over the sentence, sum the raw tokens (method.md, `adapool`). out_dim = d."""
+
+    def __init__(self, in_dim: int, scorer_hidden: int) -> None:
+        super().__init__()
+        self.in_dim = self.out_dim = in_dim
+        self.score_layer = make_scorer(in_dim, scorer_hidden)
+
+    def readout(self, batch: TokenBatch) -> tuple[Tensor, Tensor]:
+        """Vectors (B, d) and the weight of each token (N,)."""
+        return readout(batch.tokens, self.score_layer(batch.tokens).squeeze(1), batch)
+
+    def forward(self, batch: TokenBatch) -> Tensor:
+        """(B, d)."""
+        return self.readout(batch)[0]
+
+
+class MlpPooler(nn.Module):
+    """PyG's MLP on every token, then the mean (the release offers it and raises). out_dim = h."""
+
+    def __init__(self, in_dim: int, hidden_dim: int, num_layers: int) -> None:
+        from torch_geometric.nn import MLP
+
+        super().__init__()
+        self.in_dim, self.out_dim = in_dim, hidden_dim
+        self.mlp = MLP([in_dim] + [hidden_dim] * num_layers, norm_kwargs={"allow_single_element": True})
+
+    def forward(self, batch: TokenBatch) -> Tensor:
+        """(B, h)."""
+        return segment_mean(self.mlp(batch.tokens), batch)

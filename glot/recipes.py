@@ -1,0 +1,204 @@
+"""What the commands do, a straight line each. Start reading here.
+
+run_task    text -> hidden states on disk -> pooler and head trained on them -> scores in a run folder
+run_seeds   the same for several seeds on one store, with mean and spread
+run_demo    five poolers on the stress test, a table and a figure
+"""
+
+import dataclasses
+from pathlib import Path
+
+import torch
+
+from glot.backbone import BackboneSource, LiveTokens, find_backbone, pick_device
+from glot.checkpoint import (
+    PREDICTIONS,
+    RESULT,
+    build_model,
+    create_run_folder,
+    save_model,
+    write_config,
+    write_json,
+    write_predictions,
+)
+from glot.config import RunConfig, parse_seeds, versions
+from glot.datasets.shortcuts import score_shortcuts
+from glot.evaluate import predict, score
+from glot.loader import BatchLoader, TextIndex
+from glot.model import SentenceModel
+from glot.progress import Clock, say
+from glot.report.plots import plot_demo
+from glot.report.tables import demo_table
+from glot.result import Result, make_result, selection_in_words, store_entry, summarise
+from glot.store.layout import texts_sha256
+from glot.tasks import TASKS, TaskData, TaskSpec, load_task_data, targets
+from glot.tokens import open_tokens
+from glot.tracking import make_tracker, resolve_report_to
+from glot.train import FitOptions, fit
+from glot.types import Examples, TokenSource
+
+
+def run_task(config: RunConfig) -> Result:
+    """Encode once, train a pooler, score it; writes the run folder and returns the result object of its `result.json`."""
+    clock = Clock("load", "encode", "train", "evaluate")
+    report_to, device = resolve_report_to(config.output.report_to), pick_device(config.backbone.device)
+    with clock.phase("load"):
+        source = find_backbone(config.backbone.model_name_or_path, config.backbone.trust_remote_code)
+        config, notes = settle(config, source)
+        task = TASKS[config.data.task]
+        data = load_task_data(task, config.data, config.stress, config.backbone.max_length, config.data_seed)
+        index = TextIndex(data.splits)
+    tokens = open_tokens(config, source, index, device, clock)
+
+    torch.manual_seed(config.train.seed)
+    model = build_model(config, tokens.hidden_size).to(device)
+    fingerprint = config.fingerprint(source.identity, texts_sha256(index.texts), str(sorted(versions().items())))
+    run_dir = create_run_folder(Path(config.output.output_dir), run_name(config, fingerprint), config.output.overwrite)
+    write_config(run_dir, config, {"hidden_size": tokens.hidden_size, "backbone": source.identity})
+    announce(config, run_dir, data, model)
+
+    batches = Loaders(config, task, data, index, tokens, device)
+    tracker = make_tracker(report_to, run_dir)
+    tracker.start(config.to_dict())
+    optimizer = make_optimizer(config, model, tokens)
+    fitted = fit(model, batches.train, task.loss, optimizer, lambda: batches.score(model, data.watched), fit_options(config, task), tracker)
+    tracker.close()
+
+    with clock.phase("evaluate"):
+        scores = batches.score(model, data.reported, predictions=run_dir / PREDICTIONS)
+    save_model(run_dir, model)
+    if isinstance(tokens, LiveTokens) and tokens.trainable:
+        tokens.backbone.save(run_dir / "backbone")
+    result = make_result(config, task, fitted, scores, clock.seconds) | {
+        "select_by": selection_in_words(config, task, [split.split for split in data.reported]),
+        "trainable_params": sum(parameter.numel() for group in optimizer.param_groups for parameter in group["params"]),
+        "store": store_entry(tokens),
+        "notes": notes + data.notes,
+        "run_dir": str(run_dir),
+        "fingerprint": fingerprint,
+    }
+    write_json(run_dir / RESULT, result)
+    return result
+
+
+def run_seeds(config: RunConfig) -> Result:
+    """`run_task` for each of `--seeds`, in folders `seed-<n>` under one; mean, sd and n of every metric."""
+    folder = create_run_folder(Path(config.output.output_dir), run_name(config, config.fingerprint()), config.output.overwrite)
+    runs = []
+    for seed in parse_seeds(config.train.seeds or ""):
+        runs.append(run_task(config.with_values(seed=seed, seeds=None, output_dir=str(folder), run_name=f"seed-{seed}")))
+    result = {"runs": runs, "summary": summarise(runs), "run_dir": str(folder)}
+    write_json(folder / RESULT, result)
+    return result
+
+
+DEMO_POOLERS = ("cls", "mean", "max", "adapool", "glot")
+DEMO = {
+    "task": "stress",
+    "distractor_ratio": 0.9,
+    "lr": 1e-3,
+    "epochs": 6,
+    "tau": 0.6,
+    "num_layers": 2,
+    "gat_hidden_dim": 128,
+    "scorer_hidden": 128,
+    "data_seed": 0,
+    "seed": 0,
+}
+"""What `glot demo` runs: the stress test at its hardest published ratio, on the embedded backbone."""
+
+
+def run_demo(config: RunConfig) -> str:
+    """Train five poolers on one store of the stress test; returns a table and saves it beside a figure."""
+    config = config.with_values(**DEMO)
+    folder = create_run_folder(Path(config.output.output_dir), "demo", config.output.overwrite)
+    runs = [run_task(config.with_values(pooling_method=name, output_dir=str(folder), run_name=name)) for name in DEMO_POOLERS]
+    data = load_task_data(TASKS["stress"], config.data, config.stress, config.backbone.max_length, config.data_seed)
+    shortcuts = score_shortcuts(data.train, data.reported[0])
+    table = demo_table(runs, shortcuts)
+    (folder / "table.md").write_text(table, encoding="utf-8")
+    plot_demo(runs, shortcuts, folder / "figure.png")
+    return f"{table}\nfigure: {folder / 'figure.png'}\ntable:  {folder / 'table.md'}"
+
+
+def plan(config: RunConfig) -> str:
+    """What a run would do, without loading a backbone (`--dry_run`)."""
+    backbone, pooler = config.backbone, config.pooler
+    states = f"stored under {config.store.store_dir}" if config.store.precompute_hidden_states else "computed in every epoch"
+    seeds = config.train.seeds or str(config.train.seed)
+    return "\n".join(
+        [
+            f"task      {config.data.task}, rows: {config.data.num_train_samples}, selection: {config.data.selection}",
+            f"backbone  {backbone.model_name_or_path}, {backbone.backbone_dtype}, at most {backbone.max_length} tokens; states {states}",
+            f"pooler    {pooler.pooling_method}, {config.train.epochs} epochs, lr {config.train.lr:g}, seeds {seeds}",
+            f"output    {Path(config.output.output_dir) / (config.output.run_name or '<task>-<pooler>-s<seed>-<fingerprint>')}",
+        ]
+    )
+
+
+def settle(config: RunConfig, source: BackboneSource) -> tuple[RunConfig, list[str]]:
+    """Replace what depends on the backbone by its meaning: the layer's index, and `decoder_cls_last_token` for encoders."""
+    notes = []
+    last = config.pooler.decoder_cls_last_token
+    if last and not source.is_decoder:
+        notes.append(f"{source.name} is an encoder: cls takes its first token whatever --decoder_cls_last_token says")
+    layer = source.resolve_layer(config.backbone.hidden_layer)
+    return config.with_values(hidden_layer=layer, decoder_cls_last_token=last and source.is_decoder), notes
+
+
+def run_name(config: RunConfig, fingerprint: str) -> str:
+    """`--run_name`, or one made of what a reader looks for first."""
+    seed = f"s{config.train.seed}" if config.train.seeds is None else "seeds"
+    return config.output.run_name or f"{config.data.task}-{config.pooler.pooling_method}-{seed}-{fingerprint[:8]}"
+
+
+def announce(config: RunConfig, run_dir: Path, data: TaskData, model: SentenceModel) -> None:
+    """One line before training starts."""
+    rows = f"{len(data.train):,} training rows, scored on {', '.join(f'{len(split):,} {split.split}' for split in data.watched)}"
+    say(f"{run_dir}: {config.pooler.pooling_method}, {model.trainable_params:,} parameters, {rows}", config.output.verbose)
+
+
+def make_optimizer(config: RunConfig, model: SentenceModel, tokens: TokenSource) -> torch.optim.Optimizer:
+    """Adam over pooler and head, and over the backbone at its own rate when it is fine-tuned."""
+    groups = [{"params": list(model.parameters()), "lr": config.train.lr}]
+    if isinstance(tokens, LiveTokens) and tokens.trainable:
+        groups.append({"params": list(tokens.backbone.model.parameters()), "lr": config.backbone.backbone_lr})
+    return torch.optim.Adam(groups, weight_decay=config.train.weight_decay)
+
+
+def fit_options(config: RunConfig, task: TaskSpec) -> FitOptions:
+    """How `fit` picks its epoch under each `--selection`."""
+    select_by = {"best": task.select_by, "last": (), "heldout": task.metrics[:1]}[config.data.selection]
+    return FitOptions(config.train.epochs, select_by, config.output.log_every, config.output.verbose)
+
+
+@dataclasses.dataclass(frozen=True)
+class Loaders:
+    """The batches of a run's splits."""
+
+    config: RunConfig
+    task: TaskSpec
+    data: TaskData
+    index: TextIndex
+    tokens: TokenSource
+    device: torch.device
+
+    @property
+    def train(self) -> BatchLoader:
+        """Shuffled by the seed, anew in each epoch."""
+        return self._loader(self.data.train, self.config.train.batch_size, self.config.train.seed)
+
+    def score(self, model: SentenceModel, splits: list[Examples], predictions: Path | None = None) -> dict[str, float]:
+        """Metrics over splits, each with its suffix; the first split's predictions go to a file where one is named."""
+        scores = {}
+        for split in splits:
+            outputs = predict(model, self._loader(split, self.config.train.eval_batch_size, None))
+            suffix = self.task.eval_splits.get(split.split, "") if len(splits) > 1 else ""
+            scores |= score(outputs, targets(self.task, split, self.config.data.label_scale), self.task.metrics, suffix)
+            if predictions is not None and split is splits[0]:
+                write_predictions(predictions, split.labels, outputs)
+        return scores
+
+    def _loader(self, split: Examples, batch_size: int, seed: int | None) -> BatchLoader:
+        labels = targets(self.task, split, self.config.data.label_scale)
+        return BatchLoader(self.index.sides(split), labels, self.tokens, batch_size, self.device, seed, self.config.train.num_workers)

@@ -1,0 +1,48 @@
+"""Figures. The only door to matplotlib."""
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+from matplotlib import pyplot  # noqa: E402  (the backend has to be chosen first: there may be no screen)
+
+COLOURS = {"cls": "#8c8c8c", "mean": "#5b8db8", "max": "#9a7fc0", "adapool": "#e08a3c", "glot": "#c23b4b"}
+
+
+def plot_demo(runs: list[dict[str, Any]], shortcuts: dict[str, float], path: Path) -> None:
+    """Accuracy by epoch for each pooler, with what length alone scores."""
+    figure, axes = pyplot.subplots(figsize=(7.2, 4.2), dpi=150)
+    ends = []
+    for run in runs:
+        epochs = [epoch["epoch"] for epoch in run["history"]]
+        values = [100 * epoch["metrics"]["accuracy"] for epoch in run["history"]]
+        axes.plot(epochs, values, marker="o", markersize=4, color=COLOURS.get(run["pooler"]))
+        ends.append((values[-1], run["pooler"]))
+    last = len(runs[0]["history"])
+    for height, (value, name) in zip(_spread([value for value, _ in sorted(ends)], 2.6), sorted(ends), strict=True):
+        axes.annotate(
+            f"{name}  {value:.1f}", (last, value), (last + 0.15, height), va="center", color=COLOURS.get(name), annotation_clip=False
+        )
+    for name in ("length alone", "majority class"):
+        axes.axhline(100 * shortcuts[name], color="#b0b0b0", linestyle="--", linewidth=1, zorder=0)
+        axes.annotate(f"{name}  {100 * shortcuts[name]:.1f}", (1, 100 * shortcuts[name] + 0.6), color="#808080", fontsize=8)
+    axes.set_xlabel("epoch")
+    axes.set_ylabel("accuracy on 500 texts, %")
+    axes.set_title("Stress test, 90 % distractors, MiniLM states", loc="left", fontsize=11)
+    axes.set_xticks(range(1, last + 1))
+    axes.set_ylim(45, 104)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.subplots_adjust(left=0.09, right=0.83, top=0.91, bottom=0.12)
+    figure.savefig(path)
+    pyplot.close(figure)
+
+
+def _spread(heights: list[float], gap: float) -> list[float]:
+    """Ascending heights moved up until neighbours are at least `gap` apart, then centred on where they were."""
+    placed: list[float] = []
+    for height in heights:
+        placed.append(max(height, placed[-1] + gap) if placed else height)
+    overshoot = max(0.0, placed[-1] - max(heights[-1], 101))
+    return [height - overshoot for height in placed]

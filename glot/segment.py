@@ -1,0 +1,49 @@
+"""Reductions over the tokens of each sentence of a packed batch: the only ones in the project.
+
+All take `values (N, width)` and the batch that says which tokens belong together, and work on any device.
+Sums are matrix products with a (sentences x tokens) matrix, which is several times faster than scattering on a CPU and, unlike it,
+reproducible on an accelerator; products are taken in groups so that their cost stays linear in the batch.
+"""
+
+import torch
+from torch import Tensor
+
+from glot.types import TokenBatch
+
+SENTENCES_PER_PRODUCT = 32
+
+
+def segment_sum(values: Tensor, batch: TokenBatch, weights: Tensor | None = None) -> Tensor:
+    """`sum_i w_i values_i` over each sentence: (B, width). `weights (N,)` default to one."""
+    if weights is None:
+        weights = values.new_ones(values.shape[0])
+    starts = list(range(0, len(batch), SENTENCES_PER_PRODUCT))
+    bounds = [int(batch.ptr[start]) for start in starts] + [values.shape[0]]
+    sizes = [end - start for start, end in zip(bounds, bounds[1:], strict=False)]
+    segments = batch.segment.split(sizes)
+    sums = []
+    for first, segment, part, weight in zip(starts, segments, values.split(sizes), weights.split(sizes), strict=True):
+        rows = min(SENTENCES_PER_PRODUCT, len(batch) - first)
+        columns = torch.arange(part.shape[0], device=part.device)
+        selector = part.new_zeros(rows, part.shape[0]).index_put((segment - first, columns), weight)
+        sums.append(selector @ part)
+    return torch.cat(sums)
+
+
+def segment_mean(values: Tensor, batch: TokenBatch) -> Tensor:
+    """Mean over each sentence: (B, width)."""
+    return segment_sum(values, batch) / batch.lengths.to(values.device, values.dtype).unsqueeze(1)
+
+
+def segment_max(values: Tensor, batch: TokenBatch) -> Tensor:
+    """Element-wise maximum over each sentence: (B, width)."""
+    return torch.segment_reduce(values, "max", lengths=batch.lengths.to(values.device), axis=0)
+
+
+def segment_softmax(scores: Tensor, batch: TokenBatch) -> Tensor:
+    """Softmax of `scores (N,)` inside each sentence: (N,), every sentence sums to one."""
+    with torch.no_grad():  # the shift cancels, so it needs no gradient
+        peak = scores.new_full((len(batch),), -torch.inf).scatter_reduce(0, batch.segment, scores, "amax")
+    exponent = (scores - peak[batch.segment]).exp()
+    total = exponent.new_zeros(len(batch)).index_add(0, batch.segment, exponent)
+    return exponent / total[batch.segment]

@@ -1,0 +1,72 @@
+"""Read a store: memory-mapped, any rows in any order."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from glot.errors import StoreError
+from glot.store.layout import DTYPES, PLAN, TOKENS, Manifest, StoreKey
+from glot.types import TokenBatch
+
+
+class StoredTokens:
+    """A TokenSource over a complete store. Pickling it (for worker processes) carries the path, not the map."""
+
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
+        self.folder, self.manifest = folder, manifest
+        self.hidden_size = manifest.hidden_size
+        self._dtype = DTYPES[str(manifest.key["store_dtype"])]
+        with np.load(folder / PLAN) as plan:
+            order, lengths = plan["order"], plan["lengths"]
+        self._lengths = torch.from_numpy(lengths)
+        starts = np.empty_like(lengths)
+        starts[order] = np.cumsum(lengths[order]) - lengths[order]
+        self._starts = torch.from_numpy(starts)
+        self._tokens: torch.Tensor | None = None
+
+    def __len__(self) -> int:
+        return self.manifest.num_sentences
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_tokens": None}
+
+    @property
+    def tokens(self) -> torch.Tensor:
+        """(N, d) in the store's precision, mapped on first use by each process."""
+        if self._tokens is None:
+            size = self.manifest.num_tokens * self.hidden_size
+            mapped = torch.from_file(str(self.folder / TOKENS), shared=False, size=size, dtype=self._dtype)
+            self._tokens = mapped.view(-1, self.hidden_size)
+        return self._tokens
+
+    def gather(self, rows: np.ndarray) -> TokenBatch:
+        """The states of `rows (B,)` in that order: float32 (N, d) on the CPU."""
+        index = torch.as_tensor(rows)
+        lengths = self._lengths[index]
+        ends = lengths.cumsum(0)
+        shift = torch.repeat_interleave(self._starts[index] - (ends - lengths), lengths)
+        positions = torch.arange(int(ends[-1])) + shift
+        return TokenBatch.from_lengths(self.tokens[positions].float(), lengths)
+
+
+def open_store(root: Path, key: StoreKey) -> StoredTokens | None:
+    """The store of `key`, or None where there is no complete one.
+
+    Raises:
+        StoreError: the folder holds another key, or fewer bytes than its manifest says.
+    """
+    folder = key.folder(root)
+    manifest = Manifest.read(folder)
+    if manifest is None:
+        return None
+    different = key.differences(manifest.key)
+    if different:
+        raise StoreError(f"store {folder}: was made with another {', '.join(different)}; build it anew with --override_precompute=1")
+    path = folder / TOKENS
+    size = path.stat().st_size if path.is_file() else 0
+    if size != manifest.size_bytes:
+        raise StoreError(
+            f"store {folder}: holds {size} bytes, its manifest says {manifest.size_bytes}; build it anew with --override_precompute=1"
+        )
+    return StoredTokens(folder, manifest)

@@ -1,0 +1,116 @@
+"""The table of tasks: a row says everything in which one task differs from another."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from torch import nn
+
+from glot.config import DataConfig, StressConfig
+from glot.datasets import StressOptions, generate_stress, hold_out, load_splits
+from glot.heads import CosineHead, PairHead, SingleHead
+from glot.losses import cosine_mse, cross_entropy
+from glot.types import Examples
+
+
+class TaskSpec(NamedTuple):
+    """One task.
+
+    Attributes:
+        head: class of the head.
+        num_labels: C.
+        loss: (output, labels) -> scalar.
+        metrics: names of `glot.metrics.METRICS`; the first is the reported one.
+        select_by: the metrics whose mean picks the best epoch (the release's habit).
+        eval_splits: split -> suffix of its metric names.
+        subset_rows: rows that `--num_train_samples=subset` takes; None = all.
+    """
+
+    head: Callable[[int, int], nn.Module]
+    num_labels: int
+    loss: Callable
+    metrics: tuple[str, ...]
+    select_by: tuple[str, ...]
+    eval_splits: dict[str, str]
+    subset_rows: int | None = None
+
+
+ACCURACY = ("accuracy",)
+VALIDATION = {"validation": ""}
+SUBSET = 20_000
+
+TASKS: dict[str, TaskSpec] = {
+    "cola": TaskSpec(SingleHead, 2, cross_entropy, ("mcc", "accuracy"), ACCURACY, VALIDATION),
+    "sst2": TaskSpec(SingleHead, 2, cross_entropy, ("accuracy", "mcc"), ACCURACY, VALIDATION),
+    "stsb": TaskSpec(CosineHead, 1, cosine_mse, ("spearman", "pearson"), ("spearman", "pearson"), VALIDATION),
+    "mrpc": TaskSpec(PairHead, 2, cross_entropy, ("f1", "accuracy"), ACCURACY, VALIDATION),
+    "qqp": TaskSpec(PairHead, 2, cross_entropy, ("f1", "accuracy"), ACCURACY, VALIDATION, SUBSET),
+    "mnli": TaskSpec(PairHead, 3, cross_entropy, ACCURACY, ACCURACY, {"validation_matched": "", "validation_mismatched": "_mm"}, SUBSET),
+    "qnli": TaskSpec(PairHead, 2, cross_entropy, ("accuracy", "f1"), ACCURACY, VALIDATION, SUBSET),
+    "rte": TaskSpec(PairHead, 2, cross_entropy, ("accuracy", "f1"), ACCURACY, VALIDATION),
+    "wnli": TaskSpec(PairHead, 2, cross_entropy, ("accuracy", "f1"), ACCURACY, VALIDATION),
+    "imdb": TaskSpec(SingleHead, 2, cross_entropy, ("accuracy", "mcc"), ACCURACY, {"test": ""}),
+    "stress": TaskSpec(SingleHead, 2, cross_entropy, ACCURACY, ACCURACY, VALIDATION, 2_000),
+}
+"""`--task` -> row. A new task is a row here and, at most, a loader in `glot/datasets`."""
+
+LABEL_SCALES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "0_1": lambda labels: labels / 5,
+    "-1_1": lambda labels: labels / 2.5 - 1,
+    "raw": lambda labels: labels,
+}
+"""`--label_scale` -> target of the cosine, from scores 0 to 5."""
+
+
+def training_rows(task: TaskSpec, num_train_samples: str) -> int | None:
+    """`subset`, `full` or a number -> how many rows, None = all."""
+    words = {"subset": task.subset_rows, "full": None}
+    return words[num_train_samples] if num_train_samples in words else int(num_train_samples)
+
+
+def targets(task: TaskSpec, examples: Examples, label_scale: str) -> np.ndarray:
+    """Labels as the loss wants them: int64 classes, or float32 cosines for the one task without classes."""
+    labels = examples.labels
+    if task.num_labels == 1:
+        return LABEL_SCALES[label_scale](labels).astype(np.float32)
+    return labels.astype(np.int64)
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """The splits of a run: training rows, what every epoch is scored on, and what is reported in the end (often the same)."""
+
+    train: Examples
+    watched: list[Examples]
+    reported: list[Examples]
+    notes: list[str]
+
+    @property
+    def splits(self) -> list[Examples]:
+        """All of them, in the order in which their texts are stored."""
+        return [self.train, *self.watched, *self.reported]
+
+
+def load_task_data(task: TaskSpec, data: DataConfig, stress: StressConfig, seq_len: int, data_seed: int) -> TaskData:
+    """Read or generate the rows of a task, and hold out a share of the training rows where asked.
+
+    Raises:
+        DataError: see `glot.datasets`.
+    """
+    wanted = training_rows(task, data.num_train_samples)
+    if data.task == "stress":
+        options = StressOptions(seq_len, stress.distractor_ratio, stress.signal_position, stress.relational_distance)
+        count = task.subset_rows if wanted is None else wanted
+        train, evaluation = generate_stress(stress.stress_variant, options, count, stress.num_eval_samples, data_seed)
+        reported = [evaluation]
+    else:
+        splits = [data.eval_split] if data.eval_split else list(task.eval_splits)
+        train, reported = load_splits(data.task, "train", splits, data.data_dir, wanted)
+    notes = []
+    if data.num_train_samples.isdecimal() and len(train) < int(data.num_train_samples):
+        notes.append(f"{data.num_train_samples} training rows asked for, {len(train)} are there")
+    if data.selection != "heldout":
+        return TaskData(train, reported, reported, notes)
+    kept, held = hold_out(train, data.heldout_fraction, data_seed, stratify=task.num_labels > 1)
+    return TaskData(kept, [held], reported, notes)

@@ -1,0 +1,89 @@
+"""Where a run's token states come from: a store on disk, written now if need be, or the backbone itself.
+
+Backbone and store do not know each other; they meet here.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from glot.backbone import Backbone, BackboneSource, LiveTokens
+from glot.config import BackboneConfig, RunConfig, versions
+from glot.errors import DataError
+from glot.loader import TextIndex
+from glot.progress import Clock
+from glot.store import StoredTokens, StoreKey, StorePlan, open_store, write_store
+from glot.store.layout import texts_sha256
+from glot.store.writer import remove_store
+
+
+def max_tokens(backbone: BackboneConfig) -> int | None:
+    """Tokens a text is cut to; None = the model's own limit."""
+    return None if backbone.adaptive_length else backbone.max_length
+
+
+def store_key(config: RunConfig, source: BackboneSource, texts: list[str]) -> StoreKey:
+    """What the stored states of `texts` depend on."""
+    return StoreKey(
+        backbone=source.identity,
+        layer=source.resolve_layer(config.backbone.hidden_layer),
+        max_length=max_tokens(config.backbone) or 0,
+        backbone_dtype=config.backbone.backbone_dtype,
+        store_dtype=config.store.store_dtype,
+        texts=texts_sha256(texts),
+    )
+
+
+def open_tokens(
+    config: RunConfig, source: BackboneSource, index: TextIndex, device: torch.device, clock: Clock
+) -> StoredTokens | LiveTokens:
+    """The states of all texts of a run. A complete store needs no backbone at all; its weights are loaded only to encode.
+
+    Raises:
+        DataError: a text without a single token, named by split and row.
+        StoreError: see `glot.store`.
+    """
+    if not config.store.precompute_hidden_states:
+        backbone, ids = _load(config, source, index, device, clock)
+        return LiveTokens(backbone, ids, trainable=config.backbone.finetune_backbone)
+    root, key = Path(config.store.store_dir), store_key(config, source, index.texts)
+    if config.store.override_precompute:
+        remove_store(key.folder(root))
+    stored = open_store(root, key)
+    if stored is None:
+        backbone, ids = _load(config, source, index, device, clock)
+        with clock.phase("encode"):
+            _write(config, root, key, backbone, ids)
+        stored = open_store(root, key)
+        assert stored is not None
+    return stored
+
+
+def _load(
+    config: RunConfig, source: BackboneSource, index: TextIndex, device: torch.device, clock: Clock
+) -> tuple[Backbone, list[list[int]]]:
+    with clock.phase("load"):
+        layer = source.resolve_layer(config.backbone.hidden_layer)
+        backbone = Backbone(source, max_tokens(config.backbone), config.backbone.backbone_dtype, layer, device)
+    with clock.phase("encode"):
+        ids = backbone.tokenise(index.texts)
+    empty = next((place for place, tokens in enumerate(ids) if not tokens), None)
+    if empty is not None:
+        raise DataError(f"{index.where(empty)}: {index.texts[empty]!r} has no token with this tokenizer; remove the row")
+    return backbone, ids
+
+
+def _write(config: RunConfig, root: Path, key: StoreKey, backbone: Backbone, ids: list[list[int]]) -> None:
+    lengths = np.array([len(tokens) for tokens in ids])
+    plan = StorePlan(lengths, backbone.hidden_size, config.store.store_dtype)
+    batch_size = config.train.eval_batch_size
+    write_store(
+        root,
+        key,
+        plan,
+        lambda rows: backbone.encode_sorted([ids[row] for row in rows], batch_size),
+        versions(),
+        config.store.resume,
+        config.output.verbose,
+    )

@@ -1,0 +1,174 @@
+"""The values that modules hand to each other.
+
+Letters, used with this meaning everywhere: S sentences in a split, B in a batch, L padded length, N real tokens in a batch,
+d backbone width, h conv width, K conv layers, D pooled width, E edges, C classes.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class TokenBatch:
+    """Token states of B sentences, one after the other, without padding.
+
+    Attributes:
+        tokens: (N, d) float, the states.
+        ptr: (B + 1,) int64 on the CPU; sentence b owns `tokens[ptr[b]:ptr[b + 1]]`, never none.
+
+    Raises:
+        ValueError: `ptr` does not start at 0, end at N and increase strictly.
+    """
+
+    tokens: Tensor
+    ptr: Tensor
+
+    def __post_init__(self) -> None:
+        ends_fit = int(self.ptr[0]) == 0 and int(self.ptr[-1]) == self.tokens.shape[0]
+        if not ends_fit or bool((self.ptr.diff() <= 0).any()):
+            raise ValueError(f"ptr must rise strictly from 0 to {self.tokens.shape[0]}, got {self.ptr.tolist()}")
+
+    def __len__(self) -> int:
+        return self.ptr.shape[0] - 1
+
+    @classmethod
+    def from_padded(cls, hidden: Tensor, mask: Tensor) -> "TokenBatch":
+        """Drop the padding of `hidden (B, L, d)` by `mask (B, L)`, whichever side it is on."""
+        mask = mask.bool()
+        return cls(hidden[mask], offsets(mask.sum(1).cpu()))
+
+    @classmethod
+    def from_lengths(cls, tokens: Tensor, lengths: Tensor) -> "TokenBatch":
+        """Join `tokens (N, d)` with the sentence lengths `(B,)` in order."""
+        return cls(tokens, offsets(lengths))
+
+    @cached_property
+    def lengths(self) -> Tensor:
+        """(B,) int64 on the CPU."""
+        return self.ptr.diff()
+
+    @cached_property
+    def segment(self) -> Tensor:
+        """(N,) int64 on the tokens' device: the sentence of each token."""
+        return torch.repeat_interleave(torch.arange(len(self)), self.lengths).to(self.tokens.device)
+
+    def to(self, device: torch.device | str) -> "TokenBatch":
+        """The same batch with its tokens on `device`; `ptr` stays on the CPU, where blocks are planned."""
+        return TokenBatch(self.tokens.to(device, non_blocking=True), self.ptr)
+
+    def with_tokens(self, tokens: Tensor) -> "TokenBatch":
+        """The same sentences with other states `(N, any width)`."""
+        return TokenBatch(tokens, self.ptr)
+
+
+def offsets(lengths: Tensor) -> Tensor:
+    """Running totals of `lengths (B,)` with a leading zero: (B + 1,) int64."""
+    return torch.cat([torch.zeros(1, dtype=torch.int64), lengths.to(torch.int64).cumsum(0)])
+
+
+@dataclass(frozen=True)
+class Examples:
+    """A split of a task: text columns of S strings each, and labels `(S,)` or None."""
+
+    name: str
+    split: str
+    columns: tuple[list[str], ...]
+    labels: np.ndarray | None
+
+    def __len__(self) -> int:
+        return len(self.columns[0])
+
+    def take(self, rows: np.ndarray, split: str) -> "Examples":
+        """The given rows as a split of their own."""
+        columns = tuple([column[row] for row in rows] for column in self.columns)
+        return Examples(self.name, split, columns, None if self.labels is None else self.labels[rows])
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one step sees: one TokenBatch a side, and labels `(B,)` or None."""
+
+    sides: tuple[TokenBatch, ...]
+    labels: Tensor | None
+
+    def __len__(self) -> int:
+        return len(self.sides[0])
+
+    def to(self, device: torch.device | str) -> "Batch":
+        """The same batch on `device`."""
+        labels = None if self.labels is None else self.labels.to(device)
+        return Batch(tuple(side.to(device) for side in self.sides), labels)
+
+
+@dataclass(frozen=True)
+class EpochResult:
+    """What one epoch gave. `seconds` has the keys train and evaluate."""
+
+    epoch: int
+    train_loss: float
+    metrics: dict[str, float]
+    seconds: dict[str, float]
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """All epochs of one training, the one that was selected and the last."""
+
+    history: list[EpochResult]
+    best: EpochResult
+    last: EpochResult
+
+
+@runtime_checkable
+class TokenSource(Protocol):
+    """Token states of S texts, stored or computed when asked for."""
+
+    hidden_size: int
+
+    def __len__(self) -> int: ...
+
+    def gather(self, rows: np.ndarray) -> TokenBatch:
+        """The states of `rows (B,)` in that order."""
+        ...
+
+
+@runtime_checkable
+class Pooler(Protocol):
+    """A module that turns token states into sentence vectors; `out_dim` is known without a forward pass."""
+
+    in_dim: int
+    out_dim: int
+
+    def __call__(self, batch: TokenBatch) -> Tensor:
+        """(B, out_dim)."""
+        ...
+
+
+class Tracker(Protocol):
+    """Where numbers go while a run goes on."""
+
+    def start(self, config: dict[str, object]) -> None:
+        """Called once before the first step, with the flat configuration."""
+        ...
+
+    def log(self, values: dict[str, float], step: int) -> None:
+        """Numbers under their logged names (`loss/step`, `metrics/acc`, ...)."""
+        ...
+
+    def close(self) -> None:
+        """Called once after the last number."""
+        ...
+
+
+class Batches(Protocol):
+    """Something that yields the batches of one epoch, anew each time it is iterated."""
+
+    def __iter__(self) -> Iterator[Batch]: ...
+
+    def __len__(self) -> int: ...
