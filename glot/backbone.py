@@ -246,7 +246,7 @@ class Backbone:
 
     @property
     def hidden_size(self) -> int:
-        """d."""
+        """D."""
         return int(self.source.config.get_text_config().hidden_size)
 
     @property
@@ -270,7 +270,7 @@ class Backbone:
         return TokenBatch.from_padded(self.forward(padded.to(self.device), mask), mask)
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """ids (B, L), mask (B, L) -> hidden states of the chosen layer (B, L, d)."""
+        """Ids (B, L), mask (B, L) -> hidden states of the chosen layer (B, L, d)."""
         last = self.layer == str(self.source.num_layers)
         output = self.model(input_ids=ids, attention_mask=mask.long(), output_hidden_states=not last, **self._options)
         if last:

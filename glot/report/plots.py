@@ -6,7 +6,7 @@ from typing import Any
 import matplotlib
 
 matplotlib.use("Agg")
-from matplotlib import pyplot  # noqa: E402  (the backend has to be chosen first: there may be no screen)
+from matplotlib import pyplot
 
 COLOURS = {"cls": "#8c8c8c", "mean": "#5b8db8", "max": "#9a7fc0", "adapool": "#e08a3c", "glot": "#c23b4b"}
 

@@ -43,7 +43,7 @@ class StorePlan:
 
     @property
     def bytes_per_token(self) -> int:
-        """d times the width of a number."""
+        """D times the width of a number."""
         return self.hidden_size * DTYPES[self.dtype].itemsize
 
     @property

@@ -1,0 +1,30 @@
+"""The plain tuples of names.py against the tables that give them meaning."""
+
+from glot import backbone, graph, names, store
+from glot.datasets.stress import VARIANTS
+from glot.flags import FLAGS
+from glot.poolers import POOLERS
+from glot.poolers.convs import CONVS
+from glot.poolers.glot import JUMPS
+from glot.tasks import LABEL_SCALES, TASKS
+
+
+def test_names_equal_tables():
+    assert set(names.TASKS) == set(TASKS)
+    assert set(names.POOLERS) == set(POOLERS)
+    assert set(names.GNN_TYPES) == set(CONVS)
+    assert set(names.JK_MODES) == set(JUMPS)
+    assert set(names.GRAPHS) == set(graph.RULES)
+    assert set(names.LABEL_SCALES) == set(LABEL_SCALES)
+    assert set(names.DTYPES) == set(backbone.DTYPES) == set(store.layout.DTYPES)
+    assert set(names.STRESS_VARIANTS) == set(VARIANTS)
+    assert set(names.EMBEDDED_BACKBONES) == set(backbone.EMBEDDED)
+
+
+def test_every_config_field_is_a_flag_and_the_other_way_round():
+    from glot.config import sections
+
+    assert {flag.name for flag in FLAGS} == set(sections())
+    assert len({flag.name for flag in FLAGS}) == len(FLAGS)
+
+

@@ -1,0 +1,194 @@
+"""Poolers against the release's recorded tensors, against naive loops, and against what must not matter."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from torch.nn import functional as F
+
+from glot.config import GraphConfig, PoolerConfig
+from glot.graph import GraphRule, TokenGraph
+from glot.losses import symmetric_info_nce
+from glot.poolers import build_pooler
+from glot.poolers.gat import GatConv
+from glot.poolers.glot import GlotPooler
+from glot.types import TokenBatch
+
+GOLDEN = sorted(path for path in (Path(__file__).parent / "golden").glob("*.safetensors") if path.stem != "losses")
+CONFIGS = {
+    "cls": PoolerConfig("cls"),
+    "mean": PoolerConfig("mean"),
+    "max": PoolerConfig("max"),
+    "adapool": PoolerConfig("adapool", scorer_hidden=8),
+    "mlp": PoolerConfig("mlp", gat_hidden_dim=8),
+    **{f"glot-{conv}": PoolerConfig("glot", gnn_type=conv, gat_hidden_dim=8) for conv in ("gat", "gcn", "gin", "gine")},
+    **{f"glot-{jump}": PoolerConfig("glot", jk_mode=jump, gat_hidden_dim=8) for jump in ("max", "mean", "lstm")},
+    "glot-K0": PoolerConfig("glot", num_layers=0),
+}
+
+
+def random_batch(lengths: list[int], d: int = 12, seed: int = 0) -> TokenBatch:
+    """Sentences with a common direction, so that cosines spread around 0.3."""
+    generator = torch.Generator().manual_seed(seed)
+    tokens = torch.randn(sum(lengths), d, generator=generator) + 0.7
+    return TokenBatch.from_lengths(tokens, torch.tensor(lengths))
+
+
+def load_golden(path: Path) -> tuple[dict, dict]:
+    with safe_open(path, "pt") as file:
+        return json.loads(file.metadata()["spec"]), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+
+def golden_pooler(spec: dict, engine: str) -> torch.nn.Module:
+    if spec["pooler"] == "glot":
+        pooler = GlotPooler(spec["in_dim"], spec["hidden_dim"], spec["num_layers"], spec["conv"], spec["jk_mode"], GraphRule(tau=spec["tau"]))
+        for conv in pooler.convs:
+            conv.engine = engine
+        return pooler
+    last = bool(spec.get("decoder_cls_last_token"))
+    return build_pooler(PoolerConfig(spec["pooler"], last, spec.get("scorer_hidden", 1)), GraphConfig(), spec["in_dim"])
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize("engine", ["dense", "edges"])
+@pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.stem)
+def test_golden_outputs_and_gradients(path, engine, side):
+    spec, tensors = load_golden(path)
+    if engine == "edges" and spec.get("conv") != "gat":
+        engine = "auto"
+    hidden, mask = tensors["hidden"], tensors["mask"].bool()
+    if side == "left":
+        order = torch.argsort(mask.int(), dim=1, stable=True)
+        hidden, mask = torch.gather(hidden, 1, order.unsqueeze(-1).expand_as(hidden)), torch.gather(mask, 1, order)
+    pooler = golden_pooler(spec, engine)
+    pooler.load_state_dict({name.removeprefix("state."): value for name, value in tensors.items() if name.startswith("state.")})
+    output = pooler.train()(TokenBatch.from_padded(hidden, mask))
+    torch.testing.assert_close(output, tensors["output"], atol=1e-5, rtol=1e-5)
+    gradients = {name.removeprefix("grad."): value for name, value in tensors.items() if name.startswith("grad.")}
+    if gradients:
+        output.pow(2).mean().backward()
+    found = {name: parameter.grad for name, parameter in pooler.named_parameters()}
+    assert found.keys() == gradients.keys()
+    for name, value in gradients.items():
+        torch.testing.assert_close(found[name], value, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("temperature", [0.07, 0.1])
+def test_golden_contrastive_loss(temperature):
+    with safe_open(Path(__file__).parent / "golden" / "losses.safetensors", "pt") as file:
+        a, b, expected = file.get_tensor("a"), file.get_tensor("b"), file.get_tensor(f"contrastive_t{temperature}")
+    torch.testing.assert_close(symmetric_info_nce(a @ b.T, temperature), expected.squeeze(), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_sentence_does_not_depend_on_its_batch_mates(name):
+    torch.manual_seed(0)
+    pooler = build_pooler(CONFIGS[name], GraphConfig(tau=0.3), 12).eval()
+    batch = random_batch([5, 1, 9, 9, 2, 30])
+    together = pooler(batch)
+    assert together.shape == (6, pooler.out_dim)
+    for row in range(len(batch)):
+        tokens = batch.tokens[batch.ptr[row] : batch.ptr[row + 1]]
+        alone = pooler(TokenBatch.from_lengths(tokens, torch.tensor([len(tokens)])))
+        torch.testing.assert_close(alone[0], together[row], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_pooler_trains_on_a_single_token(name):
+    pooler = build_pooler(CONFIGS[name], GraphConfig(), 12).train()
+    vector = pooler(random_batch([1]))
+    assert torch.isfinite(vector).all()
+
+
+@pytest.mark.parametrize("kind", ["threshold", "none", "complete", "random", "knn", "window"])
+@pytest.mark.parametrize("tau", [-1.0, 0.0, 0.5, 0.99])
+def test_gat_engines_agree_on_random_graphs(kind, tau):
+    torch.manual_seed(1)
+    batch = random_batch([7, 1, 20, 3, 64, 64], seed=3)
+    graph = TokenGraph(batch, GraphRule(kind, tau, knn_k=3))
+    dense, edges = GatConv(12, 8, "dense"), GatConv(12, 8, "edges")
+    edges.load_state_dict(dense.state_dict())
+    outputs = []
+    for conv in (dense, edges):
+        outputs.append(conv(batch.tokens, graph))
+        outputs[-1].pow(2).sum().backward()
+    torch.testing.assert_close(*outputs, atol=1e-5, rtol=1e-5)
+    for (name, one), (_, other) in zip(dense.named_parameters(), edges.named_parameters(), strict=True):
+        scale = max(1.0, float(other.grad.abs().max()))
+        torch.testing.assert_close(one.grad / scale, other.grad / scale, atol=1e-4, rtol=1e-4, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_gat_has_the_names_of_pyg_and_refuses_unknown_engines():
+    from torch_geometric.nn import GATConv
+
+    theirs, ours = GATConv(12, 8, edge_dim=1).state_dict(), GatConv(12, 8).state_dict()
+    assert {name: value.shape for name, value in theirs.items()} == {name: value.shape for name, value in ours.items()}
+    with pytest.raises(ValueError, match="engine must be one of"):
+        GatConv(12, 8, "sparse")
+
+
+def test_no_layers_is_adapool_whatever_the_graph():
+    batch = random_batch([4, 11])
+    for kind in ("threshold", "none", "complete"):
+        torch.manual_seed(0)
+        glot = build_pooler(PoolerConfig("glot", num_layers=0), GraphConfig(kind), 12)
+        adapool = build_pooler(PoolerConfig("adapool", scorer_hidden=128), GraphConfig(), 12)
+        adapool.load_state_dict(glot.state_dict())
+        torch.testing.assert_close(glot(batch), adapool(batch))
+    with pytest.raises(ValueError, match="only 'cat'"):
+        GlotPooler(12, 8, 0, "gat", "max", GraphRule())
+
+
+def test_without_edges_glot_is_a_token_wise_network():
+    torch.manual_seed(0)
+    pooler = build_pooler(PoolerConfig("glot", gat_hidden_dim=8), GraphConfig("none"), 12)
+    batch = random_batch([6, 3])
+    states = [batch.tokens]
+    for conv in pooler.convs:
+        states.append((states[-1] @ conv.lin.weight.T + conv.bias).relu())
+    torch.testing.assert_close(pooler.states(batch), torch.cat(states, 1))
+
+
+@pytest.mark.parametrize("method", ["adapool", "glot"])
+def test_a_constant_score_is_the_mean(method):
+    pooler = build_pooler(PoolerConfig(method, gat_hidden_dim=8), GraphConfig(), 12)
+    torch.nn.init.zeros_(pooler.score_layer[2].weight)
+    batch = random_batch([6, 3])
+    vectors, weights = pooler.readout(batch)
+    torch.testing.assert_close(weights, torch.cat([torch.full((6,), 1 / 6), torch.full((3,), 1 / 3)]))
+    torch.testing.assert_close(vectors[:, :12], torch.stack([batch.tokens[:6].mean(0), batch.tokens[6:].mean(0)]))
+
+
+def test_mlp_is_pyg_mlp_then_mean_and_lstm_jump_has_its_parameters():
+    pooler = build_pooler(CONFIGS["mlp"], GraphConfig(), 12).eval()
+    batch = random_batch([4, 2])
+    torch.testing.assert_close(pooler(batch)[1], pooler.mlp(batch.tokens[4:]).mean(0))
+    names = dict(build_pooler(CONFIGS["glot-lstm"], GraphConfig(), 12).named_parameters())
+    assert any(name.startswith("jk.lstm") for name in names)
+
+
+def test_glot_against_a_loop_over_tokens():
+    """The whole method written out for one sentence at a time, token by token."""
+    torch.manual_seed(2)
+    pooler = build_pooler(PoolerConfig("glot", gat_hidden_dim=8), GraphConfig(tau=0.35), 12)
+    batch = random_batch([5, 8])
+    expected = []
+    for row in range(2):
+        x = batch.tokens[batch.ptr[row] : batch.ptr[row + 1]]
+        joined = [[i == j or bool(F.cosine_similarity(x[i], x[j], dim=0) > 0.35) for j in range(len(x))] for i in range(len(x))]
+        layers = [x]
+        for conv in pooler.convs:
+            h = layers[-1] @ conv.lin.weight.T
+            edge = (conv.lin_edge.weight.view(-1) * conv.att_edge.view(-1)).sum()
+            out = []
+            for i in range(len(x)):
+                near = [j for j in range(len(x)) if joined[i][j]]
+                logits = torch.stack([(h[j] * conv.att_src.view(-1)).sum() + (h[i] * conv.att_dst.view(-1)).sum() + edge for j in near])
+                weights = F.leaky_relu(logits, 0.2).softmax(0)
+                out.append(sum(weight * h[j] for weight, j in zip(weights, near, strict=True)) + conv.bias)
+            layers.append(torch.stack(out).relu())
+        states = torch.cat(layers, 1)
+        expected.append(pooler.score_layer(states).softmax(0).T @ states)
+    torch.testing.assert_close(pooler(batch), torch.cat(expected), atol=1e-5, rtol=1e-5)
