@@ -24,6 +24,7 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from glot.errors import ConfigError
+from glot.progress import say
 from glot.types import TokenBatch
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -100,6 +101,7 @@ def _convert_gguf(weights: Path, digest: str) -> Path:
     if not folder.is_dir():
         if importlib.util.find_spec("gguf") is None:
             raise ConfigError(f"--model_name_or_path=smollm2: package gguf is not installed; {EMBEDDED['smollm2'].install}")
+        say(f"{weights.name}: converting to {folder}, once")
         partial = folder.with_name(f"{folder.name}.{os.getpid()}")
         model = AutoModel.from_pretrained(weights.parent, gguf_file=weights.name)
         model.hf_quantizer = None
@@ -166,6 +168,8 @@ def find_backbone(name: str, trust_remote_code: bool = False) -> BackboneSource:
     Raises:
         ConfigError: not there, not readable, or of a kind that has no plain hidden states.
     """
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
     path = name
     if name in EMBEDDED:
         weights = find_embedded(name)
@@ -184,7 +188,8 @@ def find_backbone(name: str, trust_remote_code: bool = False) -> BackboneSource:
         raise ConfigError(f"--model_name_or_path={name}: cannot be read ({first}); {hint}") from error
     if getattr(config, "is_encoder_decoder", False):
         raise ConfigError(
-            f"--model_name_or_path={name}: encoder-decoder models ({config.model_type}) have no single row of token states; use an encoder or a decoder"
+            f"--model_name_or_path={name}: encoder-decoder models ({config.model_type}) have no single row of token states; "
+            "use an encoder or a decoder"
         )
     if local.is_dir():
         files = sorted(file for file in local.iterdir() if file.suffix in IDENTITY_SUFFIXES)
@@ -224,8 +229,6 @@ class Backbone:
     """
 
     def __init__(self, source: BackboneSource, max_length: int | None, dtype: str, layer: str, device: torch.device) -> None:
-        transformers.utils.logging.disable_progress_bar()
-        transformers.utils.logging.set_verbosity_error()
         try:
             self.tokenizer = AutoTokenizer.from_pretrained(source.path, trust_remote_code=source.trust_remote_code)
             self.model = AutoModel.from_pretrained(source.path, dtype=DTYPES[dtype], trust_remote_code=source.trust_remote_code)
@@ -298,7 +301,8 @@ class Backbone:
 class LiveTokens:
     """A TokenSource that runs the backbone whenever rows are asked for.
 
-    With `trainable=True` states carry gradient and dropout is on wherever gradients are enabled (training), and neither is elsewhere (evaluation).
+    With `trainable=True` states carry gradient and dropout is on wherever gradients are enabled (training), and neither is so
+    elsewhere (evaluation).
     """
 
     def __init__(self, backbone: Backbone, ids: list[list[int]], trainable: bool = False) -> None:

@@ -15,6 +15,7 @@ import json
 import pickle
 import re
 import shutil
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -106,10 +107,10 @@ def read_release_head(path: Path) -> dict[str, Tensor]:
     Raises:
         CheckpointError: not such a file.
     """
+    if not zipfile.is_zipfile(path):
+        raise CheckpointError(f"{path}: not there, or not a .pth that torch.save wrote")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, ValueError, EOFError) as error:
-        raise CheckpointError(f"{path}: not a readable .pth ({str(error).splitlines()[0]})") from error
     except pickle.UnpicklingError as error:
         raise CheckpointError(f"{path}: holds more than tensors; refusing to run code from a checkpoint") from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):

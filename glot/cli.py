@@ -83,7 +83,8 @@ def _run(parsed: Parsed) -> None:
     if config.output.dry_run:
         print(recipes.plan(config))
         return
-    result = recipes.run_task(config) if config.train.seeds is None else recipes.run_seeds(config)
+    recipe = recipes.run_estimate if config.output.estimate else recipes.run_task if config.train.seeds is None else recipes.run_seeds
+    result = recipe(config)
     print(json.dumps(result, indent=1, allow_nan=False))
 
 

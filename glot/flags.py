@@ -78,7 +78,7 @@ def _has_graph(config: RunConfig, *names: str) -> bool:
     return CONDITIONS["graph"][1](config) and config.graph.graph_adj in names
 
 
-B, P, D, S, T, O = "backbone", "pooler", "data", "store", "training", "output"
+B, P, D, S, T, OUT = "backbone", "pooler", "data", "store", "training", "output"
 FLAGS: tuple[Flag, ...] = (
     Flag(B, "model_name_or_path", "minilm (embedded), smollm2, a local folder or a hub id"),
     Flag(B, "max_length", "tokens a text is cut to; with --task=stress also the words generated", "length"),
@@ -131,20 +131,20 @@ FLAGS: tuple[Flag, ...] = (
     Flag(T, "contrastive_normalize", "1 = vectors of length one before the dot product", "embedding", True),
     Flag(T, "hard_negatives", "negatives of each row that join the batch", "embedding", True),
     Flag(D, "skip_bad_rows", "1 = count malformed rows of --train_file instead of stopping", "embedding", True),
-    Flag(O, "output_dir", "one run folder a run is made under it", None, True),
-    Flag(O, "run_name", "folder name; unset = task, pooler, seed and fingerprint", None, True),
-    Flag(O, "overwrite", "1 = replace a run folder of the same name", None, True),
-    Flag(O, "report_to", "auto = wandb when WANDB_MODE or WANDB_SWEEP_ID is set, else none", None, True),
-    Flag(O, "log_every", "steps between two logged losses", None, True),
-    Flag(O, "verbose", "0 = no bars and no line an epoch"),
-    Flag(O, "estimate", "1 = print tokens, bytes and time of the store from a sample, and stop", None, True),
-    Flag(O, "dry_run", "1 = check everything that can be checked without the backbone, print the plan, and stop", None, True),
-    Flag(O, "save_dir", "where embedding checkpoints go", "embedding"),
-    Flag(O, "proj_dim", "part of the embedding checkpoint's name", "embedding"),
-    Flag(O, "checkpoint_path", "pooler weights for mteb; standard = none", "mteb"),
-    Flag(O, "mteb_task", "task name, comma list or benchmark", "mteb"),
-    Flag(O, "mteb_max_length", "tokens a text is cut to in mteb", "mteb", True),
-    Flag(O, "return_all_hidden_states", "must be 0; known to the release's sweep file alone", "mteb"),
+    Flag(OUT, "output_dir", "one run folder a run is made under it", None, True),
+    Flag(OUT, "run_name", "folder name; unset = task, pooler, seed and fingerprint", None, True),
+    Flag(OUT, "overwrite", "1 = replace a run folder of the same name", None, True),
+    Flag(OUT, "report_to", "auto = wandb when WANDB_MODE or WANDB_SWEEP_ID is set, else none", None, True),
+    Flag(OUT, "log_every", "steps between two logged losses", None, True),
+    Flag(OUT, "verbose", "0 = no bars and no line an epoch"),
+    Flag(OUT, "estimate", "1 = print tokens, bytes and time of the store from a sample, and stop", None, True),
+    Flag(OUT, "dry_run", "1 = check everything that can be checked without the backbone, print the plan, and stop", None, True),
+    Flag(OUT, "save_dir", "where embedding checkpoints go", "embedding"),
+    Flag(OUT, "proj_dim", "part of the embedding checkpoint's name", "embedding"),
+    Flag(OUT, "checkpoint_path", "pooler weights for mteb; standard = none", "mteb"),
+    Flag(OUT, "mteb_task", "task name, comma list or benchmark", "mteb"),
+    Flag(OUT, "mteb_max_length", "tokens a text is cut to in mteb", "mteb", True),
+    Flag(OUT, "return_all_hidden_states", "must be 0; known to the release's sweep file alone", "mteb"),
 )
 SWITCHES = ("estimate", "dry_run")
 """Flags that may stand alone: `--dry_run` means 1."""
@@ -167,7 +167,7 @@ class _Parser(argparse.ArgumentParser):
 def make_parser(program: str, defaults: dict[str, Any]) -> argparse.ArgumentParser:
     """The parser behind both programs; every value stays text until `parse` converts it."""
     parser = _Parser(prog=program, allow_abbrev=False, description="Train a pooler on the token states of a frozen language model.")
-    groups = {name: parser.add_argument_group(name) for name in (B, P, D, S, T, O)}
+    groups = {name: parser.add_argument_group(name) for name in (B, P, D, S, T, OUT)}
     for flag in FLAGS:
         allowed = f" {{{', '.join(CHOICES[flag.name])}}}" if flag.name in CHOICES else ""
         shown = "unset" if defaults[flag.name] is None else _as_text(defaults[flag.name])

@@ -1,6 +1,6 @@
 """The token graph: which tokens of one sentence see each other.
 
-Every rule is symmetric, keeps the diagonal and depends on the sentence alone, so that a sentence's vector does not depend on its batch-mates.
+Every rule is symmetric, keeps the diagonal and depends on the sentence alone, so a sentence's vector does not depend on its batch-mates.
 A graph is built block by block (sentences of similar length, padded together) and only when an engine asks for it.
 """
 

@@ -79,7 +79,7 @@ class BatchLoader:
             batch_size=None,
             num_workers=num_workers,
             persistent_workers=num_workers > 0,
-            generator=generator,
+            generator=torch.Generator(),  # its own, or the draw for worker seeds would shift the order of later epochs
         )
         self.device = device
 

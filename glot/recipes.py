@@ -3,6 +3,7 @@
 run_task    text -> hidden states on disk -> pooler and head trained on them -> scores in a run folder
 run_seeds   the same for several seeds on one store, with mean and spread
 run_demo    five poolers on the stress test, a table and a figure
+run_estimate  tokens, bytes and hours of a store, before there is one
 """
 
 import dataclasses
@@ -32,7 +33,7 @@ from glot.report.tables import demo_table
 from glot.result import Result, make_result, selection_in_words, store_entry, summarise
 from glot.store.layout import texts_sha256
 from glot.tasks import TASKS, TaskData, TaskSpec, load_task_data, targets
-from glot.tokens import open_tokens
+from glot.tokens import estimate_store, open_tokens
 from glot.tracking import make_tracker, resolve_report_to
 from glot.train import FitOptions, fit
 from glot.types import Examples, TokenSource
@@ -119,6 +120,14 @@ def run_demo(config: RunConfig) -> str:
     (folder / "table.md").write_text(table, encoding="utf-8")
     plot_demo(runs, shortcuts, folder / "figure.png")
     return f"{table}\nfigure: {folder / 'figure.png'}\ntable:  {folder / 'table.md'}"
+
+
+def run_estimate(config: RunConfig) -> Result:
+    """Size and time of the store that a run would write, from a sample (`--estimate`)."""
+    source = find_backbone(config.backbone.model_name_or_path, config.backbone.trust_remote_code)
+    config, _ = settle(config, source)
+    data = load_task_data(TASKS[config.data.task], config.data, config.stress, config.backbone.max_length, config.data_seed)
+    return estimate_store(config, source, TextIndex(data.splits), pick_device(config.backbone.device))
 
 
 def plan(config: RunConfig) -> str:

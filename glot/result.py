@@ -20,7 +20,8 @@ def selection_in_words(config: RunConfig, task: TaskSpec, reported: list[str]) -
     sentences = {
         "best": f"best epoch by {' + '.join(task.select_by)} on the reported split ({reported[0]})",
         "last": "last epoch",
-        "heldout": f"best epoch by {task.metrics[0]} on {data.heldout_fraction:g} of the training rows, held out with data seed {config.data_seed}",
+        "heldout": f"best epoch by {task.metrics[0]} on {data.heldout_fraction:g} of the training rows, "
+        f"held out with data seed {config.data_seed}",
     }
     return sentences[data.selection]
 
@@ -49,7 +50,7 @@ def store_entry(tokens: StoredTokens | LiveTokens) -> Result | None:
 
 
 def make_result(config: RunConfig, task: TaskSpec, fitted: FitResult, scores: dict[str, float], seconds: dict[str, float]) -> Result:
-    """The parts of the result that follow from configuration and training; `scores` are those of the selected epoch on the reported split."""
+    """What follows from configuration and training; `scores` are those of the selected epoch on the reported split."""
     heldout = config.data.selection == "heldout"
     history = [epoch_entry(epoch) for epoch in fitted.history]
     spent = {phase: sum(epoch.seconds[phase] for epoch in fitted.history) for phase in ("train", "evaluate")}

@@ -5,6 +5,8 @@ Sums are matrix products with a (sentences x tokens) matrix, which is several ti
 reproducible on an accelerator; products are taken in groups so that their cost stays linear in the batch.
 """
 
+import itertools
+
 import torch
 from torch import Tensor
 
@@ -19,7 +21,7 @@ def segment_sum(values: Tensor, batch: TokenBatch, weights: Tensor | None = None
         weights = values.new_ones(values.shape[0])
     starts = list(range(0, len(batch), SENTENCES_PER_PRODUCT))
     bounds = [int(batch.ptr[start]) for start in starts] + [values.shape[0]]
-    sizes = [end - start for start, end in zip(bounds, bounds[1:], strict=False)]
+    sizes = [end - start for start, end in itertools.pairwise(bounds)]
     segments = batch.segment.split(sizes)
     sums = []
     for first, segment, part, weight in zip(starts, segments, values.split(sizes), weights.split(sizes), strict=True):

@@ -9,6 +9,7 @@ from torch import nn
 
 from glot.config import DataConfig, StressConfig
 from glot.datasets import StressOptions, generate_stress, hold_out, load_splits
+from glot.errors import DataError
 from glot.heads import CosineHead, PairHead, SingleHead
 from glot.losses import cosine_mse, cross_entropy
 from glot.types import Examples
@@ -107,6 +108,12 @@ def load_task_data(task: TaskSpec, data: DataConfig, stress: StressConfig, seq_l
     else:
         splits = [data.eval_split] if data.eval_split else list(task.eval_splits)
         train, reported = load_splits(data.task, "train", splits, data.data_dir, wanted)
+    if task.num_labels > 1 and len(set(train.labels.tolist())) < 2:
+        # IMDB's file has one class after the other, so its first rows are all of one
+        raise DataError(
+            f"--num_train_samples={data.num_train_samples}: the first {len(train)} rows of {data.task} "
+            f"all have label {train.labels[0]:g}; take more"
+        )
     notes = []
     if data.num_train_samples.isdecimal() and len(train) < int(data.num_train_samples):
         notes.append(f"{data.num_train_samples} training rows asked for, {len(train)} are there")

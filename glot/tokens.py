@@ -3,6 +3,7 @@
 Backbone and store do not know each other; they meet here.
 """
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,11 @@ from glot.errors import DataError
 from glot.loader import TextIndex
 from glot.progress import Clock
 from glot.store import StoredTokens, StoreKey, StorePlan, open_store, write_store
-from glot.store.layout import texts_sha256
+from glot.store.layout import DTYPES, texts_sha256
 from glot.store.writer import remove_store
+
+SAMPLED_TEXTS, TIMED_TEXTS = 2000, 256
+"""How many texts `--estimate` tokenises, and how many of them it runs through the backbone."""
 
 
 def max_tokens(backbone: BackboneConfig) -> int | None:
@@ -87,3 +91,32 @@ def _write(config: RunConfig, root: Path, key: StoreKey, backbone: Backbone, ids
         config.store.resume,
         config.output.verbose,
     )
+
+
+def estimate_store(config: RunConfig, source: BackboneSource, index: TextIndex, device: torch.device) -> dict[str, object]:
+    """What storing the states of all texts would take, from a sample: tokens, bytes, hours on this machine, free bytes."""
+    draw = np.random.default_rng(0)
+    count = min(len(index.texts), SAMPLED_TEXTS)
+    rows = draw.choice(len(index.texts), count, replace=False)
+    layer = source.resolve_layer(config.backbone.hidden_layer)
+    backbone = Backbone(source, max_tokens(config.backbone), config.backbone.backbone_dtype, layer, device)
+    ids = backbone.tokenise([index.texts[row] for row in rows])
+    timed = sorted(ids[:TIMED_TEXTS], key=len, reverse=True)
+    list(backbone.encode_sorted(timed[-8:], 8))  # the first pass pays for the allocator
+    clock = Clock()
+    with clock.phase("encode"):
+        for batch in backbone.encode_sorted(timed, config.train.eval_batch_size):
+            batch.tokens.cpu()  # an accelerator is asked to finish
+    tokens = sum(map(len, ids)) * len(index.texts) / count
+    rate = sum(map(len, timed)) / clock.seconds["encode"]
+    root = Path(config.store.store_dir).absolute()
+    free = shutil.disk_usage(next(path for path in (root, *root.parents) if path.exists())).free
+    return {
+        "sentences": len(index.texts),
+        "sampled": count,
+        "tokens": round(tokens),
+        "bytes": round(tokens) * backbone.hidden_size * DTYPES[config.store.store_dtype].itemsize,
+        "free_bytes": free,
+        "tokens_per_second": round(rate, 1),
+        "hours": tokens / rate / 3600,
+    }

@@ -46,7 +46,10 @@ class WandbTracker:
         """Open the run."""
         import wandb
 
-        self._run: Any = wandb.init(project=os.environ.get("WANDB_PROJECT", PROJECT), name=self._name, dir=self._folder, config=config)
+        mode = os.environ.get("WANDB_MODE")  # said again: a look for a login earlier in the process would have frozen the setting
+        self._run: Any = wandb.init(
+            mode=mode, project=os.environ.get("WANDB_PROJECT", PROJECT), name=self._name, dir=self._folder, config=config
+        )
 
     def log(self, values: dict[str, float], step: int) -> None:
         """Send numbers."""

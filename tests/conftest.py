@@ -5,23 +5,40 @@ import json
 import os
 from pathlib import Path
 
+os.environ["HF_HUB_OFFLINE"] = "1"  # before any library of the hub is imported: a look-up would retry for 23 s
+os.environ.pop("WANDB_MODE", None)
+os.environ.pop("GLOT_DATA_DIR", None)
+os.environ.pop("GLOT_STORE_DIR", None)
+
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import BertConfig, BertModel, LlamaConfig, LlamaModel, PreTrainedTokenizerFast
 
-os.environ.pop("WANDB_MODE", None)
-os.environ.pop("GLOT_DATA_DIR", None)
-os.environ.pop("GLOT_STORE_DIR", None)
-
 ROOT = Path(__file__).parents[1]
-WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "</s>", "red", "blue", "green", "big", "small", "cat", "dog", "runs", "sleeps", "not", "a", "the"]
+WORDS = [
+    "[PAD]",
+    "[UNK]",
+    "[CLS]",
+    "[SEP]",
+    "</s>",
+    "red",
+    "blue",
+    "green",
+    "big",
+    "small",
+    "cat",
+    "dog",
+    "runs",
+    "sleeps",
+    "not",
+    "a",
+    "the",
+]
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _cache(tmp_path_factory):
-    """Remembered hashes and converted models of the tests stay out of the user's cache, but for the slow conversion of smollm2."""
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+def _two_threads():
     torch.set_num_threads(2)
 
 
@@ -29,9 +46,7 @@ def _word_tokenizer(special_tokens: bool) -> PreTrainedTokenizerFast:
     tokenizer = Tokenizer(models.WordLevel({word: index for index, word in enumerate(WORDS)}, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     if special_tokens:
-        tokenizer.post_processor = processors.TemplateProcessing(
-            single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-        )
+        tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)])
         named = {"pad_token": "[PAD]", "cls_token": "[CLS]", "sep_token": "[SEP]", "unk_token": "[UNK]"}
     else:
         named = {"eos_token": "</s>", "unk_token": "[UNK]"}
@@ -72,7 +87,10 @@ def write_rows(path: Path, rows: list[dict]) -> None:
 
 def single_rows(count: int) -> list[dict]:
     """Sentences of 2 to 6 words whose label says whether `not` is in them."""
-    texts = [f"{'not ' * (row % 2)}the {WORDS[5 + row % 5]} {WORDS[10 + row % 2]} {' '.join(['runs'] * (row % 3))}".strip() for row in range(count)]
+    texts = [
+        f"{'not ' * (row % 2)}the {WORDS[5 + row % 5]} {WORDS[10 + row % 2]} {' '.join(['runs'] * (row % 3))}".strip()
+        for row in range(count)
+    ]
     return [{"sentence": text, "label": row % 2, "idx": row} for row, text in enumerate(texts)]
 
 
@@ -87,12 +105,24 @@ def mirror(tmp_path_factory) -> Path:
     texts = [row["sentence"] for row in single_rows(24)]
     pairs = [(texts[row], texts[(row * 7 + 1) % 24]) for row in range(24)]
     for split in ("train", "validation"):
-        write_rows(glue / "stsb" / f"{split}.jsonl", [{"sentence1": a, "sentence2": b, "label": row % 6 * 1.0, "idx": row} for row, (a, b) in enumerate(pairs)])
-        write_rows(glue / "mrpc" / f"{split}.jsonl", [{"sentence1": a, "sentence2": b, "label": row % 2, "idx": row} for row, (a, b) in enumerate(pairs)])
+        write_rows(
+            glue / "stsb" / f"{split}.jsonl",
+            [{"sentence1": a, "sentence2": b, "label": row % 6 * 1.0, "idx": row} for row, (a, b) in enumerate(pairs)],
+        )
+        write_rows(
+            glue / "mrpc" / f"{split}.jsonl",
+            [{"sentence1": a, "sentence2": b, "label": row % 2, "idx": row} for row, (a, b) in enumerate(pairs)],
+        )
     for split in ("train", "validation_matched", "validation_mismatched"):
-        write_rows(glue / "mnli" / f"{split}.jsonl", [{"premise": a, "hypothesis": b, "label": row % 3, "idx": row} for row, (a, b) in enumerate(pairs)])
+        write_rows(
+            glue / "mnli" / f"{split}.jsonl",
+            [{"premise": a, "hypothesis": b, "label": row % 3, "idx": row} for row, (a, b) in enumerate(pairs)],
+        )
     for split in ("train", "test"):
-        write_rows(root / "stanfordnlp" / "imdb" / "plain_text" / f"{split}.jsonl", [{"text": text, "label": row % 2} for row, text in enumerate(texts)])
+        write_rows(
+            root / "stanfordnlp" / "imdb" / "plain_text" / f"{split}.jsonl",
+            [{"text": text, "label": row % 2} for row, text in enumerate(texts)],
+        )
     return root
 
 
@@ -116,5 +146,4 @@ def tiny_flags(tiny_bert, mirror, tmp_path) -> list[str]:
         "--task=cola",
         "--max_length=16",
         "--verbose=0",
-        "--gat_hidden_dim=8",
     ]

@@ -26,5 +26,3 @@ def test_every_config_field_is_a_flag_and_the_other_way_round():
 
     assert {flag.name for flag in FLAGS} == set(sections())
     assert len({flag.name for flag in FLAGS}) == len(FLAGS)
-
-

@@ -43,7 +43,9 @@ def load_golden(path: Path) -> tuple[dict, dict]:
 
 def golden_pooler(spec: dict, engine: str) -> torch.nn.Module:
     if spec["pooler"] == "glot":
-        pooler = GlotPooler(spec["in_dim"], spec["hidden_dim"], spec["num_layers"], spec["conv"], spec["jk_mode"], GraphRule(tau=spec["tau"]))
+        pooler = GlotPooler(
+            spec["in_dim"], spec["hidden_dim"], spec["num_layers"], spec["conv"], spec["jk_mode"], GraphRule(tau=spec["tau"])
+        )
         for conv in pooler.convs:
             conv.engine = engine
         return pooler
@@ -117,7 +119,9 @@ def test_gat_engines_agree_on_random_graphs(kind, tau):
     torch.testing.assert_close(*outputs, atol=1e-5, rtol=1e-5)
     for (name, one), (_, other) in zip(dense.named_parameters(), edges.named_parameters(), strict=True):
         scale = max(1.0, float(other.grad.abs().max()))
-        torch.testing.assert_close(one.grad / scale, other.grad / scale, atol=1e-4, rtol=1e-4, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(
+            one.grad / scale, other.grad / scale, atol=1e-4, rtol=1e-4, msg=lambda text, name=name: f"{name}: {text}"
+        )
 
 
 def test_gat_has_the_names_of_pyg_and_refuses_unknown_engines():

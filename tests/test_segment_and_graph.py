@@ -47,7 +47,9 @@ def test_token_batch_refuses_offsets_that_do_not_fit():
 def test_padding_side_and_value_do_not_matter():
     hidden, mask = torch.randn(2, 4, 3), torch.tensor([[1, 1, 0, 0], [1, 1, 1, 1]])
     packed = TokenBatch.from_padded(hidden, mask)
-    flipped = TokenBatch.from_padded(torch.cat([torch.full((2, 2, 3), torch.nan), hidden], 1), torch.tensor([[0, 0, 1, 1, 0, 0], [0, 0, 1, 1, 1, 1]]))
+    flipped = TokenBatch.from_padded(
+        torch.cat([torch.full((2, 2, 3), torch.nan), hidden], 1), torch.tensor([[0, 0, 1, 1, 0, 0], [0, 0, 1, 1, 1, 1]])
+    )
     assert torch.equal(packed.tokens, flipped.tokens)
     assert packed.lengths.tolist() == [2, 4] and packed.segment.tolist() == [0, 0, 1, 1, 1, 1]
 

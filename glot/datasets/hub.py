@@ -73,7 +73,8 @@ def load_table(table: HubTable, split: str, data_dir: Path | None, num_rows: int
         except (ConnectionError, DatasetNotFoundError, FileNotFoundError, ValueError) as error:
             first = str(error).strip().splitlines()[0]
             raise DataError(
-                f"{table.repository}/{table.config} ({split}) cannot be had from the hub ({first}); a local mirror is named by --data_dir or GLOT_DATA_DIR"
+                f"{table.repository}/{table.config} ({split}) cannot be had from the hub ({first}); "
+                "a local mirror is named by --data_dir or GLOT_DATA_DIR"
             ) from error
     return rows if num_rows is None else rows.select(range(min(num_rows, len(rows))))
 
@@ -101,6 +102,7 @@ def load_hub_examples(name: str, split: str, data_dir: Path | None, num_rows: in
     hidden = np.flatnonzero(~(labels >= 0))
     if len(hidden):
         raise DataError(
-            f"{where}: row {hidden[0]} has no label ({labels[hidden[0]]:g}; {len(hidden)} rows like it): this split cannot be scored, choose another --eval_split"
+            f"{where}: row {hidden[0]} has no label ({labels[hidden[0]]:g}; {len(hidden)} rows like it): "
+            "this split cannot be scored, choose another --eval_split"
         )
     return Examples(name, split, columns, labels)

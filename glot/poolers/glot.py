@@ -3,6 +3,7 @@
 Source: "Towards Improved Sentence Representations using Token Graphs", ICLR 2026, section 3, as the public release computes it.
 """
 
+import itertools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -68,7 +69,7 @@ class GlotPooler(nn.Module):
         self.in_dim, self.out_dim = in_dim, self.jump.out_dim(in_dim, hidden_dim, num_layers)
         self.rule = rule
         self.apply_conv = conv.apply
-        self.convs = nn.ModuleList(conv.build(before, after) for before, after in zip(widths, widths[1:], strict=False))
+        self.convs = nn.ModuleList(conv.build(before, after) for before, after in itertools.pairwise(widths))
         self.jk = self.jump.build(hidden_dim, num_layers)
         self.score_layer = make_scorer(self.out_dim, max(SMALLEST_SCORER, self.out_dim // 2))
 

@@ -38,7 +38,7 @@ class StorePlan:
 
     @property
     def order(self) -> np.ndarray:
-        """(S,): sentences from long to short, so that a backbone batch pads little and one that does not fit fails first; ties keep their order."""
+        """(S,): sentences from long to short: a batch pads little, and one that does not fit fails first. Ties keep their order."""
         return np.argsort(-self.lengths, kind="stable")
 
     @property

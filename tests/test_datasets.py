@@ -1,0 +1,137 @@
+"""Rows: from the mirror, generated, held out; and what shortcuts score on them."""
+
+import hashlib
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import single_rows, write_rows
+
+from glot.config import DataConfig, StressConfig
+from glot.datasets import StressOptions, generate_stress, hold_out, load_hub_examples
+from glot.datasets.shortcuts import score_shortcuts
+from glot.datasets.stress import faithful_sample
+from glot.errors import DataError
+from glot.tasks import TASKS, load_task_data, targets, training_rows
+from glot.types import Examples
+
+STREAMS = json.loads((Path(__file__).parent / "golden" / "stress_streams.json").read_text())
+
+
+def stream_hash(train: Examples, evaluation: Examples) -> str:
+    lines = [f"{int(label)}\t{text}" for split in (train, evaluation) for text, label in zip(split.columns[0], split.labels, strict=True)]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+@pytest.mark.parametrize("row", STREAMS, ids=lambda row: f"{row['seed']}-{row['distractor_ratio']}-{row['signal_position']}")
+def test_streams_of_the_release(row):
+    options = StressOptions(row["seq_len"], row["distractor_ratio"], row["signal_position"], row["relational_distance"])
+    train, evaluation = generate_stress("faithful", options, row["num_train"], row["num_eval"], row["seed"])
+    assert stream_hash(train, evaluation) == row["sha256"]
+    assert train.labels.sum() + evaluation.labels.sum() == row["positives"]
+
+
+def test_a_negative_has_its_modifier_before_the_noun():
+    draw = random.Random(3)
+    for _ in range(50):
+        text, label = faithful_sample(draw, StressOptions(60, 0.2, "start", 4))
+        words = text.split()
+        context = 4 if text.startswith("in the box") else 3
+        assert len(words) == 12 + context + (1 if label else 6)
+        assert (words[context] in ("not", "never", "without", "excluding")) == (not label)
+
+
+def test_length_alone_solves_the_faithful_test():
+    for ratio in (0.2, 0.9):
+        scores = score_shortcuts(*generate_stress("faithful", StressOptions(distractor_ratio=ratio), 600, 300, 0))
+        assert scores["length alone"] == 1.0
+        assert 0.4 < scores["majority class"] < 0.6
+
+
+def test_shortcuts_are_at_chance_on_noise():
+    draw = random.Random(0)
+    texts = [" ".join(draw.choices("abcdef", k=9)) for _ in range(600)]
+    labels = np.array([draw.randint(0, 1) for _ in texts], dtype=float)
+    split = Examples("noise", "x", (texts,), labels)
+    scores = score_shortcuts(split.take(np.arange(300), "train"), split.take(np.arange(300, 600), "eval"))
+    assert all(0.38 < score < 0.62 for score in scores.values())
+
+
+def test_rows_of_the_mirror(mirror):
+    examples = load_hub_examples("cola", "train", mirror, 10)
+    assert len(examples) == 10 and examples.columns[0][1] == "not the blue dog runs" and examples.labels[1] == 1
+    assert len(load_hub_examples("cola", "train", mirror, 1000)) == 41
+    assert len(load_hub_examples("mnli", "validation_mismatched", mirror, None).columns) == 2
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([{"sentence": "a"}], r"no column label; it has sentence"),
+        ([{"sentence": "a", "label": 0}, {"sentence": None, "label": 0}], r"row 1: sentence is None, not a text"),
+        ([{"sentence": "a", "label": 1}, {"sentence": "b", "label": None}], r"row 1 has no label"),
+    ],
+)
+def test_broken_rows_are_named(tmp_path, rows, message):
+    write_rows(tmp_path / "nyu-mll/glue/cola/train.jsonl", rows)
+    with pytest.raises(DataError, match=message):
+        load_hub_examples("cola", "train", tmp_path, None)
+
+
+def test_missing_splits_unlabelled_splits_and_broken_files(mirror, tmp_path):
+    with pytest.raises(DataError, match=r"splits there: test, train, validation \(did you mean 'validation'\?\) \(--eval_split\)"):
+        load_hub_examples("cola", "validatoin", mirror, None)
+    with pytest.raises(DataError, match="the folder holds none"):
+        load_hub_examples("rte", "train", mirror, None)
+    with pytest.raises(DataError, match=r"cola test: row 0 has no label \(-1; 5 rows like it\)"):
+        load_hub_examples("cola", "test", mirror, None)
+    path = tmp_path / "nyu-mll/glue/cola/train.jsonl"
+    path.parent.mkdir(parents=True)
+    path.write_text('{"sentence": "a", "label": 1}\n{"sentence": \n')
+    with pytest.raises(DataError, match="not readable as one JSON object a line"):
+        load_hub_examples("cola", "train", tmp_path, None)
+
+
+def test_held_out_rows_are_stratified_disjoint_and_follow_the_seed():
+    labels = np.array([0.0] * 80 + [1.0] * 20)
+    train = Examples("x", "train", ([str(row) for row in range(100)],), labels)
+    kept, held = hold_out(train, 0.1, 0, stratify=True)
+    assert (len(kept), len(held), held.labels.sum()) == (90, 10, 2)
+    assert not set(kept.columns[0]) & set(held.columns[0])
+    assert held.columns == hold_out(train, 0.1, 0, stratify=True)[1].columns
+    assert held.columns != hold_out(train, 0.1, 1, stratify=True)[1].columns
+
+
+def test_row_words():
+    assert [training_rows(TASKS["qqp"], word) for word in ("subset", "full", "17")] == [20_000, None, 17]
+    assert [training_rows(TASKS["cola"], word) for word in ("subset", "full")] == [None, None]
+
+
+def test_too_few_rows_are_noted_and_a_single_class_is_refused(mirror, tmp_path):
+    data = load_task_data(TASKS["cola"], DataConfig("cola", str(mirror), "50"), StressConfig(), 16, 0)
+    assert data.notes == ["50 training rows asked for, 41 are there"]
+    write_rows(tmp_path / "nyu-mll/glue/cola/train.jsonl", single_rows(10)[::2])
+    write_rows(tmp_path / "nyu-mll/glue/cola/validation.jsonl", single_rows(4))
+    with pytest.raises(DataError, match="the first 3 rows of cola all have label 0; take more"):
+        load_task_data(TASKS["cola"], DataConfig("cola", str(tmp_path), "3"), StressConfig(), 16, 0)
+
+
+def test_label_scales():
+    split = Examples("stsb", "x", (["a"] * 3,), np.array([0.0, 2.5, 5.0]))
+    for scale, expected in (("0_1", [0, 0.5, 1]), ("-1_1", [-1, 0, 1]), ("raw", [0, 2.5, 5])):
+        assert targets(TASKS["stsb"], split, scale).tolist() == expected
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", [task for task in TASKS if task != "stress"])
+def test_real_data_of_every_task(task, real_data):
+    splits = {"qqp": ["train_holdout"]}.get(task, list(TASKS[task].eval_splits))
+    for split in splits:
+        examples = load_hub_examples(task, split, real_data, None)
+        values = set(examples.labels.tolist())
+        assert values == set(range(TASKS[task].num_labels)) if TASKS[task].num_labels > 1 else max(values) == 5
+    sizes = {"cola": 8551, "sst2": 67349, "stsb": 5749, "mrpc": 3668, "rte": 2490, "wnli": 635, "imdb": 25000}
+    if task in sizes:
+        assert len(load_hub_examples(task, "train", real_data, None)) == sizes[task]

@@ -1,0 +1,247 @@
+"""The command line: what parses, what it means, and what is said about mistakes."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from glot.config import RunConfig, parse_seeds
+from glot.errors import ConfigError
+from glot.flags import CONDITIONS, FLAGS, STRESS_DEFAULTS, parse, to_yaml
+
+ROOT = Path(__file__).parents[1]
+GLUE = (
+    "--model_name_or_path='bert-base-uncased' --decoder_cls_last_token=0 --task=cola --max_length=128 --adaptive_length=0 --epochs=3 "
+    "--batch_size=32 --eval_batch_size=64 --lr=2e-4 --weight_decay=0.0 --seed=42 --verbose=1 --pooling_method=glot --gnn_type=gat "
+    "--scorer_hidden=128 --gat_hidden_dim=256 --num_layers=2 --jk_mode=cat --graph_adj=threshold --tau=0.8 --proj_dim=256 "
+    "--precompute_hidden_states=1 --override_precompute=0 --finetune_backbone=0"
+)
+EMBEDDING = (
+    '--model_name_or_path="mistralai/Mistral-7B-v0.1" --decoder_cls_last_token=1 --task=embedding --num_train_samples=full '
+    "--max_length=128 --adaptive_length=0 --epochs=3 --batch_size=32 --eval_batch_size=64 --lr=2e-5 --weight_decay=0.0 --seed=42 "
+    "--verbose=1 --pooling_method=glot --gnn_type=gat --scorer_hidden=128 --gat_hidden_dim=256 --num_layers=4 --jk_mode=cat "
+    "--graph_adj=threshold --tau=0.3 --proj_dim=512 --precompute_hidden_states=1 --override_precompute=0 --finetune_backbone=0"
+)
+STRESS = (
+    "--batch_size=32 --distractor_ratio=0.5 --epochs=3 --eval_batch_size=32 --gat_hidden_dim=64 --tau=0.6 --lr=0.0001 "
+    "--model_name_or_path=mistralai/Mistral-7B-v0.1 --num_layers=4 --pooling_method=glot --scorer_hidden=256 --seed=0"
+)
+MTEB = (
+    "--task=mteb --model_name_or_path=mistralai/Mistral-7B-v0.1 --mteb_task=SciFact --return_all_hidden_states=0 --temperature=0.1 "
+    "--checkpoint_path=standard --pooling_method=glot --num_layers=4 --lr=2e-05 --weight_decay=1e-05"
+)
+
+
+def problems(*words: str, defaults=None) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        parse(list(words), defaults=defaults)
+    return caught.value.problems
+
+
+def test_the_release_glue_and_imdb_lines():
+    parsed = parse(shlex.split(GLUE))
+    config = parsed.config
+    assert (config.data.task, config.backbone.model_name_or_path, config.train.epochs, config.train.lr) == (
+        "cola",
+        "bert-base-uncased",
+        3,
+        2e-4,
+    )
+    assert (config.pooler.pooling_method, config.pooler.gat_hidden_dim, config.graph.tau) == ("glot", 256, 0.8)
+    assert config.store.precompute_hidden_states and not config.backbone.finetune_backbone
+    assert parsed.remarks == ["no effect in this run: --decoder_cls_last_token, --scorer_hidden, --proj_dim"]
+    imdb = parse([*shlex.split(GLUE), "--task=imdb", "--max_length=512"]).config
+    assert (imdb.data.task, imdb.backbone.max_length) == ("imdb", 512)
+
+
+def test_the_release_embedding_stress_and_sweep_lines():
+    config = parse(shlex.split(EMBEDDING)).config
+    assert (config.data.num_train_samples, config.pooler.num_layers, config.release.proj_dim, config.train.lr) == ("full", 4, 512, 2e-5)
+    stress = parse(shlex.split(STRESS), defaults=STRESS_DEFAULTS).config
+    assert (stress.data.task, stress.data.num_train_samples, stress.stress.distractor_ratio, stress.train.lr) == (
+        "stress",
+        "2000",
+        0.5,
+        1e-4,
+    )
+    assert (stress.stress.num_eval_samples, stress.backbone.max_length, stress.graph.tau, stress.train.epochs) == (500, 128, 0.6, 3)
+    mteb = parse(shlex.split(MTEB))
+    assert (mteb.config.data.task, mteb.config.train.weight_decay) == ("mteb", 1e-5)
+    assert "--lr" in mteb.remarks[0] and "--temperature" in mteb.remarks[0]
+
+
+def test_defaults_of_the_release():
+    flat = RunConfig().to_dict()
+    expected = {
+        "task": "stsb", "train_file": "./data/msmarco-triplets.jsonl", "num_train_samples": "subset", "checkpoint_path": "standard",
+        "mteb_task": "SciFact", "save_dir": "./saved_models/", "max_length": 128, "adaptive_length": False, "epochs": 2, "batch_size": 32,
+        "eval_batch_size": 64, "lr": 2e-4, "weight_decay": 0.0, "seed": 42, "verbose": True, "pooling_method": "max", "gnn_type": "gat",
+        "scorer_hidden": 256, "gat_hidden_dim": 128, "num_layers": 2, "jk_mode": "cat", "graph_adj": "threshold", "tau": 0.3,
+        "proj_dim": 256, "label_scale": "0_1", "override_precompute": False, "finetune_backbone": False, "decoder_cls_last_token": False,
+    }  # fmt: skip
+    assert {name: flat[name] for name in expected} == expected
+
+
+def test_both_spellings_and_booleans_of_a_sweep_agent():
+    assert (
+        parse(["--task", "rte", "--override_precompute=True", "--verbose", "False"]).config
+        == parse(["--task=rte", "--override_precompute=1", "--verbose=0"]).config
+    )
+
+
+def test_yaml_layers_and_round_trip(tmp_path):
+    first, second = tmp_path / "a.yaml", tmp_path / "b.yaml"
+    first.write_text("lr: 2e-05\nepochs: 5\ntask: rte\n")
+    second.write_text("epochs: 7\nverbose: false\ndata_dir:\n")
+    config = parse([f"--config={first}", f"--config={second}", "--task=cola"]).config
+    assert (config.train.lr, config.train.epochs, config.data.task, config.output.verbose, config.data.data_dir) == (
+        2e-5,
+        7,
+        "cola",
+        False,
+        None,
+    )
+    third = tmp_path / "c.yaml"
+    inert = {flag.name for flag in FLAGS if flag.ours and flag.acts and not CONDITIONS[flag.acts][1](config)}
+    third.write_text("".join(line for line in to_yaml(config).splitlines(True) if line.split(":")[0] not in inert))
+    assert parse([f"--config={third}"]).config == config
+
+
+def test_environment_is_the_weakest(monkeypatch, tmp_path):
+    monkeypatch.setenv("GLOT_DATA_DIR", str(tmp_path))
+    monkeypatch.setenv("GLOT_STORE_DIR", str(tmp_path / "s"))
+    config = parse([]).config
+    assert (config.data.data_dir, config.store.store_dir) == (str(tmp_path), str(tmp_path / "s"))
+    assert parse([f"--store_dir={tmp_path / 't'}"]).config.store.store_dir == str(tmp_path / "t")
+
+
+def test_yaml_mistakes_name_file_and_key(tmp_path):
+    file = tmp_path / "a.yaml"
+    file.write_text("taus: 0.3\nepochs: [1, 2]\nlr: fast\n")
+    found = problems(f"--config={file}")
+    assert f"--config={file}: taus: no such flag (did you mean 'tau'?)" in found
+    assert f"--config={file}: epochs: must be a single value" in found
+    assert "--lr=fast: must be a number" in found
+    file.write_text("- a\n")
+    assert problems(f"--config={file}") == [f"--config={file}: must hold lines of flag: value"]
+    file.write_text("a: [")
+    assert "not YAML" in problems(f"--config={file}")[0]
+    assert "cannot be read (No such file" in problems("--config=/no/such.yaml")[0]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--task=colaa"], "--task=colaa: unknown (did you mean 'cola'?); allowed: cola, sst2"),
+        (["--pooling_method=glott"], "--pooling_method=glott: unknown (did you mean 'glot'?); allowed: cls, adapool"),
+        (["--gnn_type=gatt"], "--gnn_type=gatt: unknown (did you mean 'gat'?); allowed: gat, gcn, gin, gine"),
+        (["--jk_mode=concat"], "--jk_mode=concat: unknown (did you mean 'cat'?); allowed: cat, lstm, max, mean"),
+        (["--tau=1"], "--tau=1.0: must be at least -1 and below 1"),
+        (["--tau=-1.01"], "--tau=-1.01: must be at least -1"),
+        (["--num_layers=-1"], "--num_layers=-1: must be between 0 and 64"),
+        (["--batch_size=0"], "--batch_size=0: must be between 1 and"),
+        (["--gat_hidden_dim=-4"], "--gat_hidden_dim=-4: must be between 1 and"),
+        (["--lr=nan"], "--lr=nan: must be between 0 and 1000"),
+        (["--epochs=2.5"], "--epochs=2.5: must be a whole number"),
+        (["--verbose=maybe"], "--verbose=maybe: must be 0 or 1"),
+        (["--num_train_samples=some"], "--num_train_samples=some: must be subset, full or a number of rows above 0"),
+        (["--pooling_method=glot", "--num_layers=0", "--jk_mode=max"], "--jk_mode=max: with --num_layers=0 there is nothing to join"),
+        (["--pooling_method=mlp", "--num_layers=0"], "--num_layers=0: the mlp pooler needs at least one layer"),
+        (["--data_dir=/no/such/folder"], "--data_dir=/no/such/folder: no such folder"),
+        (["--model_name_or_path=./nowhere"], "--model_name_or_path=./nowhere: no model folder there"),
+        (["--model_name_or_path=a b"], "--model_name_or_path=a b: must be minilm, smollm2, a local folder or a hub id"),
+        (["--finetune_backbone=1", "--precompute_hidden_states=1"], "--precompute_hidden_states=1: stored states cannot train"),
+        (["--finetune_backbone=1", "--backbone_dtype=float16"], "--backbone_dtype=float16: too narrow to fine-tune in"),
+        (["--output_dir=/etc/passwd/x"], "--output_dir=/etc/passwd/x: cannot be written (/etc/passwd is not a writable folder)"),
+        (["--run_name=a/b"], "--run_name=a/b: must be a folder name"),
+        (["--hidden_layer=top"], "--hidden_layer=top: must be an index"),
+        (["--device=gpu"], "--device=gpu: must be auto, cpu"),
+        (["--return_all_hidden_states=1"], "--return_all_hidden_states=1: must be 0; choose layers with --hidden_layer"),
+        (["--seeds=1,1"], "--seeds=1,1: must be different numbers"),
+        (["--selection=heldout", "--heldout_fraction=1"], "--heldout_fraction=1.0: must be above 0 and below 1"),
+        (["--learning_rate=1"], "--learning_rate: no such flag"),
+        (["cola"], "cola: not a flag; flags are written --name=value"),
+        (["--task"], "argument --task: expected one argument"),
+        (["--knn_k=3"], "--knn_k: has no effect in this run, it needs --graph_adj=knn; leave it out"),
+        (["--distractor_ratio=0.5"], "--distractor_ratio: has no effect in this run, it needs --task=stress; leave it out"),
+        (["--backbone_lr=1e-5"], "--backbone_lr: has no effect in this run, it needs --finetune_backbone=1; leave it out"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)  # fmt: skip
+def test_mistakes(words, message):
+    assert any(problem.startswith(message) for problem in problems(*words)), problems(*words)
+
+
+def test_all_mistakes_come_together():
+    assert len(problems("--task=x", "--tau=2", "--batch_size=-1", "--nope=1")) == 4
+
+
+def test_seeds():
+    assert parse_seeds("0,1,5") == [0, 1, 5] and parse_seeds("0..3,9") == [0, 1, 2, 3, 9]
+    assert parse(["--seeds=0..2"]).config.train.seeds == "0..2"
+
+
+def test_finetuning_turns_the_store_off_by_itself():
+    assert not parse(["--finetune_backbone=1"]).config.store.precompute_hidden_states
+
+
+def test_every_condition_is_used_and_true_somewhere():
+    used = {flag.acts for flag in FLAGS if flag.acts}
+    assert used == set(CONDITIONS)
+
+
+def test_fingerprint_follows_what_matters():
+    base = RunConfig()
+    assert base.fingerprint() == base.with_values(output_dir="x", verbose=False, num_workers=2, store_dir="y").fingerprint()
+    for change in ({"seed": 1}, {"tau": 0.1}, {"lr": 1.0}, {"task": "cola"}, {"hidden_layer": "0"}, {"data_seed": 3}):
+        assert base.with_values(**change).fingerprint() != base.fingerprint()
+    assert base.fingerprint("data") != base.fingerprint()
+
+
+def readme_commands() -> list[str]:
+    """Every `python main.py ...`, `python diagnostic_stress_test.py ...` and `glot ...` line of the documents, continuations joined."""
+    text = "".join((ROOT / name).read_text() for name in ("README.md", "DEVIATIONS.md", "data/README.md", "benchmarks/README.md"))
+    blocks = re.findall(r"```(?:bash|sh)\n(.*?)```", text, re.S)
+    lines = [line.strip() for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    return [
+        line
+        for line in lines
+        if re.match(r"(\w+=\S+ )*(python (main|diagnostic_stress_test)\.py|(python -m )?glot (run|stress|demo))\b", line)
+    ]
+
+
+def test_documents_hold_commands():
+    assert len(readme_commands()) >= 4
+
+
+@pytest.mark.parametrize("line", readme_commands())
+def test_every_command_of_the_documents_parses(line, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    words = [word for word in shlex.split(line) if not re.match(r"[A-Z_]+=", word)]
+    rest = words[next(i for i, word in enumerate(words) if word in ("main.py", "diagnostic_stress_test.py", "run", "stress", "demo")) + 1 :]
+    rest = [word for word in rest if not word.startswith("--data_dir")]
+    stress = "diagnostic_stress_test.py" in words or "stress" in words
+    assert parse(rest, defaults=STRESS_DEFAULTS if stress else None).config
+
+
+def test_the_makefile_has_the_readme_targets():
+    makefile = (ROOT / "Makefile").read_text()
+    for target in re.findall(r"^make (\w+)", (ROOT / "README.md").read_text(), re.M):
+        assert re.search(rf"^{target}:", makefile, re.M), target
+
+
+@pytest.mark.parametrize("words", [["main.py", "--help"], ["main.py", "--task=colaa"], ["-m", "glot"], ["main.py", "--print_config"]])
+def test_cheap_answers_need_no_heavy_import(words):
+    """torch alone takes more than a second to import; what is counted here is modules, not time."""
+    code = f"import sys, runpy; sys.argv = {words[-2:]!r}\ntry:\n    "
+    code += "from glot.cli import main, glot_main\n    "
+    code += f"code = {'glot_main([])' if words[0] == '-m' else f'main({words[1:]!r})'}\n"
+    code += "except SystemExit as stop:\n    code = stop.code\n"
+    code += (
+        "heavy = {'torch', 'transformers', 'numpy', 'datasets', 'sklearn'} & set(sys.modules)\nassert not heavy, heavy\nprint('code', code)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert f"code {0 if words[-1] in ('--help', '--print_config') else 2}" in done.stdout

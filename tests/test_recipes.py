@@ -1,0 +1,288 @@
+"""Whole runs on tiny backbones: every task kind, every pooler, every selection, and what must be equal is equal."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import write_rows
+from safetensors.torch import load_file
+from sklearn.metrics import accuracy_score, matthews_corrcoef
+from transformers import AutoModel, AutoTokenizer
+
+from glot.checkpoint import load_run
+from glot.cli import glot_main, main, stress_main
+
+ROOT = Path(__file__).parents[1]
+
+
+def run(capsys, flags: list[str], command=main) -> dict:
+    """The result object that a command prints last."""
+    code = command(flags)
+    captured = capsys.readouterr()
+    assert code == 0, captured.err
+    return json.loads(captured.out)
+
+
+def fail(capsys, flags: list[str], command=main) -> list[str]:
+    """The lines of a refused command."""
+    code = command(flags)
+    captured = capsys.readouterr()
+    assert code == 2 and captured.out == ""
+    return captured.err.splitlines()
+
+
+@pytest.mark.parametrize("pooler", ["cls", "mean", "max", "adapool", "mlp", "glot"])
+def test_a_run_and_its_folder(capsys, tiny_flags, pooler):
+    result = run(capsys, [*tiny_flags, f"--pooling_method={pooler}", "--lr=1e-2", "--epochs=3"])
+    folder = Path(result["run_dir"])
+    assert json.loads((folder / "result.json").read_text()) == result
+    assert {"config.json", "metrics.jsonl", "model.safetensors", "predictions.csv", "result.json"} <= {
+        path.name for path in folder.iterdir()
+    }
+    assert [entry["epoch"] for entry in result["history"]] == [1, 2, 3] and result["last"]["metrics"] == result["history"][-1]["metrics"]
+    best = max(result["history"], key=lambda entry: entry["metrics"]["accuracy"])
+    assert result["best"] == {"epoch": best["epoch"], "metrics": best["metrics"]}
+    assert result["select_by"] == "best epoch by accuracy on the reported split (validation)"
+    assert set(result["seconds"]) == {"load", "encode", "train", "evaluate"} and result["seed"] == 42
+    model, config, _ = load_run(folder)
+    assert model.trainable_params == result["trainable_params"] and config.pooler.pooling_method == pooler
+    rows = list(csv.DictReader((folder / "predictions.csv").open()))
+    labels, predictions = [float(row["label"]) for row in rows], [float(row["prediction"]) for row in rows]
+    assert len(rows) == 17 and [row["row"] for row in rows] == [str(index) for index in range(17)]
+    assert result["best"]["metrics"]["accuracy"] == accuracy_score(labels, predictions)
+    assert result["best"]["metrics"]["mcc"] == pytest.approx(matthews_corrcoef(labels, predictions))
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [line["metrics/acc"] for line in lines if "metrics/acc" in line] == [entry["metrics"]["accuracy"] for entry in result["history"]]
+
+
+def comparable(result: dict) -> dict:
+    """A result without what may differ between equal runs: seconds and names."""
+    kept = {name: value for name, value in result.items() if name not in ("seconds", "run_dir", "history", "store")}
+    return kept | {"history": [{**entry, "seconds": None} for entry in result["history"]]}
+
+
+def test_same_seed_same_bits_cold_or_warm(capsys, tiny_flags):
+    flags = [*tiny_flags, "--pooling_method=glot"]
+    cold, warm = run(capsys, flags), run(capsys, flags)
+    workers = run(capsys, [*flags, "--num_workers=1"])
+    rebuilt = run(capsys, [*flags, "--override_precompute=1"])
+    other = run(capsys, [*flags, "--seed=1"])
+    weights = [load_file(Path(result["run_dir"]) / "model.safetensors") for result in (cold, warm, workers, rebuilt, other)]
+    for equal, result in zip(weights[1:4], (warm, workers, rebuilt), strict=True):
+        assert all(torch.equal(weights[0][name], equal[name]) for name in weights[0])
+        assert comparable(result) | {"fingerprint": 0} == comparable(cold) | {"fingerprint": 0}
+    assert not torch.equal(weights[0]["head.linear.weight"], weights[4]["head.linear.weight"])
+    assert cold["store"]["path"] == other["store"]["path"] and cold["fingerprint"] != other["fingerprint"]
+    assert cold["run_dir"] != warm["run_dir"] and warm["run_dir"].endswith("-2")
+
+
+def test_one_store_serves_poolers_but_not_other_lengths(capsys, tiny_flags):
+    mean = run(capsys, [*tiny_flags, "--pooling_method=mean"])
+    adapool = run(capsys, [*tiny_flags, "--pooling_method=adapool"])
+    shorter = run(capsys, [*tiny_flags, "--max_length=4"])
+    layer = run(capsys, [*tiny_flags, "--hidden_layer=0"])
+    paths = [result["store"]["path"] for result in (mean, adapool, shorter, layer)]
+    assert paths[0] == paths[1] and len(set(paths)) == 3
+    assert mean["store"]["sentences"] == 30  # distinct texts of 58 rows
+    assert mean["store"]["bytes"] == mean["store"]["tokens"] * 16 * 2
+
+
+@pytest.mark.parametrize("model", ["tiny_bert", "tiny_llama"])
+@pytest.mark.parametrize("pooler", ["mean", "glot"])
+def test_states_on_the_fly_train_like_stored_ones(capsys, tiny_flags, model, pooler, request):
+    flags = [*tiny_flags, f"--model_name_or_path={request.getfixturevalue(model)}", f"--pooling_method={pooler}", "--lr=1e-3"]
+    stored = run(capsys, [*flags, "--store_dtype=float32"])
+    live = run(capsys, [*[flag for flag in flags if "store_dir" not in flag], "--precompute_hidden_states=0"])
+    assert live["store"] is None
+    for one, other in zip(stored["history"], live["history"], strict=True):
+        assert one["train_loss"] == pytest.approx(other["train_loss"], abs=1e-5)
+        assert one["metrics"] == other["metrics"]
+
+
+def test_cls_of_a_decoder_is_its_last_token_on_request(capsys, tiny_flags, tiny_llama, tiny_bert):
+    flags = [*tiny_flags, "--pooling_method=cls", f"--model_name_or_path={tiny_llama}"]
+    first, last = run(capsys, flags), run(capsys, [*flags, "--decoder_cls_last_token=1"])
+    assert first["history"] != last["history"]
+    assert load_run(Path(last["run_dir"]))[0].pooler.last
+    encoder = run(capsys, [*tiny_flags, "--pooling_method=cls", "--decoder_cls_last_token=1"])
+    assert encoder["notes"][0].endswith("is an encoder: cls takes its first token whatever --decoder_cls_last_token says")
+
+
+def test_similarity_pairs_both_mnli_splits_and_imdb(capsys, tiny_flags):
+    stsb = run(capsys, [*tiny_flags, "--task=stsb", "--lr=1e-3"])
+    assert set(stsb["best"]["metrics"]) == {"spearman", "pearson"}
+    scaled = run(capsys, [*tiny_flags, "--task=stsb", "--lr=1e-3", "--label_scale=-1_1"])
+    assert stsb["history"][0]["train_loss"] != scaled["history"][0]["train_loss"]
+    assert set(run(capsys, [*tiny_flags, "--task=mnli"])["best"]["metrics"]) == {"accuracy", "accuracy_mm"}
+    one = run(capsys, [*tiny_flags, "--task=mnli", "--eval_split=validation_mismatched"])
+    assert set(one["best"]["metrics"]) == {"accuracy"} and "validation_mismatched" in one["select_by"]
+    assert set(run(capsys, [*tiny_flags, "--task=mrpc"])["best"]["metrics"]) == {"f1", "accuracy"}
+    assert set(run(capsys, [*tiny_flags, "--task=imdb"])["best"]["metrics"]) == {"accuracy", "mcc"}
+
+
+def test_selections(capsys, tiny_flags):
+    flags = [*tiny_flags, "--pooling_method=adapool", "--lr=3e-2", "--epochs=4", "--store_dtype=float32"]
+    best, last = run(capsys, flags), run(capsys, [*flags, "--selection=last"])
+    assert last["best"]["metrics"] == last["last"]["metrics"] == best["last"]["metrics"] and last["select_by"] == "last epoch"
+    held = run(capsys, [*flags, "--selection=heldout", "--heldout_fraction=0.3", "--data_seed=5"])
+    assert held["last"] is None and "held out with data seed 5" in held["select_by"] and "mcc" in held["select_by"]
+    assert len(list(csv.DictReader((Path(held["run_dir"]) / "predictions.csv").open()))) == 17
+    other = run(capsys, [*flags, "--selection=heldout", "--heldout_fraction=0.3", "--data_seed=6"])
+    assert held["history"] != other["history"]
+
+
+def test_the_saved_model_is_that_of_the_selected_epoch(capsys, tiny_flags):
+    flags = [*tiny_flags, "--pooling_method=adapool", "--lr=5e-2", "--epochs=5"]
+    result = run(capsys, flags)
+    stopped = run(capsys, [*flags, f"--epochs={result['best']['epoch']}", "--selection=last"])
+    saved, expected = (load_file(Path(one["run_dir"]) / "model.safetensors") for one in (result, stopped))
+    assert all(torch.equal(saved[name], expected[name]) for name in expected)
+
+
+def test_several_seeds(capsys, tiny_flags):
+    result = run(capsys, [*tiny_flags, "--pooling_method=adapool", "--seeds=0..2", "--run_name=three"])
+    values = [entry["best"]["metrics"]["mcc"] for entry in result["runs"]]
+    assert result["summary"]["mcc"] == pytest.approx({"mean": np.mean(values), "sd": np.std(values, ddof=1), "n": 3})
+    assert [Path(entry["run_dir"]).name for entry in result["runs"]] == ["seed-0", "seed-1", "seed-2"]
+    assert json.loads((Path(result["run_dir"]) / "result.json").read_text()) == result
+    single = run(capsys, [*tiny_flags, "--pooling_method=adapool", "--seed=1"])
+    assert single["history"][0]["train_loss"] == result["runs"][1]["history"][0]["train_loss"]
+
+
+def test_finetuning_moves_and_saves_the_backbone(capsys, tiny_flags, tiny_bert):
+    flags = [flag for flag in tiny_flags if "store_dir" not in flag]
+    result = run(capsys, [*flags, "--pooling_method=mean", "--finetune_backbone=1", "--backbone_lr=1e-2", "--epochs=1"])
+    folder = Path(result["run_dir"]) / "backbone"
+    before, after = AutoModel.from_pretrained(tiny_bert).state_dict(), AutoModel.from_pretrained(folder).state_dict()
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert any("attention" in name for name in moved) and any("embeddings" in name for name in moved)
+    assert AutoTokenizer.from_pretrained(folder)("the cat")["input_ids"] == AutoTokenizer.from_pretrained(tiny_bert)("the cat")["input_ids"]
+    frozen = run(capsys, [*flags, "--pooling_method=mean", "--finetune_backbone=1", "--backbone_lr=0", "--epochs=1"])
+    still = AutoModel.from_pretrained(Path(frozen["run_dir"]) / "backbone").state_dict()
+    assert all(torch.equal(before[name], still[name]) for name in before)
+    again = [flag for flag in tiny_flags if "model_name" not in flag]
+    assert run(capsys, [*again, f"--model_name_or_path={folder}"])["best"]["epoch"] >= 1
+
+
+def test_stress_through_both_programs(capsys, tiny_flags):
+    flags = [flag for flag in tiny_flags if "data_dir" not in flag and "--task" not in flag]
+    short = [*flags, "--max_length=30", "--num_train_samples=40", "--num_eval_samples=20", "--relational_distance=2", "--seed=3"]
+    script = run(capsys, short, stress_main)
+    same = run(capsys, [*short, "--task=stress", "--pooling_method=mean", "--epochs=3", "--lr=1e-4"])
+    assert comparable(script)["history"] == comparable(same)["history"] and script["task"] == "stress"
+    other = run(capsys, [*short, "--data_seed=4"], stress_main)
+    assert other["store"]["path"] != script["store"]["path"]
+
+
+def test_odd_texts(capsys, tiny_flags, tiny_llama, tmp_path):
+    texts = ["", "[SEP] [CLS]", "cat", " ".join(["dog"] * 100), "the cat runs"]
+    rows = [{"sentence": text, "label": index % 2, "idx": index} for index, text in enumerate(texts)]
+    for split in ("train", "validation"):
+        write_rows(tmp_path / "odd/nyu-mll/glue/cola" / f"{split}.jsonl", rows)
+    flags = [*tiny_flags, f"--data_dir={tmp_path / 'odd'}", "--pooling_method=glot", "--batch_size=4"]  # the last batch has one row
+    result = run(capsys, flags)
+    assert result["store"]["tokens"] == 2 + 4 + 3 + 16 + 5
+    for gnn in ("gcn", "gin", "gine"):
+        run(capsys, [*flags, f"--gnn_type={gnn}"])
+    assert fail(capsys, [*flags, f"--model_name_or_path={tiny_llama}"]) == [
+        "error: cola train: row 0: '' has no token with this tokenizer; remove the row"
+    ]
+
+
+def test_refusals_before_the_backbone_is_loaded(capsys, tiny_flags, monkeypatch):
+    monkeypatch.setattr("glot.tokens.Backbone", lambda *_: pytest.fail("the backbone was loaded"))
+    assert "row 0 has no label" in fail(capsys, [*tiny_flags, "--eval_split=test"])[0]
+    assert "splits there: test, train, validation" in fail(capsys, [*tiny_flags, "--eval_split=dev"])[0]
+    assert "--hidden_layer=7" in fail(capsys, [*tiny_flags, "--hidden_layer=7"])[0]
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("HOME", "/nonexistent")
+    assert "nobody is logged in; set WANDB_MODE=offline" in fail(capsys, [*tiny_flags, "--report_to=wandb"])[-1]
+    lines = fail(capsys, [*tiny_flags, "--task=mteb"])
+    assert "error: --task=mteb: cannot be run by this version yet" in lines[-1]
+
+
+def test_a_hub_model_without_a_network_is_one_line(capsys, tiny_flags):
+    lines = fail(capsys, [*tiny_flags, "--model_name_or_path=no-such-owner/no-such-model"])
+    assert len(lines) == 1 and lines[0].startswith("error: --model_name_or_path=no-such-owner/no-such-model: cannot be read")
+
+
+def test_trackers(capsys, tiny_flags, monkeypatch, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    result = run(capsys, [*tiny_flags, "--report_to=tensorboard", "--log_every=1"])
+    events = EventAccumulator(str(Path(result["run_dir"]) / "tensorboard")).Reload()
+    assert {"loss/step", "metrics/acc", "metrics/mcc"} <= set(events.Tags()["scalars"])
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    logged = run(capsys, tiny_flags)
+    assert list((Path(logged["run_dir"]) / "wandb").glob("offline-run-*/*.wandb"))
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    assert "best" in run(capsys, tiny_flags)
+
+
+def test_plans_and_printed_configurations(capsys, tiny_flags):
+    assert main([*tiny_flags, "--dry_run"]) == 0
+    assert "cola" in capsys.readouterr().out
+    assert main([*tiny_flags, "--print_config"]) == 0
+    assert "task: cola\n" in capsys.readouterr().out
+
+
+def test_the_estimate_is_close(capsys, tiny_flags):
+    assert main([*tiny_flags, "--estimate"]) == 0
+    estimate = json.loads(capsys.readouterr().out)
+    real = run(capsys, tiny_flags)["store"]
+    assert estimate["sentences"] == real["sentences"] and estimate["tokens"] == real["tokens"] and estimate["bytes"] == real["bytes"]
+    assert estimate["hours"] > 0
+
+
+def test_glot_command(capsys):
+    assert glot_main([]) == 2 and glot_main(["--help"]) == 0
+    assert "stress" in capsys.readouterr().out
+    assert glot_main(["sterss"]) == 2
+    assert "no such command (did you mean 'stress'?)" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_programs_as_processes(tiny_flags, tmp_path):
+    done = subprocess.run([sys.executable, "main.py", *tiny_flags], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert json.loads(done.stdout)["task"] == "cola" and done.stderr == ""
+    loud = subprocess.run(
+        [sys.executable, "-m", "glot", "run", *tiny_flags, "--verbose=1"], capture_output=True, text=True, cwd=ROOT, check=True
+    )
+    assert json.loads(loud.stdout)["best"] and "epoch 2/2  loss" in loud.stderr
+    wrong = subprocess.run([sys.executable, "diagnostic_stress_test.py", "--tau=3"], capture_output=True, text=True, cwd=ROOT)
+    assert (wrong.returncode, wrong.stdout, wrong.stderr) == (
+        2,
+        "",
+        "error: --tau=3.0: must be at least -1 and below 1 (an edge needs cosine > tau)\n",
+    )
+
+
+@pytest.mark.slow
+def test_a_killed_run_leaves_no_store_and_the_next_one_finishes_it(tiny_flags, tmp_path):
+    """The process dies in the middle of encoding; the next start encodes only what is missing."""
+    script = (
+        "import sys, os; from glot.store import writer; writer.CHUNK_BYTES = 600\n"
+        "from glot.backbone import Backbone; whole, calls = Backbone.encode, []\n"
+        "def encode(self, ids):\n    calls.append(1)\n    {}\n    return whole(self, ids)\n"
+        "Backbone.encode = encode\nfrom glot.cli import main\ncode = main(sys.argv[1:])\nprint(len(calls), file=sys.stderr); sys.exit(code)"
+    )
+    flags = [*tiny_flags, "--eval_batch_size=2"]
+
+    def start(line: str) -> subprocess.CompletedProcess:
+        return subprocess.run([sys.executable, "-c", script.format(line), *flags], capture_output=True, text=True, cwd=ROOT)
+
+    died = start("os._exit(9) if len(calls) > 8 else None")
+    assert died.returncode == 9 and not list(tmp_path.glob("hidden/*/manifest.json"))
+    resumed = start("pass")
+    assert resumed.returncode == 0, resumed.stderr
+    result = json.loads(resumed.stdout)
+    flags.append(f"--store_dir={tmp_path / 'fresh'}")
+    fresh = start("pass")
+    assert 0 < int(resumed.stderr.split()[-1]) < int(fresh.stderr.split()[-1])
+    assert comparable(json.loads(fresh.stdout))["history"] == comparable(result)["history"]

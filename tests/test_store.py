@@ -1,0 +1,167 @@
+"""The store: what is written comes back, what is half-written goes on, what does not match is refused."""
+
+import dataclasses
+import json
+import pickle
+import subprocess
+import sys
+from collections import namedtuple
+
+import numpy as np
+import pytest
+import torch
+
+from glot.errors import StoreError
+from glot.store import Manifest, StoreKey, StorePlan, layout, open_store, write_store, writer
+from glot.store.layout import texts_sha256
+from glot.types import TokenBatch
+
+KEY = StoreKey("backbone@1", "6", 128, "float32", "float32", "texts")
+LENGTHS = np.array([3, 1, 4, 1, 5, 2])
+
+
+def states(row: int, d: int = 4) -> torch.Tensor:
+    return torch.arange(int(LENGTHS[row]) * d, dtype=torch.float32).view(-1, d) / 64 + row
+
+
+def encode(rows, calls=None):
+    """Two sentences at a time; `calls` counts the sentences that were asked for."""
+    for start in range(0, len(rows), 2):
+        part = rows[start : start + 2]
+        if calls is not None:
+            calls.extend(part.tolist())
+        yield TokenBatch.from_lengths(torch.cat([states(row) for row in part]), torch.from_numpy(LENGTHS[part]))
+
+
+def write(root, key=KEY, calls=None, resume=True, d=4, source=encode):
+    return write_store(root, key, StorePlan(LENGTHS, d, key.store_dtype), lambda rows: source(rows, calls), {"torch": "x"}, resume, False)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_round_trip_in_any_order(tmp_path, dtype):
+    key = dataclasses.replace(KEY, store_dtype=dtype)
+    assert open_store(tmp_path, key) is None
+    write(tmp_path, key)
+    stored = open_store(tmp_path, key)
+    assert (len(stored), stored.hidden_size, stored.manifest.num_tokens) == (6, 4, 16)
+    assert stored.manifest.size_bytes == 16 * 4 * layout.DTYPES[dtype].itemsize == (stored.folder / "tokens.bin").stat().st_size
+    for rows in ([0, 1, 2, 3, 4, 5], [4, 0, 4], [1], [5, 3]):
+        batch = stored.gather(np.array(rows))
+        expected = torch.cat([states(row) for row in rows]).to(layout.DTYPES[dtype]).float()
+        assert torch.equal(batch.tokens, expected) and batch.tokens.dtype == torch.float32
+        assert batch.lengths.tolist() == LENGTHS[rows].tolist()
+    copy = pickle.loads(pickle.dumps(stored))
+    assert torch.equal(copy.gather(np.array([2])).tokens, stored.gather(np.array([2])).tokens)
+
+
+def test_every_field_of_the_key_counts(tmp_path):
+    seen = {KEY.fingerprint}
+    for field in dataclasses.fields(KEY):
+        value = getattr(KEY, field.name)
+        seen.add(dataclasses.replace(KEY, **{field.name: value + 1 if isinstance(value, int) else value + "x"}).fingerprint)
+    assert len(seen) == 1 + len(dataclasses.fields(KEY))
+    assert texts_sha256(["ab", "c"]) != texts_sha256(["a", "bc"]) != texts_sha256(["c", "ab"])
+
+
+def test_a_killed_writer_goes_on_behind_the_last_chunk(tmp_path, monkeypatch):
+    monkeypatch.setattr(writer, "CHUNK_BYTES", 5 * 16)
+    whole: list[int] = []
+    write(tmp_path / "whole", calls=whole)
+
+    def dying(rows, calls):
+        for count, batch in enumerate(encode(rows, calls)):
+            if len(calls) > 3 and count == 0:
+                raise KeyboardInterrupt
+            yield batch
+
+    first: list[int] = []
+    with pytest.raises(KeyboardInterrupt):
+        write(tmp_path / "cut", calls=first, source=dying)
+    assert open_store(tmp_path / "cut", KEY) is None
+    chunks = KEY.folder(tmp_path / "cut") / "chunks.jsonl"
+    done = len(chunks.read_text().splitlines())
+    assert done >= 1
+    with chunks.open("a") as stream:
+        stream.write('{"chunk": ')  # a torn line
+    second: list[int] = []
+    write(tmp_path / "cut", calls=second)
+    assert 0 < len(second) < len(whole)
+    read = [(KEY.folder(tmp_path / name) / "tokens.bin").read_bytes() for name in ("whole", "cut")]
+    assert read[0] == read[1]
+    (KEY.folder(tmp_path / "cut") / "manifest.json").unlink()
+    again: list[int] = []
+    write(tmp_path / "cut", calls=again, resume=False)
+    assert again == whole
+
+
+def test_a_token_file_of_the_wrong_size_is_no_start(tmp_path):
+    folder = write(tmp_path)
+    (folder / "manifest.json").unlink()
+    with (folder / "tokens.bin").open("r+b") as stream:
+        stream.truncate(8)
+    calls: list[int] = []
+    write(tmp_path, calls=calls)
+    assert sorted(calls) == list(range(6))
+
+
+def test_a_complete_store_is_not_written_again(tmp_path):
+    write(tmp_path)
+    calls: list[int] = []
+    write(tmp_path, calls=calls)
+    assert calls == []
+
+
+def test_overflow_is_refused_and_leaves_no_store(tmp_path):
+    key = dataclasses.replace(KEY, store_dtype="float16")
+
+    def huge(rows, calls):
+        for batch in encode(rows):
+            yield batch.with_tokens(batch.tokens + 1e5)
+
+    with pytest.raises(StoreError, match=r"--store_dtype=float16: a hidden state of size 1000.. does not fit; use bfloat16"):
+        write(tmp_path, key, source=huge)
+    assert open_store(tmp_path, key) is None
+    write(tmp_path, dataclasses.replace(KEY, store_dtype="bfloat16"), source=huge)
+
+
+def test_no_room_is_said_before_the_first_byte(tmp_path, monkeypatch):
+    monkeypatch.setattr(writer.shutil, "disk_usage", lambda _: namedtuple("usage", "free")(10))
+    with pytest.raises(StoreError, match=r"--store_dir=.*: needs 0.0 GiB and 0.0 GiB are free"):
+        write(tmp_path)
+    assert not (KEY.folder(tmp_path) / "tokens.bin").exists()
+
+
+def test_a_foreign_or_damaged_store_is_never_used(tmp_path):
+    folder = write(tmp_path)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps({**manifest, "key": {**manifest["key"], "max_length": 64}}))
+    with pytest.raises(StoreError, match=r"was made with another max_length; build it anew with --override_precompute=1"):
+        open_store(tmp_path, KEY)
+    Manifest(**manifest).write(folder)
+    with (folder / "tokens.bin").open("ab") as stream:
+        stream.write(b"x")
+    with pytest.raises(StoreError, match="holds 257 bytes, its manifest says 256"):
+        open_store(tmp_path, KEY)
+
+
+def test_chunks_cover_every_sentence_once(monkeypatch):
+    monkeypatch.setattr(writer, "CHUNK_BYTES", 6 * 16)
+    chunks = StorePlan(LENGTHS, 4, "float32").chunks()
+    assert [first for first, _ in chunks] == [0, *(last for _, last in chunks[:-1])] and chunks[-1][1] == 6
+    assert len(chunks) == 3
+
+
+def test_a_second_writer_waits_and_finds_the_work_done(tmp_path):
+    script = f"""
+import sys, time
+sys.path[:0] = [{str(__file__.rsplit("/", 1)[0])!r}]
+import test_store as t
+def slow(rows, calls):
+    time.sleep(1.0)
+    yield from t.encode(rows, calls)
+calls = []
+t.write(__import__("pathlib").Path({str(tmp_path)!r}), calls=calls, source=slow)
+print(len(calls))
+"""
+    processes = [subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    assert sorted(int(process.communicate(timeout=60)[0]) for process in processes) == [0, 6]
