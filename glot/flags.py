@@ -166,7 +166,8 @@ class _Parser(argparse.ArgumentParser):
 
 def make_parser(program: str, defaults: dict[str, Any]) -> argparse.ArgumentParser:
     """The parser behind both programs; every value stays text until `parse` converts it."""
-    parser = _Parser(prog=program, allow_abbrev=False, description="Train a pooler on the token states of a frozen language model.")
+    about = "Train a pooler on the token states of a frozen language model. In brackets: choices and default."
+    parser = _Parser(prog=program, allow_abbrev=False, usage=f"{program} [--flag=value ...]", description=about)
     groups = {name: parser.add_argument_group(name) for name in (B, P, D, S, T, OUT)}
     for flag in FLAGS:
         allowed = f" {{{', '.join(CHOICES[flag.name])}}}" if flag.name in CHOICES else ""

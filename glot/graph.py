@@ -14,8 +14,8 @@ from torch.nn import functional as F
 
 from glot.types import TokenBatch
 
-BLOCK_ELEMENTS = 1 << 22
-"""Most b * n * n elements in one block: 16 MiB of float32."""
+BLOCK_ELEMENTS = 1 << 20
+"""Most b * n * n elements in one block: 4 MiB of float32."""
 BLOCK_OVERHEAD = 1 << 14
 """What opening one more block costs, in elements: padding up to this is cheaper than another round of small kernels."""
 

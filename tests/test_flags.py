@@ -220,7 +220,7 @@ def test_documents_hold_commands():
 @pytest.mark.parametrize("line", readme_commands())
 def test_every_command_of_the_documents_parses(line, monkeypatch):
     monkeypatch.chdir(ROOT)
-    words = [word for word in shlex.split(line) if not re.match(r"[A-Z_]+=", word)]
+    words = [word for word in shlex.split(line, comments=True) if not re.match(r"[A-Z_]+=", word)]
     rest = words[next(i for i, word in enumerate(words) if word in ("main.py", "diagnostic_stress_test.py", "run", "stress", "demo")) + 1 :]
     rest = [word for word in rest if not word.startswith("--data_dir")]
     stress = "diagnostic_stress_test.py" in words or "stress" in words

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -240,7 +241,11 @@ def test_the_estimate_is_close(capsys, tiny_flags):
     assert estimate["hours"] > 0
 
 
-def test_glot_command(capsys):
+def test_glot_command(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["glot", "--help"])
+    with pytest.raises(SystemExit, match="0"):
+        runpy.run_module("glot", run_name="__main__")
+    assert "usage: glot" in capsys.readouterr().out
     assert glot_main([]) == 2 and glot_main(["--help"]) == 0
     assert "stress" in capsys.readouterr().out
     assert glot_main(["sterss"]) == 2
