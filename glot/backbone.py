@@ -292,6 +292,15 @@ class Backbone:
             for start in range(0, len(ids), batch_size):
                 yield self.encode(ids[start : start + batch_size])
 
+    def read_plainly(self, text: str) -> tuple[TokenBatch, list[str], list[tuple[int, int]]]:
+        """One text without special tokens and uncut (up to the model's limit): states, tokens in words, their places in the text."""
+        options = {"add_special_tokens": False, "truncation": True, "max_length": self.position_limit}
+        coded = self.tokenizer(text, return_offsets_mapping=True, **options)
+        with torch.inference_mode():
+            states = self.encode([coded["input_ids"]])
+        spans = [(int(start), int(end)) for start, end in coded["offset_mapping"]]
+        return states.with_tokens(states.tokens.float()), [text[start:end].strip() for start, end in spans], spans
+
     def save(self, folder: Path) -> None:
         """Write model and tokenizer so that any tool of the library loads them."""
         self.model.save_pretrained(folder)

@@ -83,8 +83,7 @@ def _run(parsed: Parsed) -> None:
     if config.output.dry_run:
         print(recipes.plan(config))
         return
-    recipe = recipes.run_estimate if config.output.estimate else recipes.run_task if config.train.seeds is None else recipes.run_seeds
-    result = recipe(config)
+    result = recipes.choose_recipe(config)(config)
     print(json.dumps(result, indent=1, allow_nan=False))
 
 

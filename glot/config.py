@@ -248,7 +248,7 @@ def check(config: RunConfig) -> list[str]:
         problems.append(f"--tau={config.graph.tau}: must be at least -1 and below 1 (an edge needs cosine > tau)")
     if not 0 < config.data.heldout_fraction < 1:
         problems.append(f"--heldout_fraction={config.data.heldout_fraction}: must be above 0 and below 1")
-    for one in (_check_rows, _check_pooler, _check_backbone, _check_seeds, _check_folders):
+    for one in (_check_rows, _check_pooler, _check_backbone, _check_stress, _check_seeds, _check_folders):
         problems += one(config)
     return problems
 
@@ -282,6 +282,12 @@ def _check_backbone(config: RunConfig) -> list[str]:
     if backbone.finetune_backbone and backbone.backbone_dtype == "float16":
         problems.append("--backbone_dtype=float16: too narrow to fine-tune in; use float32 or bfloat16")
     return problems + _check_model_name(backbone.model_name_or_path)
+
+
+def _check_stress(config: RunConfig) -> list[str]:
+    if config.stress.stress_variant == "relational" and config.stress.relational_distance < 1:
+        return ["--relational_distance=0: the relational variant needs at least 1, or two neighbouring words would tell the label"]
+    return []
 
 
 def _check_model_name(name: str) -> list[str]:

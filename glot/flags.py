@@ -25,6 +25,7 @@ STRESS_DEFAULTS: dict[str, Any] = {
     "lr": 1e-4,
     "pooling_method": "mean",
     "scorer_hidden": 128,
+    "decoder_cls_last_token": True,
 }
 """What `diagnostic_stress_test.py` changes in main.py's defaults."""
 
@@ -44,8 +45,8 @@ CONDITIONS: dict[str, tuple[str, Callable[[RunConfig], bool]]] = {
     "adapool": ("--pooling_method=adapool", lambda c: c.pooler.pooling_method == "adapool"),
     "layers": ("--pooling_method=glot or mlp", lambda c: c.pooler.pooling_method in ("glot", "mlp")),
     "width": (
-        "--pooling_method=glot or mlp with --num_layers above 0",
-        lambda c: c.pooler.pooling_method in ("glot", "mlp") and c.pooler.num_layers > 0,
+        "--pooling_method=latent, or glot or mlp with --num_layers above 0",
+        lambda c: c.pooler.pooling_method == "latent" or (c.pooler.pooling_method in ("glot", "mlp") and c.pooler.num_layers > 0),
     ),
     "glot": ("--pooling_method=glot", lambda c: c.pooler.pooling_method == "glot"),
     "graph": (
@@ -57,6 +58,14 @@ CONDITIONS: dict[str, tuple[str, Callable[[RunConfig], bool]]] = {
     "window": ("--graph_adj=window", lambda c: _has_graph(c, "window")),
     "stsb": ("--task=stsb", lambda c: c.data.task == "stsb"),
     "stress": ("--task=stress", lambda c: c.data.task == "stress"),
+    "placed": (
+        "--task=stress with --stress_variant=faithful or length_matched",
+        lambda c: c.data.task == "stress" and c.stress.stress_variant in ("faithful", "length_matched"),
+    ),
+    "distance": (
+        "--task=stress with a variant other than repeat",
+        lambda c: c.data.task == "stress" and c.stress.stress_variant != "repeat",
+    ),
     "hub": ("a task whose data is read, not generated", lambda c: c.data.task != "stress"),
     "heldout": ("--selection=heldout", lambda c: c.data.selection == "heldout"),
     "data_seed": (
@@ -93,7 +102,7 @@ FLAGS: tuple[Flag, ...] = (
     Flag(P, "decoder_cls_last_token", "1 = cls takes the last real token of a decoder (stress: unset = 1 for decoders)", "cls"),
     Flag(P, "scorer_hidden", "width of AdaPool's scorer; GLOT's follows from D", "adapool"),
     Flag(P, "gnn_type", "convolution of GLOT", "graph"),
-    Flag(P, "gat_hidden_dim", "h, width of the convolutions (glot) or layers (mlp)", "width"),
+    Flag(P, "gat_hidden_dim", "h, width of the convolutions (glot) or layers (mlp); rows of the dictionary (latent)", "width"),
     Flag(P, "num_layers", "K, number of convolutions (glot; 0 = scored pooling of raw tokens) or layers (mlp)", "layers"),
     Flag(P, "jk_mode", "how the layers are joined; cat keeps the raw token", "glot"),
     Flag(P, "graph_adj", "which tokens are joined; none = self-loops only", "graph"),
@@ -112,8 +121,8 @@ FLAGS: tuple[Flag, ...] = (
     Flag(D, "stress_variant", "which generator", "stress", True),
     Flag(D, "num_eval_samples", "generated evaluation rows", "stress", True),
     Flag(D, "distractor_ratio", "share of --max_length filled with noise words", "stress", True),
-    Flag(D, "signal_position", "where the signal stands among the noise", "stress", True),
-    Flag(D, "relational_distance", "noise words between modifier and noun", "stress", True),
+    Flag(D, "signal_position", "where the signal stands among the noise", "placed", True),
+    Flag(D, "relational_distance", "noise words between modifier and noun", "distance", True),
     Flag(S, "precompute_hidden_states", "1 = encode once and keep the states on disk; 0 = encode in every epoch"),
     Flag(S, "override_precompute", "1 = build the store anew", "store"),
     Flag(S, "store_dir", "where stores live (or GLOT_STORE_DIR)", "store", True),

@@ -6,7 +6,7 @@
 TASKS = ("cola", "sst2", "stsb", "mrpc", "qqp", "mnli", "qnli", "rte", "wnli", "imdb", "stress")
 TASKS_TO_COME = ("embedding", "mteb")
 """Tasks of the release whose command lines parse and print their configuration; the cli says that they cannot run yet."""
-POOLERS = ("cls", "adapool", "max", "mean", "mlp", "glot")
+POOLERS = ("cls", "adapool", "max", "mean", "mlp", "glot", "weightedmean", "pma", "latent")
 GNN_TYPES = ("gat", "gcn", "gin", "gine")
 JK_MODES = ("cat", "lstm", "max", "mean")
 GRAPHS = ("threshold", "none", "complete", "random", "knn", "window")
@@ -15,7 +15,7 @@ DTYPES = ("float32", "float16", "bfloat16")
 SELECTIONS = ("best", "last", "heldout")
 TRACKERS = ("auto", "none", "wandb", "tensorboard")
 SIGNAL_POSITIONS = ("random", "start", "middle", "end")
-STRESS_VARIANTS = ("faithful",)
+STRESS_VARIANTS = ("faithful", "length_matched", "relational", "repeat")
 EMBEDDED_BACKBONES = ("minilm", "smollm2")
 
 CHOICES: dict[str, tuple[str, ...]] = {

@@ -2,21 +2,24 @@
 
 run_task    text -> hidden states on disk -> pooler and head trained on them -> scores in a run folder
 run_seeds   the same for several seeds on one store, with mean and spread
+run_stress  run_task on the stress test, with what shortcuts score and a heat map
 run_demo    five poolers on the stress test, a table and a figure
 run_estimate  tokens, bytes and hours of a store, before there is one
 """
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
-from glot.backbone import BackboneSource, LiveTokens, find_backbone, pick_device
+from glot.backbone import Backbone, BackboneSource, LiveTokens, find_backbone, pick_device
 from glot.checkpoint import (
     PREDICTIONS,
     RESULT,
     build_model,
     create_run_folder,
+    load_run,
     save_model,
     write_config,
     write_json,
@@ -24,11 +27,12 @@ from glot.checkpoint import (
 )
 from glot.config import RunConfig, parse_seeds, versions
 from glot.datasets.shortcuts import score_shortcuts
+from glot.datasets.stress import needle_tokens
 from glot.evaluate import predict, score
 from glot.loader import BatchLoader, TextIndex
 from glot.model import SentenceModel
 from glot.progress import Clock, say
-from glot.report.plots import plot_demo
+from glot.report.plots import plot_demo, plot_similarity
 from glot.report.tables import demo_table
 from glot.result import Result, make_result, selection_in_words, store_entry, summarise
 from glot.store.layout import texts_sha256
@@ -82,6 +86,15 @@ def run_task(config: RunConfig) -> Result:
     return result
 
 
+def choose_recipe(config: RunConfig) -> Callable[[RunConfig], Result]:
+    """What `main.py` does for a configuration."""
+    if config.output.estimate:
+        return run_estimate
+    if config.train.seeds is not None:
+        return run_seeds
+    return run_stress if config.data.task == "stress" else run_task
+
+
 def run_seeds(config: RunConfig) -> Result:
     """`run_task` for each of `--seeds`, in folders `seed-<n>` under one; mean, sd and n of every metric."""
     folder = create_run_folder(Path(config.output.output_dir), run_name(config, config.fingerprint()), config.output.overwrite)
@@ -91,6 +104,43 @@ def run_seeds(config: RunConfig) -> Result:
     result = {"runs": runs, "summary": summarise(runs), "run_dir": str(folder)}
     write_json(folder / RESULT, result)
     return result
+
+
+def run_stress(config: RunConfig) -> Result:
+    """`run_task` on the stress test, with what shortcuts score on its data and a heat map of one sentence."""
+    data = load_task_data(TASKS["stress"], config.data, config.stress, config.backbone.max_length, config.data_seed)
+    shortcuts = score_shortcuts(data.train, data.reported[0])
+    lines = [f"{name}: {100 * accuracy:.1f} % accuracy without understanding" for name, accuracy in shortcuts.items()]
+    for line in lines:
+        say(line, config.output.verbose)
+    result = run_task(config)
+    result["notes"] += lines
+    run_dir = Path(result["run_dir"])
+    draw_heat_map(run_dir, data.reported[0].columns[0][0])
+    write_json(run_dir / RESULT, result)
+    return result
+
+
+@torch.inference_mode()
+def draw_heat_map(run_dir: Path, text: str) -> None:
+    """`augmented_similarity.{png,pdf}`: cosines of one sentence's tokens and of its pooled vectors, among them the trained pooler's.
+
+    A pooler with a readout is shown as the sum of the raw tokens with the readout's weights, which has width d whatever the jump.
+    """
+    model, config, _ = load_run(run_dir)
+    source = find_backbone(config.backbone.model_name_or_path, config.backbone.trust_remote_code)
+    backbone = Backbone(source, None, config.backbone.backbone_dtype, config.backbone.hidden_layer, torch.device("cpu"))
+    batch, words, spans = backbone.read_plainly(text)
+    tokens, pooler = batch.tokens, model.pooler
+    if hasattr(pooler, "readout"):
+        own = pooler.readout(batch)[1] @ tokens
+    else:
+        own = pooler(batch)[0] if pooler.out_dim == pooler.in_dim else tokens.mean(0)
+    pooled = torch.stack([tokens[0], tokens.mean(0), tokens.amax(0), own])
+    unit = torch.nn.functional.normalize(torch.cat([tokens, pooled]), dim=1)
+    names = [*words, "[first]", "[mean]", "[max]", f"[{config.pooler.pooling_method}]"]
+    caption = f"{source.name}, one evaluation sentence without special tokens and uncut; needle words red, pooled vectors blue"
+    plot_similarity((unit @ unit.T).numpy(), names, needle_tokens(text, spans), len(pooled), caption, run_dir / "augmented_similarity")
 
 
 DEMO_POOLERS = ("cls", "mean", "max", "adapool", "glot")
@@ -149,7 +199,7 @@ def settle(config: RunConfig, source: BackboneSource) -> tuple[RunConfig, list[s
     """Replace what depends on the backbone by its meaning: the layer's index, and `decoder_cls_last_token` for encoders."""
     notes = []
     last = config.pooler.decoder_cls_last_token
-    if last and not source.is_decoder:
+    if last and not source.is_decoder and config.data.task != "stress":  # there it is on by default, for decoders
         notes.append(f"{source.name} is an encoder: cls takes its first token whatever --decoder_cls_last_token says")
     layer = source.resolve_layer(config.backbone.hidden_layer)
     return config.with_values(hidden_layer=layer, decoder_cls_last_token=last and source.is_decoder), notes

@@ -21,7 +21,7 @@ RANKS = {
 }
 RANK = {name: rank for rank, names in RANKS.items() for name in names}
 INSIDE = {
-    "poolers": ("gat", "convs", "fixed", "scored", "glot", "__init__"),
+    "poolers": ("gat", "convs", "fixed", "scored", "attention", "glot", "__init__"),
     "store": ("layout", "writer", "reader", "__init__"),
     "datasets": ("hub", "stress", "shortcuts", "__init__"),
     "report": ("tables", "plots", "__init__"),

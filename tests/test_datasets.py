@@ -50,6 +50,58 @@ def test_length_alone_solves_the_faithful_test():
         assert 0.4 < scores["majority class"] < 0.6
 
 
+def variant(name: str, ratio: float, num_train: int = 4000, num_eval: int = 2000, **options) -> tuple[Examples, Examples]:
+    return generate_stress(name, StressOptions(distractor_ratio=ratio, **options), num_train, num_eval, 0)
+
+
+HASHES = {
+    "length_matched": "1e1de50312527762edb9aa38e7de4e1ac57c0c04dde3438e356984d9d9ce7b53",
+    "relational": "1beac26cd9126c1b0d69ea98176d8e71c0317cf1a01fbf8c958016afefc8eedd",
+    "repeat": "0bf834462c729c4d6e4ea01e13e734913e3d61f718067cad3814d0bb3090b609",
+}
+
+
+@pytest.mark.parametrize("name", HASHES)
+def test_streams_of_the_other_variants_are_pinned(name):
+    assert stream_hash(*variant(name, 0.5, 60, 20)) == HASHES[name]
+
+
+@pytest.mark.parametrize("ratio", [0.2, 0.5, 0.9])
+def test_what_each_variant_leaks(ratio):
+    """Chance is within 5 points of 50 % on 2,000 evaluation rows."""
+    matched, relational, repeat = (score_shortcuts(*variant(name, ratio)) for name in HASHES)
+    for scores in (matched, relational, repeat):
+        assert abs(scores["length alone"] - 0.5) <= 0.05
+    assert matched["bag of words"] > 0.95
+    for scores in (relational, repeat):
+        assert abs(scores["bag of words"] - 0.5) <= 0.05
+        assert scores["bigrams"] <= 0.65
+
+
+@pytest.mark.parametrize("name", HASHES)
+def test_classes_have_one_length(name):
+    train, _ = variant(name, 0.9, 200, 1)
+    contexts = 4 if name == "length_matched" else 1  # its contexts have three or four words, drawn whatever the class
+    lengths = {
+        label: {len(text.split()) for text, own in zip(train.columns[0], train.labels, strict=True) if own == label} for label in (0, 1)
+    }
+    assert lengths[0] == lengths[1] and len(lengths[0]) <= contexts
+
+
+def test_the_relation_is_what_the_label_says():
+    train, _ = variant("relational", 0.2, 100, 1, relational_distance=3)
+    first = {"keys", "reports", "files"}
+    for text, label in zip(train.columns[0], train.labels, strict=True):
+        words = text.split()
+        place = next(index for index, word in enumerate(words) if word in ("not", "never", "without", "excluding"))
+        assert (words[place + 4] in first) == bool(label)
+    train, _ = variant("repeat", 0.2, 100, 1)
+    nouns = {"keys", "reports", "files", "tickets", "documents", "alerts", "boxes", "letters", "bottles", "tables", "engines", "flowers"}
+    for text, label in zip(train.columns[0], train.labels, strict=True):
+        found = [word for word in text.split() if word in nouns]
+        assert len(found) == 2 and (found[0] == found[1]) == bool(label)
+
+
 def test_shortcuts_are_at_chance_on_noise():
     draw = random.Random(0)
     texts = [" ".join(draw.choices("abcdef", k=9)) for _ in range(600)]

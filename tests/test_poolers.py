@@ -25,6 +25,9 @@ CONFIGS = {
     "mlp": PoolerConfig("mlp", gat_hidden_dim=8),
     **{f"glot-{conv}": PoolerConfig("glot", gnn_type=conv, gat_hidden_dim=8) for conv in ("gat", "gcn", "gin", "gine")},
     **{f"glot-{jump}": PoolerConfig("glot", jk_mode=jump, gat_hidden_dim=8) for jump in ("max", "mean", "lstm")},
+    "weightedmean": PoolerConfig("weightedmean"),
+    "pma": PoolerConfig("pma"),
+    "latent": PoolerConfig("latent", gat_hidden_dim=5),
     "glot-K0": PoolerConfig("glot", num_layers=0),
 }
 
@@ -171,6 +174,35 @@ def test_mlp_is_pyg_mlp_then_mean_and_lstm_jump_has_its_parameters():
     torch.testing.assert_close(pooler(batch)[1], pooler.mlp(batch.tokens[4:]).mean(0))
     names = dict(build_pooler(CONFIGS["glot-lstm"], GraphConfig(), 12).named_parameters())
     assert any(name.startswith("jk.lstm") for name in names)
+
+
+def test_weighted_mean_by_hand():
+    batch = TokenBatch.from_lengths(torch.tensor([[1.0], [2.0], [4.0], [7.0]]), torch.tensor([3, 1]))
+    vectors = build_pooler(PoolerConfig("weightedmean"), GraphConfig(), 1)(batch)
+    assert vectors.view(-1).tolist() == pytest.approx([(1 * 1 + 2 * 2 + 3 * 4) / 6, 7.0])
+
+
+def test_pma_is_the_libraries_multi_head_attention():
+    torch.manual_seed(0)
+    pooler = build_pooler(PoolerConfig("pma"), GraphConfig(), 12)
+    theirs = torch.nn.MultiheadAttention(12, pooler.heads, batch_first=True)
+    with torch.no_grad():
+        theirs.in_proj_weight.copy_(torch.cat([torch.eye(12), pooler.key.weight, pooler.value.weight]))
+        theirs.in_proj_bias.copy_(torch.cat([torch.zeros(12), pooler.key.bias, pooler.value.bias]))
+    theirs.out_proj.load_state_dict(pooler.out.state_dict())
+    batch = random_batch([6, 3])
+    for row, tokens in enumerate(batch.tokens.split([6, 3])):
+        expected, _ = theirs(pooler.query.view(1, 1, 12), tokens.unsqueeze(0), tokens.unsqueeze(0))
+        torch.testing.assert_close(pooler(batch)[row], expected[0, 0], atol=1e-5, rtol=1e-5)
+
+
+def test_latent_attention_against_the_libraries():
+    torch.manual_seed(0)
+    pooler = build_pooler(CONFIGS["latent"], GraphConfig(), 12)
+    batch = random_batch([4, 2])
+    found = F.scaled_dot_product_attention(batch.tokens, pooler.latents, pooler.latents)
+    states = found + pooler.mlp(found)
+    torch.testing.assert_close(pooler(batch), torch.stack([states[:4].mean(0), states[4:].mean(0)]))
 
 
 def test_glot_against_a_loop_over_tokens():

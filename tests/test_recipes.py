@@ -17,6 +17,7 @@ from transformers import AutoModel, AutoTokenizer
 
 from glot.checkpoint import load_run
 from glot.cli import glot_main, main, stress_main
+from glot.datasets.stress import needle_tokens
 
 ROOT = Path(__file__).parents[1]
 
@@ -178,6 +179,34 @@ def test_stress_through_both_programs(capsys, tiny_flags):
     assert comparable(script)["history"] == comparable(same)["history"] and script["task"] == "stress"
     other = run(capsys, [*short, "--data_seed=4"], stress_main)
     assert other["store"]["path"] != script["store"]["path"]
+
+
+@pytest.mark.parametrize(
+    ("pooler", "jump"), [("cls", ""), ("mlp", ""), ("pma", ""), *(("glot", jump) for jump in ("cat", "max", "mean", "lstm"))]
+)
+def test_the_heat_map_works_for_every_pooler_and_says_what_leaks(capsys, tiny_flags, pooler, jump):
+    flags = [flag for flag in tiny_flags if "data_dir" not in flag and "--task" not in flag]
+    short = [*flags, "--max_length=30", "--num_train_samples=40", "--num_eval_samples=20", "--epochs=1", f"--pooling_method={pooler}"]
+    result = run(capsys, [*short, f"--jk_mode={jump}"] if jump else short, stress_main)
+    folder = Path(result["run_dir"])
+    assert (folder / "augmented_similarity.png").read_bytes()[:4] == b"\x89PNG"
+    assert (folder / "augmented_similarity.pdf").read_bytes()[:4] == b"%PDF"
+    assert "length alone: 100.0 % accuracy without understanding" in result["notes"]
+    assert json.loads((folder / "result.json").read_text()) == result
+
+
+def test_the_stress_script_takes_a_decoders_last_token_unless_told(capsys, tiny_flags, tiny_llama):
+    flags = [flag for flag in tiny_flags if "data_dir" not in flag and "--task" not in flag]
+    sizes = ["--max_length=30", "--num_train_samples=20", "--num_eval_samples=10"]
+    short = [*flags, *sizes, f"--model_name_or_path={tiny_llama}", "--pooling_method=cls"]
+    assert load_run(Path(run(capsys, short, stress_main)["run_dir"]))[0].pooler.last
+    assert not load_run(Path(run(capsys, [*short, "--decoder_cls_last_token=0"], stress_main)["run_dir"]))[0].pooler.last
+
+
+def test_needle_tokens_are_those_of_the_signal():
+    text = "of keys not nots never"
+    spans = [(0, 2), (3, 5), (5, 7), (8, 11), (12, 16), (17, 22)]
+    assert needle_tokens(text, spans) == [1, 2, 3, 5]
 
 
 def test_odd_texts(capsys, tiny_flags, tiny_llama, tmp_path):

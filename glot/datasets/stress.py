@@ -1,10 +1,16 @@
 """The distractor stress test: a signal of a few words among many, generated.
 
-Source: the release's `diagnostic_stress_test.py`; `tests/golden/stress_streams.json` pins the streams.
+`faithful` is the release's generator and leaks its label through the length. The others close that door, one after the other: in
+`length_matched` words still tell, in `relational` only which words stand in one clause, in `repeat` only a comparison of two words.
+Every function states its order of draws: a stream is a function of `random.seed` and nothing else.
+
+Source: the release's `diagnostic_stress_test.py`; `tests/golden/stress_streams.json` pins its streams.
 """
 
 import json
 import random
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -12,6 +18,11 @@ from importlib import resources
 import numpy as np
 
 from glot.types import Examples
+
+NEUTRALS = ("still", "again", "indeed", "perhaps")
+"""What stands where a modifier could: as many words as modifiers, none of them among the noise."""
+MORE_NOUNS = ("boxes", "letters", "bottles", "tables", "engines", "flowers")
+"""With the six of the release, the twelve nouns of `repeat`."""
 
 
 @dataclass(frozen=True)
@@ -21,8 +32,8 @@ class StressOptions:
     Attributes:
         seq_len: words of the longest sample.
         distractor_ratio: share of `seq_len` that is noise.
-        signal_position: random, start, middle or end.
-        relational_distance: noise words between modifier and noun.
+        signal_position: random, start, middle or end (faithful and length_matched).
+        relational_distance: noise words between modifier and noun (all but repeat).
     """
 
     seq_len: int = 128
@@ -30,11 +41,29 @@ class StressOptions:
     signal_position: str = "random"
     relational_distance: int = 10
 
+    def num_noise(self, signal: int) -> int:
+        """Noise words around a signal of so many elements: the ratio's share, less what does not fit."""
+        wanted = int(self.seq_len * self.distractor_ratio)
+        return wanted - max(0, wanted + signal - self.seq_len)
+
 
 @cache
 def stress_words() -> dict[str, list[str]]:
-    """The release's word lists: nouns, modifiers, contexts, noise."""
-    return json.loads(resources.files("glot").joinpath("resources/stress_words.json").read_text())
+    """The release's word lists (nouns, modifiers, contexts, noise) and `fillers`: the noise without modifiers."""
+    words = json.loads(resources.files("glot").joinpath("resources/stress_words.json").read_text())
+    return words | {"fillers": [word for word in words["noise"] if word not in words["modifiers"]]}
+
+
+def _place(draw: random.Random, signal: list[str], noise: list[str], options: StressOptions) -> str:
+    """The signal at its position among the noise, cut to `seq_len` elements (a context of several words counts as one)."""
+    places: dict[str, Callable[[], int]] = {
+        "start": lambda: 0,
+        "middle": lambda: len(noise) // 2,
+        "end": lambda: len(noise),
+        "random": lambda: draw.randint(0, len(noise)),
+    }
+    start = places[options.signal_position]()
+    return " ".join([*noise[:start], *signal, *noise[start:]][: options.seq_len])
 
 
 def faithful_sample(draw: random.Random, options: StressOptions) -> tuple[str, int]:
@@ -50,21 +79,71 @@ def faithful_sample(draw: random.Random, options: StressOptions) -> tuple[str, i
     if not positive:
         modifier = draw.choice(words["modifiers"])
         signal = [context, modifier, *draw.choices(words["noise"], k=options.relational_distance), noun]
-    num_noise = int(options.seq_len * options.distractor_ratio)
-    num_noise -= max(0, num_noise + len(signal) - options.seq_len)
-    noise = draw.choices(words["noise"], k=num_noise)
-    places = {
-        "start": lambda: 0,
-        "middle": lambda: len(noise) // 2,
-        "end": lambda: len(noise),
-        "random": lambda: draw.randint(0, len(noise)),
-    }
-    start = places[options.signal_position]()
-    elements = [*noise[:start], *signal, *noise[start:]]
-    return " ".join(elements[: options.seq_len]), int(positive)
+    noise = draw.choices(words["noise"], k=options.num_noise(len(signal)))
+    return _place(draw, signal, noise, options), int(positive)
 
 
-VARIANTS = {"faithful": faithful_sample}
+def length_matched_sample(draw: random.Random, options: StressOptions) -> tuple[str, int]:
+    """As faithful, but positives get a neutral word and as many fillers, and the noise holds no modifier.
+
+    Order of draws: choice([True, False]) positive?; choice(nouns); choice(contexts); choice(neutrals) or choice(modifiers);
+    choices(fillers, k=relational_distance); choices(fillers, k=n); and for a random position randint(0, n).
+    """
+    words = stress_words()
+    positive = draw.choice([True, False])
+    noun, context = draw.choice(words["nouns"]), draw.choice(words["contexts"])
+    opening = draw.choice(NEUTRALS if positive else words["modifiers"])
+    signal = [context, opening, *draw.choices(words["fillers"], k=options.relational_distance), noun]
+    noise = draw.choices(words["fillers"], k=options.num_noise(len(signal)))
+    return _place(draw, signal, noise, options), int(positive)
+
+
+def relational_sample(draw: random.Random, options: StressOptions) -> tuple[str, int]:
+    """Two clauses [modifier or neutral, fillers, noun]; label 1 where the modifier's clause ends in a noun of the first class.
+
+    Every sample holds one noun of each class, one modifier and one neutral word, so no count of words tells, no length and no position.
+
+    Order of draws: choice([True, False]) positive?; choice(first nouns); choice(second nouns); choice(modifiers); choice(neutrals);
+    choice([True, False]) modifier's clause first?; choices(fillers, k=relational_distance) for the first and for the second clause;
+    choices(fillers, k=n); randint(0, n) twice, the smaller for the first clause.
+    """
+    words = stress_words()
+    half = len(words["nouns"]) // 2
+    positive = draw.choice([True, False])
+    nouns = draw.choice(words["nouns"][:half]), draw.choice(words["nouns"][half:])
+    modifier, neutral = draw.choice(words["modifiers"]), draw.choice(NEUTRALS)
+    modified, other = nouns if positive else nouns[::-1]
+    ends = [(modifier, modified), (neutral, other)]
+    if not draw.choice([True, False]):
+        ends.reverse()
+    clauses = [[opening, *draw.choices(words["fillers"], k=options.relational_distance), noun] for opening, noun in ends]
+    return _scatter(draw, clauses, options), int(positive)
+
+
+def repeat_sample(draw: random.Random, options: StressOptions) -> tuple[str, int]:
+    """Two nouns among fillers; label 1 where they are the same noun.
+
+    Order of draws: choice([True, False]) same?; sample(twelve nouns, 2); choices(fillers, k=n); randint(0, n) twice.
+    """
+    words = stress_words()
+    same = draw.choice([True, False])
+    first, second = draw.sample([*words["nouns"], *MORE_NOUNS], 2)
+    return _scatter(draw, [[first], [first if same else second]], options), int(same)
+
+
+def _scatter(draw: random.Random, parts: list[list[str]], options: StressOptions) -> str:
+    """Two parts of the signal at two random places among fillers, in order."""
+    fillers = draw.choices(stress_words()["fillers"], k=options.num_noise(sum(map(len, parts))))
+    first, second = sorted(draw.randint(0, len(fillers)) for _ in parts)
+    return " ".join([*fillers[:first], *parts[0], *fillers[first:second], *parts[1], *fillers[second:]])
+
+
+VARIANTS: dict[str, Callable[[random.Random, StressOptions], tuple[str, int]]] = {
+    "faithful": faithful_sample,
+    "length_matched": length_matched_sample,
+    "relational": relational_sample,
+    "repeat": repeat_sample,
+}
 """`--stress_variant` -> sample(draw, options) -> (text, label)."""
 
 
@@ -78,3 +157,11 @@ def generate_stress(variant: str, options: StressOptions, num_train: int, num_ev
         labels = np.array([label for _, label in rows], dtype=np.float64)
         splits.append(Examples("stress", split, ([text for text, _ in rows],), labels))
     return splits[0], splits[1]
+
+
+def needle_tokens(text: str, spans: list[tuple[int, int]]) -> list[int]:
+    """The tokens, given by their places in the text, that belong to a noun, a modifier or a neutral word."""
+    words = stress_words()
+    needles = {*words["nouns"], *words["modifiers"], *NEUTRALS, *MORE_NOUNS}
+    places = [match.span() for match in re.finditer(r"\S+", text) if match.group() in needles]
+    return [index for index, (start, end) in enumerate(spans) if any(first < end and start < last for first, last in places)]

@@ -7,7 +7,8 @@ from torch import nn
 from glot.config import GraphConfig, PoolerConfig
 from glot.errors import lookup
 from glot.graph import GraphRule
-from glot.poolers.fixed import ClsPooler, MaxPooler, MeanPooler
+from glot.poolers.attention import LatentPooler, PmaPooler
+from glot.poolers.fixed import ClsPooler, MaxPooler, MeanPooler, WeightedMeanPooler
 from glot.poolers.glot import GlotPooler
 from glot.poolers.scored import AdaPooler, MlpPooler
 
@@ -17,6 +18,9 @@ POOLERS: dict[str, Callable[[PoolerConfig, GraphRule, int], nn.Module]] = {
     "max": lambda config, rule, d: MaxPooler(d),
     "mean": lambda config, rule, d: MeanPooler(d),
     "mlp": lambda config, rule, d: MlpPooler(d, config.gat_hidden_dim, config.num_layers),
+    "weightedmean": lambda config, rule, d: WeightedMeanPooler(d),
+    "pma": lambda config, rule, d: PmaPooler(d),
+    "latent": lambda config, rule, d: LatentPooler(d, config.gat_hidden_dim),
     "glot": lambda config, rule, d: GlotPooler(d, config.gat_hidden_dim, config.num_layers, config.gnn_type, config.jk_mode, rule),
 }
 """`--pooling_method` -> build(config, graph rule, d)."""

@@ -1,8 +1,9 @@
 """Poolers without parameters: out_dim = in_dim = d."""
 
+import torch
 from torch import Tensor, nn
 
-from glot.segment import segment_max, segment_mean
+from glot.segment import segment_max, segment_mean, segment_sum
 from glot.types import TokenBatch
 
 
@@ -30,6 +31,22 @@ class MeanPooler(nn.Module):
     def forward(self, batch: TokenBatch) -> Tensor:
         """(B, d)."""
         return segment_mean(batch.tokens, batch)
+
+
+class WeightedMeanPooler(nn.Module):
+    """The mean with weights 1, 2, .., n by position: later tokens of a decoder have seen more. Source: Muennighoff 2022, SGPT."""
+
+    def __init__(self, in_dim: int) -> None:
+        super().__init__()
+        self.in_dim = self.out_dim = in_dim
+
+    def forward(self, batch: TokenBatch) -> Tensor:
+        """(B, d)."""
+        tokens = batch.tokens
+        starts = batch.ptr[:-1].to(tokens.device)[batch.segment]
+        position = torch.arange(1, len(tokens) + 1, device=tokens.device) - starts
+        lengths = batch.lengths.to(tokens.device)
+        return segment_sum(tokens, batch, position.to(tokens.dtype)) / (lengths * (lengths + 1) / 2).to(tokens.dtype).unsqueeze(1)
 
 
 class MaxPooler(nn.Module):

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+import numpy as np
 
 matplotlib.use("Agg")
 from matplotlib import pyplot
@@ -36,6 +37,32 @@ def plot_demo(runs: list[dict[str, Any]], shortcuts: dict[str, float], path: Pat
     axes.spines[["top", "right"]].set_visible(False)
     figure.subplots_adjust(left=0.09, right=0.83, top=0.91, bottom=0.12)
     figure.savefig(path)
+    pyplot.close(figure)
+
+
+def plot_similarity(cosines: np.ndarray, names: list[str], needles: list[int], pooled: int, caption: str, path: Path) -> None:
+    """A heat map of cosine similarities (n, n) of tokens and, in the last `pooled` rows, pooled vectors; as path.png and path.pdf.
+
+    The names of `needles` are red, those of pooled vectors blue.
+    """
+    size = max(6.0, 0.11 * len(names))
+    figure, axes = pyplot.subplots(figsize=(size + 1, size), dpi=150)
+    image = axes.imshow(cosines, cmap="viridis", vmin=min(0.0, float(cosines.min())), vmax=1)
+    axes.set_xticks(range(len(names)), names, rotation=90, fontsize=5)
+    axes.set_yticks(range(len(names)), names, fontsize=5)
+    edge = len(names) - pooled - 0.5
+    axes.axhline(edge, color="white", linewidth=0.8)
+    axes.axvline(edge, color="white", linewidth=0.8)
+    for labels in (axes.get_xticklabels(), axes.get_yticklabels()):
+        for index, label in enumerate(labels):
+            is_pooled = index >= len(names) - pooled
+            label.set_color("tab:blue" if is_pooled else "tab:red" if index in needles else "black")
+            label.set_fontweight("bold" if is_pooled or index in needles else "normal")
+    figure.colorbar(image, ax=axes, shrink=0.7, label="cosine similarity")
+    axes.set_title(caption, fontsize=8, loc="left")
+    figure.tight_layout()
+    figure.savefig(path.with_suffix(".png"))
+    figure.savefig(path.with_suffix(".pdf"))
     pyplot.close(figure)
 
 
