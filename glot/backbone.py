@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import transformers
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
@@ -29,6 +30,8 @@ from glot.types import TokenBatch
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 LAYERS_IN_MEAN = 4
+PADDED_TOKENS = 4096
+"""Tokens of a backbone batch, padding included: 32 texts of 128."""
 IDENTITY_SUFFIXES = (".json", ".txt", ".model", ".safetensors", ".bin", ".py")
 
 
@@ -71,10 +74,15 @@ def file_sha256(path: Path) -> str:
     if entry not in known:
         with path.open("rb") as stream:
             known[entry] = hashlib.file_digest(stream, "sha256").hexdigest()
-        remembered.parent.mkdir(parents=True, exist_ok=True)
-        partial = remembered.with_suffix(f".{os.getpid()}")
-        partial.write_text(json.dumps(known, indent=0))
-        partial.replace(remembered)
+        try:
+            remembered.parent.mkdir(parents=True, exist_ok=True)
+            partial = remembered.with_suffix(f".{os.getpid()}")
+            partial.write_text(json.dumps(known, indent=0))
+            partial.replace(remembered)
+        except OSError as error:
+            raise ConfigError(
+                f"XDG_CACHE_HOME: {remembered.parent} cannot be written ({error.strerror}); set it to a writable folder"
+            ) from error
     return known[entry]
 
 
@@ -139,6 +147,16 @@ class BackboneSource:
         only_generates = kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and kind not in MODEL_FOR_MASKED_LM_MAPPING_NAMES
         return only_generates or bool(getattr(self.config, "is_decoder", False))
 
+    def check_length(self, max_length: int) -> None:
+        """Refuse a length that the configuration already rules out, before anything is loaded.
+
+        Raises:
+            ConfigError: the model has fewer positions.
+        """
+        positions = getattr(self.config.get_text_config(), "max_position_embeddings", None)
+        if positions is not None and max_length > positions:
+            raise ConfigError(f"--max_length={max_length}: {self.name} reads at most {positions} tokens")
+
     @property
     def num_layers(self) -> int:
         """Number of hidden layers; hidden state 0 is the embeddings."""
@@ -179,13 +197,12 @@ def find_backbone(name: str, trust_remote_code: bool = False) -> BackboneSource:
     try:
         config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
-        first = str(error).strip().splitlines()[0]
         hint = (
             "--trust_remote_code=1 runs the model's own code"
             if "trust_remote_code" in str(error)
             else "check the name, the network or your login"
         )
-        raise ConfigError(f"--model_name_or_path={name}: cannot be read ({first}); {hint}") from error
+        raise ConfigError(f"--model_name_or_path={name}: cannot be read ({first_line(error)}); {hint}") from error
     if getattr(config, "is_encoder_decoder", False):
         raise ConfigError(
             f"--model_name_or_path={name}: encoder-decoder models ({config.model_type}) have no single row of token states; "
@@ -198,6 +215,11 @@ def find_backbone(name: str, trust_remote_code: bool = False) -> BackboneSource:
     else:
         identity = f"{path}@{config._commit_hash}"
     return BackboneSource(name, path, identity, config, trust_remote_code)
+
+
+def first_line(error: Exception) -> str:
+    """What a library's error says first."""
+    return str(error).strip().splitlines()[0]
 
 
 def pick_device(name: str) -> torch.device:
@@ -229,23 +251,46 @@ class Backbone:
     """
 
     def __init__(self, source: BackboneSource, max_length: int | None, dtype: str, layer: str, device: torch.device) -> None:
-        try:
-            self.tokenizer = AutoTokenizer.from_pretrained(source.path, trust_remote_code=source.trust_remote_code)
-            self.model = AutoModel.from_pretrained(source.path, dtype=DTYPES[dtype], trust_remote_code=source.trust_remote_code)
-        except (OSError, ValueError) as error:
-            first = str(error).strip().splitlines()[0]
-            raise ConfigError(f"--model_name_or_path={source.name}: cannot be loaded ({first})") from error
         self.source, self.layer, self.device = source, layer, device
+        self.tokenizer = self._load_tokenizer()
         self.tokenizer.padding_side = "right"
         if self.tokenizer.pad_token is None:
             if self.tokenizer.eos_token is None:
                 raise ConfigError(f"--model_name_or_path={source.name}: its tokenizer has neither a padding nor an end token")
             self.tokenizer.pad_token = self.tokenizer.eos_token
-        self.model.to(device).eval().requires_grad_(False)
         limit = self.position_limit
         if max_length is not None and max_length > limit:
             raise ConfigError(f"--max_length={max_length}: {source.name} reads at most {limit} tokens")
         self.max_length = max_length or limit
+        self.model = self._load_weights(dtype).to(device).eval().requires_grad_(False)
+
+    def _load_tokenizer(self) -> Any:
+        source = self.source
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(source.path, trust_remote_code=source.trust_remote_code)
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"--model_name_or_path={source.name}: its tokenizer cannot be loaded ({first_line(error)})") from error
+        entries, rows = len(tokenizer), int(source.config.get_text_config().vocab_size)
+        if 2 * entries < rows:  # the library makes up an empty tokenizer where the files are missing
+            raise ConfigError(
+                f"--model_name_or_path={source.name}: its tokenizer knows {entries} tokens and the model {rows}; "
+                "are the tokenizer's files missing?"
+            )
+        return tokenizer
+
+    def _load_weights(self, dtype: str) -> Any:
+        source = self.source
+        options = {"dtype": DTYPES[dtype], "trust_remote_code": source.trust_remote_code, "output_loading_info": True}
+        try:
+            model, report = AutoModel.from_pretrained(source.path, **options)
+        except (OSError, ValueError, SafetensorError) as error:
+            raise ConfigError(f"--model_name_or_path={source.name}: its weights cannot be loaded ({first_line(error)})") from error
+        missing = sorted(name for name in report["missing_keys"] if not name.startswith("pooler."))
+        if missing:  # they would be random; BERT's own pooler is not used
+            raise ConfigError(
+                f"--model_name_or_path={source.name}: the checkpoint lacks {len(missing)} of the model's tensors ({missing[0]}, ...)"
+            )
+        return model
 
     @property
     def hidden_size(self) -> int:
@@ -286,11 +331,17 @@ class Backbone:
     def _options(self) -> dict[str, Any]:
         return {"use_cache": False} if self.source.is_decoder else {}
 
-    def encode_sorted(self, ids: list[list[int]], batch_size: int) -> Iterator[TokenBatch]:
-        """States of texts that are already sorted by length, a batch at a time, without gradient."""
-        with torch.inference_mode():
-            for start in range(0, len(ids), batch_size):
-                yield self.encode(ids[start : start + batch_size])
+    def encode_sorted(self, ids: list[list[int]]) -> Iterator[TokenBatch]:
+        """States of texts sorted from long to short, a batch of at most `PADDED_TOKENS` at a time, without gradient.
+
+        How texts are batched shifts the last bits of their states, so it follows from the texts and from no flag.
+        """
+        start = 0
+        while start < len(ids):
+            end = start + max(1, PADDED_TOKENS // len(ids[start]))
+            with torch.inference_mode():
+                yield self.encode(ids[start:end])
+            start = end
 
     def read_plainly(self, text: str) -> tuple[TokenBatch, list[str], list[tuple[int, int]]]:
         """One text without special tokens and uncut (up to the model's limit): states, tokens in words, their places in the text."""

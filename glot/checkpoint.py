@@ -1,8 +1,7 @@
 """The run folder: configuration, weights, metrics, result. Also heads that the release saved.
 
 runs/<run_name>/
-    config.yaml         reads back with --config
-    config.json         the same with what was resolved: d, num_labels, backbone identity
+    config.json         every flag, and what was resolved: d and the identity of the backbone
     metrics.jsonl       one line every few steps and every epoch
     model.safetensors   pooler.* and head.*
     predictions.csv     row, label, prediction, score per class
@@ -25,22 +24,32 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from glot.config import GraphConfig, PoolerConfig, RunConfig
-from glot.errors import CheckpointError
+from glot.errors import CheckpointError, ConfigError
 from glot.model import SentenceModel
 from glot.poolers import build_pooler
 from glot.tasks import TASKS
 
 CONFIG, WEIGHTS, PREDICTIONS, RESULT = "config.json", "model.safetensors", "predictions.csv", "result.json"
+BACKBONE = "backbone"
+MARK = ".glot-run"
+"""An empty file that says: this folder may be replaced by `--overwrite=1`."""
 
 
 def create_run_folder(root: Path, name: str, overwrite: bool) -> Path:
-    """A new folder `root/name`; where that exists it is replaced with `overwrite`, else `name-2`, `name-3`, ... is taken."""
+    """A new folder `root/name`; where that exists it is replaced with `overwrite`, else `name-2`, `name-3`, ... is taken.
+
+    Raises:
+        ConfigError: the folder to replace was not made by this function.
+    """
     folder, count = root / name, 1
     if overwrite and folder.is_dir():
+        if not (folder / MARK).is_file():
+            raise ConfigError(f"--overwrite=1: {folder} is no run folder (it has no {MARK}); move it away, or choose another --run_name")
         shutil.rmtree(folder)
     while True:
         try:
             folder.mkdir(parents=True)
+            (folder / MARK).touch()
             return folder
         except FileExistsError:
             count += 1
@@ -60,7 +69,7 @@ def save_model(folder: Path, model: nn.Module) -> None:
 
 
 def write_config(folder: Path, config: RunConfig, resolved: dict[str, object]) -> None:
-    """`config.json`: every flag, and what was resolved on the way (hidden_size, num_labels, decoder, backbone identity)."""
+    """`config.json`: every flag, and what was resolved on the way (hidden_size, backbone identity)."""
     write_json(folder / CONFIG, {"flags": config.to_dict(), "resolved": resolved})
 
 

@@ -87,7 +87,14 @@ def _run(parsed: Parsed) -> None:
     print(json.dumps(result, indent=1, allow_nan=False))
 
 
+DEMO_FLAGS = {"model_name_or_path", "trust_remote_code", "device", "output_dir", "store_dir", "overwrite", "verbose"}
+
+
 def _demo(parsed: Parsed) -> None:
+    fixed = sorted(parsed.explicit - DEMO_FLAGS)
+    if fixed or parsed.print_config:
+        names = fixed or ["print_config"]
+        raise ConfigError(*(f"--{name}: the demo is always the same; it takes --{', --'.join(sorted(DEMO_FLAGS))}" for name in names))
     from glot import recipes
 
     print(recipes.run_demo(parsed.config))

@@ -208,6 +208,8 @@ def kinds() -> dict[str, type]:
     return found
 
 
+LARGEST_SEED = 2**32 - 1
+"""What every generator in use accepts."""
 BOUNDS: dict[str, tuple[float, float]] = {
     "max_length": (1, 1 << 20),
     "scorer_hidden": (1, 1 << 20),
@@ -224,8 +226,8 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "lr": (0, 1e3),
     "backbone_lr": (0, 1e3),
     "weight_decay": (0, 1e3),
-    "seed": (0, 2**63 - 1),
-    "data_seed": (0, 2**63 - 1),
+    "seed": (0, LARGEST_SEED),
+    "data_seed": (0, LARGEST_SEED),
     "num_workers": (0, 256),
     "log_every": (1, 1 << 30),
     "proj_dim": (1, 1 << 20),
@@ -279,8 +281,8 @@ def _check_backbone(config: RunConfig) -> list[str]:
         problems.append("--return_all_hidden_states=1: must be 0; choose layers with --hidden_layer")
     if backbone.finetune_backbone and config.store.precompute_hidden_states:
         problems.append("--precompute_hidden_states=1: stored states cannot train the backbone; with --finetune_backbone=1 use 0")
-    if backbone.finetune_backbone and backbone.backbone_dtype == "float16":
-        problems.append("--backbone_dtype=float16: too narrow to fine-tune in; use float32 or bfloat16")
+    if backbone.finetune_backbone and backbone.backbone_dtype != "float32":
+        problems.append(f"--backbone_dtype={backbone.backbone_dtype}: would round small updates away; fine-tune in float32")
     return problems + _check_model_name(backbone.model_name_or_path)
 
 
@@ -302,6 +304,9 @@ def _check_model_name(name: str) -> list[str]:
     return []
 
 
+MOST_SEEDS = 10_000
+
+
 def parse_seeds(text: str) -> list[int]:
     """`0,1,2` or `0..9` (both ends in) or a mixture -> numbers in that order.
 
@@ -311,8 +316,10 @@ def parse_seeds(text: str) -> list[int]:
     seeds: list[int] = []
     for part in text.split(","):
         first, _, last = part.strip().partition("..")
+        if int(last or first) - int(first) > MOST_SEEDS:
+            raise ValueError(text)
         seeds += range(int(first), int(last or first) + 1)
-    if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0:
+    if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0 or max(seeds) > LARGEST_SEED:
         raise ValueError(text)
     return seeds
 

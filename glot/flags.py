@@ -70,7 +70,7 @@ CONDITIONS: dict[str, tuple[str, Callable[[RunConfig], bool]]] = {
     "heldout": ("--selection=heldout", lambda c: c.data.selection == "heldout"),
     "data_seed": (
         "--task=stress, --selection=heldout or --graph_adj=random",
-        lambda c: c.data.task == "stress" or c.data.selection == "heldout" or c.graph.graph_adj == "random",
+        lambda c: c.data.task == "stress" or c.data.selection == "heldout" or _has_graph(c, "random"),
     ),
     "store": ("--precompute_hidden_states=1", lambda c: c.store.precompute_hidden_states),
     "live": ("--precompute_hidden_states=1 (live states use this process)", lambda c: c.store.precompute_hidden_states),
@@ -130,11 +130,11 @@ FLAGS: tuple[Flag, ...] = (
     Flag(S, "resume", "0 = start a half-written store from the beginning", "store", True),
     Flag(T, "epochs", "passes over the training rows", "trains"),
     Flag(T, "batch_size", "sentences (or pairs) a step", "trains"),
-    Flag(T, "eval_batch_size", "sentences in an encoding or evaluation batch"),
+    Flag(T, "eval_batch_size", "sentences (or pairs) in an evaluation batch"),
     Flag(T, "lr", "learning rate of Adam", "trains"),
     Flag(T, "weight_decay", "of Adam", "trains"),
-    Flag(T, "seed", "initialisation and batch order"),
-    Flag(T, "seeds", "several runs on one store: 0,1,2 or 0..9", None, True),
+    Flag(T, "seed", "initialisation and batch order (and --data_seed, where that is unset)"),
+    Flag(T, "seeds", "several runs on one store: 0,1,2 or 0..9 (in place of --seed; --data_seed stays one for all)", None, True),
     Flag(T, "num_workers", "processes that read the store ahead; 0 = none", "live", True),
     Flag(T, "temperature", "of the contrastive loss", "embedding"),
     Flag(T, "contrastive_normalize", "1 = vectors of length one before the dot product", "embedding", True),
@@ -147,7 +147,7 @@ FLAGS: tuple[Flag, ...] = (
     Flag(OUT, "log_every", "steps between two logged losses", None, True),
     Flag(OUT, "verbose", "0 = no bars and no line an epoch"),
     Flag(OUT, "estimate", "1 = print tokens, bytes and time of the store from a sample, and stop", None, True),
-    Flag(OUT, "dry_run", "1 = check everything that can be checked without the backbone, print the plan, and stop", None, True),
+    Flag(OUT, "dry_run", "1 = read the data, look at the model's configuration, print the plan, and stop", None, True),
     Flag(OUT, "save_dir", "where embedding checkpoints go", "embedding"),
     Flag(OUT, "proj_dim", "part of the embedding checkpoint's name", "embedding"),
     Flag(OUT, "checkpoint_path", "pooler weights for mteb; standard = none", "mteb"),
@@ -273,7 +273,7 @@ def convert(name: str, raw: Any) -> Any:
 def read_yaml(path: Path) -> tuple[dict[str, str], list[str]]:
     """The flags that a YAML file sets, and its mistakes, each naming file and key."""
     try:
-        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+        loaded = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)  # text only: YAML would read 0_1 as a number
     except OSError as error:
         return {}, [f"--config={path}: cannot be read ({error.strerror}); give a YAML file of flag: value"]
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -282,16 +282,18 @@ def read_yaml(path: Path) -> tuple[dict[str, str], list[str]]:
         return {}, [f"--config={path}: must hold lines of flag: value"]
     known = {flag.name for flag in FLAGS}
     wrong = [name for name in loaded if name not in known]
-    nested = [name for name in loaded if name in known and isinstance(loaded[name], dict | list)]
+    nested = [name for name in loaded if name in known and not isinstance(loaded[name], str)]
     mistakes = [f"--config={path}: {name}: no such flag{nearest(str(name), known)}" for name in wrong]
     mistakes += [f"--config={path}: {name}: must be a single value" for name in nested]
-    usable = {name: _as_text(value) for name, value in loaded.items() if name in known and name not in nested and value is not None}
+    unset = ("", "~", "null")
+    usable = {name: value for name, value in loaded.items() if name in known and name not in nested and value not in unset}
     return usable, mistakes
 
 
 def to_yaml(config: RunConfig) -> str:
-    """A file that `--config` reads back to the same run; unset flags are left out, and so are those that only print."""
-    flat = {flag.name: config.to_dict()[flag.name] for flag in FLAGS if flag.name not in SWITCHES}
+    """A file that `--config` reads back to the same run: every flag that is set and has an effect in it."""
+    acting = [flag.name for flag in FLAGS if flag.name not in SWITCHES and (not flag.acts or CONDITIONS[flag.acts][1](config))]
+    flat = {name: config.to_dict()[name] for name in acting}
     plain = {name: int(value) if isinstance(value, bool) else value for name, value in flat.items() if value is not None}
     return yaml.safe_dump(plain, sort_keys=False)
 

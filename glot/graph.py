@@ -173,7 +173,7 @@ def _random(unit: Tensor, block: Block, rule: GraphRule) -> Tensor:
     chosen = torch.zeros_like(real)
     for row, (length, count) in enumerate(zip(block.lengths.tolist(), pairs, strict=True)):
         upper = torch.triu_indices(length, length, 1)
-        generator = torch.Generator().manual_seed((rule.seed * 1_000_003 + length) * 1_000_003 + count)
+        generator = torch.Generator().manual_seed(((rule.seed * 1_000_003 + length) * 1_000_003 + count) % 2**63)
         first, second = upper[:, torch.randperm(upper.shape[1], generator=generator)[:count]].to(unit.device)
         chosen[row, first, second] = True
         chosen[row, second, first] = True

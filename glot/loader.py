@@ -1,11 +1,13 @@
 """Texts and token sources become epochs of batches."""
 
 from collections.abc import Iterator
+from functools import cached_property
 
 import numpy as np
 import torch
 from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, SequentialSampler
 
+from glot.store.layout import texts_sha256
 from glot.types import Batch, Examples, TokenSource
 
 
@@ -20,6 +22,11 @@ class TextIndex:
                 for text in column:
                     self._places.setdefault(text, len(self._places))
         self.texts = list(self._places)
+
+    @cached_property
+    def sha256(self) -> str:
+        """One hash over the distinct texts in order."""
+        return texts_sha256(self.texts)
 
     def sides(self, split: Examples) -> tuple[np.ndarray, ...]:
         """For each column of a split, the place of every row's text among `texts`: (S,) each."""

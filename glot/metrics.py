@@ -21,6 +21,8 @@ def predicted_class(outputs: np.ndarray) -> np.ndarray:
 
 def _correlation(function: Callable[..., object]) -> Metric:
     def compute(labels: np.ndarray, outputs: np.ndarray) -> float:
+        if len(labels) < 2:  # a correlation needs two points
+            return math.nan
         with warnings.catch_warnings():  # constant outputs are answered with NaN, which callers turn into null
             warnings.simplefilter("ignore", stats.ConstantInputWarning)
             return float(function(outputs.astype(np.float64), labels.astype(np.float64))[0])

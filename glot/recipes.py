@@ -9,12 +9,14 @@ run_estimate  tokens, bytes and hours of a store, before there is one
 
 import dataclasses
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 
 import torch
 
 from glot.backbone import Backbone, BackboneSource, LiveTokens, find_backbone, pick_device
 from glot.checkpoint import (
+    BACKBONE,
     PREDICTIONS,
     RESULT,
     build_model,
@@ -25,7 +27,7 @@ from glot.checkpoint import (
     write_json,
     write_predictions,
 )
-from glot.config import RunConfig, parse_seeds, versions
+from glot.config import DataConfig, RunConfig, StressConfig, parse_seeds, versions
 from glot.datasets.shortcuts import score_shortcuts
 from glot.datasets.stress import needle_tokens
 from glot.evaluate import predict, score
@@ -35,7 +37,6 @@ from glot.progress import Clock, say
 from glot.report.plots import plot_demo, plot_similarity
 from glot.report.tables import demo_table
 from glot.result import Result, make_result, selection_in_words, store_entry, summarise
-from glot.store.layout import texts_sha256
 from glot.tasks import TASKS, TaskData, TaskSpec, load_task_data, targets
 from glot.tokens import estimate_store, open_tokens
 from glot.tracking import make_tracker, resolve_report_to
@@ -48,16 +49,15 @@ def run_task(config: RunConfig) -> Result:
     clock = Clock("load", "encode", "train", "evaluate")
     report_to, device = resolve_report_to(config.output.report_to), pick_device(config.backbone.device)
     with clock.phase("load"):
+        task = TASKS[config.data.task]
+        data, index = read_texts(config)
         source = find_backbone(config.backbone.model_name_or_path, config.backbone.trust_remote_code)
         config, notes = settle(config, source)
-        task = TASKS[config.data.task]
-        data = load_task_data(task, config.data, config.stress, config.backbone.max_length, config.data_seed)
-        index = TextIndex(data.splits)
+        fingerprint = run_fingerprint(config, source, data)
     tokens = open_tokens(config, source, index, device, clock)
 
     torch.manual_seed(config.train.seed)
     model = build_model(config, tokens.hidden_size).to(device)
-    fingerprint = config.fingerprint(source.identity, texts_sha256(index.texts), str(sorted(versions().items())))
     run_dir = create_run_folder(Path(config.output.output_dir), run_name(config, fingerprint), config.output.overwrite)
     write_config(run_dir, config, {"hidden_size": tokens.hidden_size, "backbone": source.identity})
     announce(config, run_dir, data, model)
@@ -73,7 +73,7 @@ def run_task(config: RunConfig) -> Result:
         scores = batches.score(model, data.reported, predictions=run_dir / PREDICTIONS)
     save_model(run_dir, model)
     if isinstance(tokens, LiveTokens) and tokens.trainable:
-        tokens.backbone.save(run_dir / "backbone")
+        tokens.backbone.save(run_dir / BACKBONE)
     result = make_result(config, task, fitted, scores, clock.seconds) | {
         "select_by": selection_in_words(config, task, [split.split for split in data.reported]),
         "trainable_params": sum(parameter.numel() for group in optimizer.param_groups for parameter in group["params"]),
@@ -98,9 +98,11 @@ def choose_recipe(config: RunConfig) -> Callable[[RunConfig], Result]:
 def run_seeds(config: RunConfig) -> Result:
     """`run_task` for each of `--seeds`, in folders `seed-<n>` under one; mean, sd and n of every metric."""
     folder = create_run_folder(Path(config.output.output_dir), run_name(config, config.fingerprint()), config.output.overwrite)
+    shared = config.with_values(seeds=None, data_seed=config.data_seed, output_dir=str(folder))  # one data seed: one store
     runs = []
     for seed in parse_seeds(config.train.seeds or ""):
-        runs.append(run_task(config.with_values(seed=seed, seeds=None, output_dir=str(folder), run_name=f"seed-{seed}")))
+        runs.append(run_task(shared.with_values(seed=seed, run_name=f"seed-{seed}")))
+        shared = shared.with_values(override_precompute=False)  # built anew once is enough
     result = {"runs": runs, "summary": summarise(runs), "run_dir": str(folder)}
     write_json(folder / RESULT, result)
     return result
@@ -108,7 +110,7 @@ def run_seeds(config: RunConfig) -> Result:
 
 def run_stress(config: RunConfig) -> Result:
     """`run_task` on the stress test, with what shortcuts score on its data and a heat map of one sentence."""
-    data = load_task_data(TASKS["stress"], config.data, config.stress, config.backbone.max_length, config.data_seed)
+    data, _ = read_texts(config)
     shortcuts = score_shortcuts(data.train, data.reported[0])
     lines = [f"{name}: {100 * accuracy:.1f} % accuracy without understanding" for name, accuracy in shortcuts.items()]
     for line in lines:
@@ -121,6 +123,9 @@ def run_stress(config: RunConfig) -> Result:
     return result
 
 
+HEAT_MAP = "augmented_similarity"
+
+
 @torch.inference_mode()
 def draw_heat_map(run_dir: Path, text: str) -> None:
     """`augmented_similarity.{png,pdf}`: cosines of one sentence's tokens and of its pooled vectors, among them the trained pooler's.
@@ -128,19 +133,22 @@ def draw_heat_map(run_dir: Path, text: str) -> None:
     A pooler with a readout is shown as the sum of the raw tokens with the readout's weights, which has width d whatever the jump.
     """
     model, config, _ = load_run(run_dir)
-    source = find_backbone(config.backbone.model_name_or_path, config.backbone.trust_remote_code)
+    name = str(run_dir / BACKBONE) if config.backbone.finetune_backbone else config.backbone.model_name_or_path
+    source = find_backbone(name, config.backbone.trust_remote_code)
     backbone = Backbone(source, None, config.backbone.backbone_dtype, config.backbone.hidden_layer, torch.device("cpu"))
     batch, words, spans = backbone.read_plainly(text)
     tokens, pooler = batch.tokens, model.pooler
-    if hasattr(pooler, "readout"):
-        own = pooler.readout(batch)[1] @ tokens
-    else:
-        own = pooler(batch)[0] if pooler.out_dim == pooler.in_dim else tokens.mean(0)
-    pooled = torch.stack([tokens[0], tokens.mean(0), tokens.amax(0), own])
-    unit = torch.nn.functional.normalize(torch.cat([tokens, pooled]), dim=1)
-    names = [*words, "[first]", "[mean]", "[max]", f"[{config.pooler.pooling_method}]"]
+    pooled = {"[first]": tokens[0], "[mean]": tokens.mean(0), "[max]": tokens.amax(0)}
+    own = f"[{config.pooler.pooling_method}]"
     caption = f"{source.name}, one evaluation sentence without special tokens and uncut; needle words red, pooled vectors blue"
-    plot_similarity((unit @ unit.T).numpy(), names, needle_tokens(text, spans), len(pooled), caption, run_dir / "augmented_similarity")
+    if hasattr(pooler, "readout"):
+        pooled[own] = pooler.readout(batch)[1] @ tokens
+    elif pooler.out_dim == tokens.shape[1]:
+        pooled[own] = pooler(batch)[0]
+    else:
+        caption += f"\n({own} is {pooler.out_dim} wide and has no weights over tokens: not comparable, not shown)"
+    unit = torch.nn.functional.normalize(torch.cat([tokens, torch.stack(list(pooled.values()))]), dim=1)
+    plot_similarity((unit @ unit.T).numpy(), [*words, *pooled], needle_tokens(text, spans), len(pooled), caption, run_dir / HEAT_MAP)
 
 
 DEMO_POOLERS = ("cls", "mean", "max", "adapool", "glot")
@@ -160,11 +168,14 @@ DEMO = {
 
 
 def run_demo(config: RunConfig) -> str:
-    """Train five poolers on one store of the stress test; returns a table and saves it beside a figure."""
+    """Train five poolers on one store of the stress test; returns a table and saves it beside a figure.
+
+    What is trained and how is `DEMO`; a configuration chooses backbone, folders and device.
+    """
     config = config.with_values(**DEMO)
     folder = create_run_folder(Path(config.output.output_dir), "demo", config.output.overwrite)
     runs = [run_task(config.with_values(pooling_method=name, output_dir=str(folder), run_name=name)) for name in DEMO_POOLERS]
-    data = load_task_data(TASKS["stress"], config.data, config.stress, config.backbone.max_length, config.data_seed)
+    data, _ = read_texts(config)
     shortcuts = score_shortcuts(data.train, data.reported[0])
     table = demo_table(runs, shortcuts)
     (folder / "table.md").write_text(table, encoding="utf-8")
@@ -176,23 +187,44 @@ def run_estimate(config: RunConfig) -> Result:
     """Size and time of the store that a run would write, from a sample (`--estimate`)."""
     source = find_backbone(config.backbone.model_name_or_path, config.backbone.trust_remote_code)
     config, _ = settle(config, source)
-    data = load_task_data(TASKS[config.data.task], config.data, config.stress, config.backbone.max_length, config.data_seed)
-    return estimate_store(config, source, TextIndex(data.splits), pick_device(config.backbone.device))
+    return estimate_store(config, source, read_texts(config)[1], pick_device(config.backbone.device))
 
 
 def plan(config: RunConfig) -> str:
-    """What a run would do, without loading a backbone (`--dry_run`)."""
-    backbone, pooler = config.backbone, config.pooler
+    """What a run would do (`--dry_run`): data are read and the model's configuration is looked at, its weights are not."""
+    data, index = read_texts(config)
+    source = find_backbone(config.backbone.model_name_or_path, config.backbone.trust_remote_code)
+    config, notes = settle(config, source)
+    length = "no cut but the model's limit" if config.backbone.adaptive_length else f"at most {config.backbone.max_length} tokens"
     states = f"stored under {config.store.store_dir}" if config.store.precompute_hidden_states else "computed in every epoch"
-    seeds = config.train.seeds or str(config.train.seed)
-    return "\n".join(
-        [
-            f"task      {config.data.task}, rows: {config.data.num_train_samples}, selection: {config.data.selection}",
-            f"backbone  {backbone.model_name_or_path}, {backbone.backbone_dtype}, at most {backbone.max_length} tokens; states {states}",
-            f"pooler    {pooler.pooling_method}, {config.train.epochs} epochs, lr {config.train.lr:g}, seeds {seeds}",
-            f"output    {Path(config.output.output_dir) / (config.output.run_name or '<task>-<pooler>-s<seed>-<fingerprint>')}",
-        ]
-    )
+    rows = ", ".join(f"{len(split):,} {split.split}" for split in [data.train, *data.watched])
+    kind = "decoder" if source.is_decoder else "encoder"
+    lines = {
+        "task": f"{config.data.task}, rows: {rows}; selection: {config.data.selection}",
+        "backbone": f"{source.name} ({kind}, {source.num_layers} layers), hidden state {config.backbone.hidden_layer}, {length}",
+        "states": f"of {len(index.texts):,} distinct texts, {states}",
+        "pooler": f"{config.pooler.pooling_method}, {config.train.epochs} epochs, lr {config.train.lr:g}",
+        "seeds": config.train.seeds or str(config.train.seed),
+        "output": str(Path(config.output.output_dir) / run_name(config, run_fingerprint(config, source, data))),
+        "notes": "; ".join([*notes, *data.notes]) or "none",
+    }
+    return "\n".join(f"{name:10}{text}" for name, text in lines.items())
+
+
+def read_texts(config: RunConfig) -> tuple[TaskData, TextIndex]:
+    """The rows of a run and its distinct texts; the last few are remembered, since runs of one study share them."""
+    return _read_texts(config.data, config.stress, config.backbone.max_length, config.data_seed)
+
+
+@lru_cache(maxsize=2)
+def _read_texts(data: DataConfig, stress: StressConfig, max_length: int, data_seed: int) -> tuple[TaskData, TextIndex]:
+    rows = load_task_data(TASKS[data.task], data, stress, max_length, data_seed)
+    return rows, TextIndex(rows.splits)
+
+
+def run_fingerprint(config: RunConfig, source: BackboneSource, data: TaskData) -> str:
+    """What a settled run is known by: its configuration, the backbone's files, the rows, and the versions that can change a number."""
+    return config.fingerprint(source.identity, data.sha256, str(sorted(versions().items())))
 
 
 def settle(config: RunConfig, source: BackboneSource) -> tuple[RunConfig, list[str]]:
@@ -202,6 +234,8 @@ def settle(config: RunConfig, source: BackboneSource) -> tuple[RunConfig, list[s
     if last and not source.is_decoder and config.data.task != "stress":  # there it is on by default, for decoders
         notes.append(f"{source.name} is an encoder: cls takes its first token whatever --decoder_cls_last_token says")
     layer = source.resolve_layer(config.backbone.hidden_layer)
+    if not config.backbone.adaptive_length:
+        source.check_length(config.backbone.max_length)
     return config.with_values(hidden_layer=layer, decoder_cls_last_token=last and source.is_decoder), notes
 
 

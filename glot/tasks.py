@@ -1,7 +1,9 @@
 """The table of tasks: a row says everything in which one task differs from another."""
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +14,7 @@ from glot.datasets import StressOptions, generate_stress, hold_out, load_splits
 from glot.errors import DataError
 from glot.heads import CosineHead, PairHead, SingleHead
 from glot.losses import cosine_mse, cross_entropy
+from glot.store.layout import texts_sha256
 from glot.types import Examples
 
 
@@ -70,6 +73,19 @@ def training_rows(task: TaskSpec, num_train_samples: str) -> int | None:
     return words[num_train_samples] if num_train_samples in words else int(num_train_samples)
 
 
+def check_classes(task: TaskSpec, examples: Examples) -> None:
+    """Refuse labels that are no class of the task.
+
+    Raises:
+        DataError: the first such row.
+    """
+    allowed = np.arange(task.num_labels) if task.num_labels > 1 else None
+    wrong = np.flatnonzero(~np.isin(examples.labels, allowed)) if allowed is not None else []
+    if len(wrong):
+        where = f"{examples.name} {examples.split}: row {wrong[0]}"
+        raise DataError(f"{where} has label {examples.labels[wrong[0]]:g}; the task has classes 0 to {task.num_labels - 1}")
+
+
 def targets(task: TaskSpec, examples: Examples, label_scale: str) -> np.ndarray:
     """Labels as the loss wants them: int64 classes, or float32 cosines for the one task without classes."""
     labels = examples.labels
@@ -86,11 +102,23 @@ class TaskData:
     watched: list[Examples]
     reported: list[Examples]
     notes: list[str]
+    drawn_from: Examples
+    """The training rows before any were held out: what is stored does not depend on which were."""
 
     @property
     def splits(self) -> list[Examples]:
-        """All of them, in the order in which their texts are stored."""
-        return [self.train, *self.watched, *self.reported]
+        """All rows, in the order in which their texts are stored."""
+        return [self.drawn_from, *self.reported]
+
+    @cached_property
+    def sha256(self) -> str:
+        """One hash over all rows: texts, labels and the split they are in."""
+        digest = hashlib.sha256()
+        for split in [*self.splits, self.train]:
+            digest.update(split.split.encode() + split.labels.tobytes())
+            for column in split.columns:
+                digest.update(texts_sha256(column).encode())
+        return digest.hexdigest()
 
 
 def load_task_data(task: TaskSpec, data: DataConfig, stress: StressConfig, seq_len: int, data_seed: int) -> TaskData:
@@ -108,6 +136,8 @@ def load_task_data(task: TaskSpec, data: DataConfig, stress: StressConfig, seq_l
     else:
         splits = [data.eval_split] if data.eval_split else list(task.eval_splits)
         train, reported = load_splits(data.task, "train", splits, data.data_dir, wanted)
+    for split in [train, *reported]:
+        check_classes(task, split)
     if task.num_labels > 1 and len(set(train.labels.tolist())) < 2:
         # IMDB's file has one class after the other, so its first rows are all of one
         raise DataError(
@@ -115,9 +145,9 @@ def load_task_data(task: TaskSpec, data: DataConfig, stress: StressConfig, seq_l
             f"all have label {train.labels[0]:g}; take more"
         )
     notes = []
-    if data.num_train_samples.isdecimal() and len(train) < int(data.num_train_samples):
-        notes.append(f"{data.num_train_samples} training rows asked for, {len(train)} are there")
+    if wanted is not None and len(train) < wanted:
+        notes.append(f"{wanted} training rows asked for, {len(train)} are there")
     if data.selection != "heldout":
-        return TaskData(train, reported, reported, notes)
+        return TaskData(train, reported, reported, notes, train)
     kept, held = hold_out(train, data.heldout_fraction, data_seed, stratify=task.num_labels > 1)
-    return TaskData(kept, [held], reported, notes)
+    return TaskData(kept, [held], reported, notes, train)

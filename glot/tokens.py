@@ -4,6 +4,7 @@ Backbone and store do not know each other; they meet here.
 """
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,8 @@ from glot.errors import DataError
 from glot.loader import TextIndex
 from glot.progress import Clock
 from glot.store import StoredTokens, StoreKey, StorePlan, open_store, write_store
-from glot.store.layout import DTYPES, texts_sha256
-from glot.store.writer import remove_store
+from glot.store.layout import DTYPES
+from glot.store.writer import WriteOptions
 
 SAMPLED_TEXTS, TIMED_TEXTS = 2000, 256
 """How many texts `--estimate` tokenises, and how many of them it runs through the backbone."""
@@ -27,15 +28,15 @@ def max_tokens(backbone: BackboneConfig) -> int | None:
     return None if backbone.adaptive_length else backbone.max_length
 
 
-def store_key(config: RunConfig, source: BackboneSource, texts: list[str]) -> StoreKey:
-    """What the stored states of `texts` depend on."""
+def store_key(config: RunConfig, source: BackboneSource, index: TextIndex) -> StoreKey:
+    """What the stored states of all texts of a run depend on."""
     return StoreKey(
         backbone=source.identity,
         layer=source.resolve_layer(config.backbone.hidden_layer),
         max_length=max_tokens(config.backbone) or 0,
         backbone_dtype=config.backbone.backbone_dtype,
         store_dtype=config.store.store_dtype,
-        texts=texts_sha256(texts),
+        texts=index.sha256,
     )
 
 
@@ -51,10 +52,8 @@ def open_tokens(
     if not config.store.precompute_hidden_states:
         backbone, ids = _load(config, source, index, device, clock)
         return LiveTokens(backbone, ids, trainable=config.backbone.finetune_backbone)
-    root, key = Path(config.store.store_dir), store_key(config, source, index.texts)
-    if config.store.override_precompute:
-        remove_store(key.folder(root))
-    stored = open_store(root, key)
+    root, key = Path(config.store.store_dir), store_key(config, source, index)
+    stored = None if config.store.override_precompute else open_store(root, key)
     if stored is None:
         backbone, ids = _load(config, source, index, device, clock)
         with clock.phase("encode"):
@@ -71,26 +70,23 @@ def _load(
         layer = source.resolve_layer(config.backbone.hidden_layer)
         backbone = Backbone(source, max_tokens(config.backbone), config.backbone.backbone_dtype, layer, device)
     with clock.phase("encode"):
-        ids = backbone.tokenise(index.texts)
-    empty = next((place for place, tokens in enumerate(ids) if not tokens), None)
+        return backbone, _tokenise(backbone, index, range(len(index.texts)))
+
+
+def _tokenise(backbone: Backbone, index: TextIndex, places: Sequence[int]) -> list[list[int]]:
+    """Token ids of the texts at `places`, none of them empty."""
+    ids = backbone.tokenise([index.texts[place] for place in places])
+    empty = next((place for place, tokens in zip(places, ids, strict=True) if not tokens), None)
     if empty is not None:
         raise DataError(f"{index.where(empty)}: {index.texts[empty]!r} has no token with this tokenizer; remove the row")
-    return backbone, ids
+    return ids
 
 
 def _write(config: RunConfig, root: Path, key: StoreKey, backbone: Backbone, ids: list[list[int]]) -> None:
     lengths = np.array([len(tokens) for tokens in ids])
     plan = StorePlan(lengths, backbone.hidden_size, config.store.store_dtype)
-    batch_size = config.train.eval_batch_size
-    write_store(
-        root,
-        key,
-        plan,
-        lambda rows: backbone.encode_sorted([ids[row] for row in rows], batch_size),
-        versions(),
-        config.store.resume,
-        config.output.verbose,
-    )
+    options = WriteOptions(config.store.resume, config.store.override_precompute, config.output.verbose)
+    write_store(root, key, plan, lambda rows: backbone.encode_sorted([ids[row] for row in rows]), versions(), options)
 
 
 def estimate_store(config: RunConfig, source: BackboneSource, index: TextIndex, device: torch.device) -> dict[str, object]:
@@ -100,12 +96,12 @@ def estimate_store(config: RunConfig, source: BackboneSource, index: TextIndex, 
     rows = draw.choice(len(index.texts), count, replace=False)
     layer = source.resolve_layer(config.backbone.hidden_layer)
     backbone = Backbone(source, max_tokens(config.backbone), config.backbone.backbone_dtype, layer, device)
-    ids = backbone.tokenise([index.texts[row] for row in rows])
+    ids = _tokenise(backbone, index, rows.tolist())
     timed = sorted(ids[:TIMED_TEXTS], key=len, reverse=True)
-    list(backbone.encode_sorted(timed[-8:], 8))  # the first pass pays for the allocator
+    list(backbone.encode_sorted(timed[-8:]))  # the first pass pays for the allocator
     clock = Clock()
     with clock.phase("encode"):
-        for batch in backbone.encode_sorted(timed, config.train.eval_batch_size):
+        for batch in backbone.encode_sorted(timed):
             batch.tokens.cpu()  # an accelerator is asked to finish
     tokens = sum(map(len, ids)) * len(index.texts) / count
     rate = sum(map(len, timed)) / clock.seconds["encode"]

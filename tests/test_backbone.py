@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoTokenizer, BertConfig, LlamaConfig, MistralConfig, T5Config
 
 from glot import backbone as module
@@ -101,9 +102,48 @@ def test_backbones_that_cannot_be_used(tmp_path):
     (tmp_path / "broken" / "config.json").write_text("{")
     with pytest.raises(ConfigError, match=r"--model_name_or_path=.*broken: cannot be read"):
         find_backbone(str(tmp_path / "broken"))
-    BertConfig().save_pretrained(tmp_path / "no-weights")
-    with pytest.raises(ConfigError, match="cannot be loaded"):
-        load(tmp_path / "no-weights")
+    BertConfig().save_pretrained(tmp_path / "no-tokenizer")
+    with pytest.raises(ConfigError, match="its tokenizer knows 5 tokens and the model 30522; are the tokenizer's files missing"):
+        load(tmp_path / "no-tokenizer")
+
+
+def rename_tensors(path: Path) -> None:
+    save_file({f"x.{name}": value for name, value in load_file(path).items()}, path)
+
+
+def test_damaged_weights_never_become_random_ones(tiny_bert, tmp_path):
+    for name, damage, message in (
+        ("missing", lambda path: path.unlink(), "its weights cannot be loaded"),
+        ("truncated", lambda path: path.write_bytes(path.read_bytes()[:500]), "its weights cannot be loaded"),
+        (
+            "renamed",
+            rename_tensors,
+            r"the checkpoint lacks \d+ of",
+        ),
+    ):
+        folder = shutil.copytree(tiny_bert, tmp_path / name)
+        damage(folder / "model.safetensors")
+        with pytest.raises(ConfigError, match=message):
+            load(folder)
+
+
+def test_a_length_is_refused_before_the_weights_are_loaded(tiny_bert):
+    with pytest.raises(ConfigError, match=r"--max_length=65: .* reads at most 64 tokens"):
+        find_backbone(str(tiny_bert)).check_length(65)
+
+
+def test_states_do_not_depend_on_how_many_texts_follow(tiny_bert):
+    backbone = load(tiny_bert)
+    ids = [ids for ids in backbone.tokenise(["cat dog red"] * 900)]
+    batches = [len(batch) for batch in backbone.encode_sorted(ids)]
+    assert batches == [819, 81]  # 4,096 tokens, 5 a text
+
+
+def test_an_unwritable_cache_is_one_line(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("x")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with pytest.raises(ConfigError, match=r"XDG_CACHE_HOME: .* cannot be written"):
+        file_sha256(tmp_path / "file")
 
 
 def test_devices():

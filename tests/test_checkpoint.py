@@ -10,7 +10,7 @@ from safetensors import safe_open
 
 from glot.checkpoint import create_run_folder, infer_pooler, load_release_head, load_run, read_release_head, write_json, write_predictions
 from glot.config import GraphConfig, PoolerConfig, RunConfig
-from glot.errors import CheckpointError
+from glot.errors import CheckpointError, ConfigError
 from glot.poolers import build_pooler
 from glot.types import TokenBatch
 
@@ -83,6 +83,9 @@ def test_run_folders_never_collide(tmp_path):
     assert names == ["a", "a-2", "a-3"]
     (tmp_path / "runs/a/old").touch()
     assert create_run_folder(tmp_path / "runs", "a", overwrite=True).name == "a" and not (tmp_path / "runs/a/old").exists()
+    (tmp_path / "runs/thesis").mkdir()
+    with pytest.raises(ConfigError, match=r"--overwrite=1: .*thesis is no run folder"):
+        create_run_folder(tmp_path / "runs", "thesis", overwrite=True)
 
 
 def test_folders_that_are_no_run(tmp_path):

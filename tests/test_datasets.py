@@ -1,5 +1,7 @@
 """Rows: from the mirror, generated, held out; and what shortcuts score on them."""
 
+import dataclasses
+import gzip
 import hashlib
 import json
 import random
@@ -14,6 +16,7 @@ from glot.datasets import StressOptions, generate_stress, hold_out, load_hub_exa
 from glot.datasets.shortcuts import score_shortcuts
 from glot.datasets.stress import faithful_sample
 from glot.errors import DataError
+from glot.loader import TextIndex
 from glot.tasks import TASKS, load_task_data, targets, training_rows
 from glot.types import Examples
 
@@ -146,6 +149,52 @@ def test_missing_splits_unlabelled_splits_and_broken_files(mirror, tmp_path):
         load_hub_examples("cola", "train", tmp_path, None)
 
 
+def test_files_that_are_no_rows(tmp_path):
+    folder = tmp_path / "nyu-mll/glue/cola"
+    folder.mkdir(parents=True)
+    whole = gzip.compress(b'{"sentence": "a", "label": 1}\n' * 50)
+    for name, data in (("empty.jsonl", b""), ("torn.jsonl.gz", whole[:-9]), ("bytes.jsonl", b'{"sentence": "\xff\xfe", "label": 1}\n')):
+        (folder / name).write_bytes(data)
+        with pytest.raises(DataError, match="not readable as one JSON object a line"):
+            load_hub_examples("cola", name.split(".")[0], tmp_path, None)
+    write_rows(folder / "dev-1.jsonl", single_rows(4))
+    assert len(load_hub_examples("cola", "dev-1", tmp_path, None)) == 4
+
+
+def test_labels_must_be_classes_of_the_task(tmp_path):
+    rows = [*single_rows(4), {"sentence": "x", "label": 5, "idx": 4}]
+    for split in ("train", "validation"):
+        write_rows(tmp_path / f"nyu-mll/glue/cola/{split}.jsonl", rows)
+    with pytest.raises(DataError, match="cola train: row 4 has label 5; the task has classes 0 to 1"):
+        load_task_data(TASKS["cola"], DataConfig("cola", str(tmp_path)), StressConfig(), 16, 0)
+    write_rows(tmp_path / "nyu-mll/glue/cola/train.jsonl", [{"sentence": "x", "label": "yes"}])
+    with pytest.raises(DataError, match="row 0: label is 'yes', not a number"):
+        load_hub_examples("cola", "train", tmp_path, None)
+
+
+def test_rows_of_errors_and_of_the_store_do_not_depend_on_what_is_held_out(mirror):
+    indices = []
+    for selection, seed in (("best", 0), ("heldout", 0), ("heldout", 1)):
+        data = load_task_data(
+            TASKS["cola"], DataConfig("cola", str(mirror), selection=selection, heldout_fraction=0.3), StressConfig(), 16, seed
+        )
+        indices.append(TextIndex(data.splits))
+    assert indices[0].texts == indices[1].texts == indices[2].texts
+    assert indices[1].where(3) == indices[0].where(3) == "cola train: row 3"
+    with pytest.raises(DataError, match=r"--heldout_fraction=0.3: cannot be taken from 2 rows of cola"):
+        load_task_data(
+            TASKS["cola"], DataConfig("cola", str(mirror), "2", selection="heldout", heldout_fraction=0.3), StressConfig(), 16, 0
+        )
+
+
+def test_the_hash_of_a_run_follows_labels_and_order(mirror):
+    data = load_task_data(TASKS["cola"], DataConfig("cola", str(mirror)), StressConfig(), 16, 0)
+    flipped = dataclasses.replace(data.train, labels=1 - data.train.labels)
+    turned = data.train.take(np.arange(len(data.train))[::-1], "train")
+    hashes = {dataclasses.replace(data, train=train, drawn_from=train).sha256 for train in (data.train, flipped, turned)}
+    assert len(hashes) == 3
+
+
 def test_held_out_rows_are_stratified_disjoint_and_follow_the_seed():
     labels = np.array([0.0] * 80 + [1.0] * 20)
     train = Examples("x", "train", ([str(row) for row in range(100)],), labels)
@@ -164,6 +213,8 @@ def test_row_words():
 def test_too_few_rows_are_noted_and_a_single_class_is_refused(mirror, tmp_path):
     data = load_task_data(TASKS["cola"], DataConfig("cola", str(mirror), "50"), StressConfig(), 16, 0)
     assert data.notes == ["50 training rows asked for, 41 are there"]
+    subset = load_task_data(TASKS["mnli"], DataConfig("mnli", str(mirror)), StressConfig(), 16, 0)
+    assert subset.notes == ["20000 training rows asked for, 24 are there"]
     write_rows(tmp_path / "nyu-mll/glue/cola/train.jsonl", single_rows(10)[::2])
     write_rows(tmp_path / "nyu-mll/glue/cola/validation.jsonl", single_rows(4))
     with pytest.raises(DataError, match="the first 3 rows of cola all have label 0; take more"):

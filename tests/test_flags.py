@@ -11,6 +11,7 @@ import pytest
 from glot.config import RunConfig, parse_seeds
 from glot.errors import ConfigError
 from glot.flags import CONDITIONS, FLAGS, STRESS_DEFAULTS, parse, to_yaml
+from glot.names import CHOICES
 
 ROOT = Path(__file__).parents[1]
 GLUE = (
@@ -105,9 +106,11 @@ def test_yaml_layers_and_round_trip(tmp_path):
         None,
     )
     third = tmp_path / "c.yaml"
-    inert = {flag.name for flag in FLAGS if flag.ours and flag.acts and not CONDITIONS[flag.acts][1](config)}
-    third.write_text("".join(line for line in to_yaml(config).splitlines(True) if line.split(":")[0] not in inert))
-    assert parse([f"--config={third}"]).config == config
+    third.write_text(to_yaml(config))
+    again = parse([f"--config={third}"])
+    assert again.config == config and again.remarks == []
+    first.write_text("label_scale: 0_1\nseed: null\n")
+    assert parse([f"--config={first}"]).config == RunConfig()
 
 
 def test_environment_is_the_weakest(monkeypatch, tmp_path):
@@ -154,12 +157,15 @@ def test_yaml_mistakes_name_file_and_key(tmp_path):
         (["--model_name_or_path=./nowhere"], "--model_name_or_path=./nowhere: no model folder there"),
         (["--model_name_or_path=a b"], "--model_name_or_path=a b: must be minilm, smollm2, a local folder or a hub id"),
         (["--finetune_backbone=1", "--precompute_hidden_states=1"], "--precompute_hidden_states=1: stored states cannot train"),
-        (["--finetune_backbone=1", "--backbone_dtype=float16"], "--backbone_dtype=float16: too narrow to fine-tune in"),
+        (["--finetune_backbone=1", "--backbone_dtype=float16"], "--backbone_dtype=float16: would round small updates away"),
         (["--output_dir=/etc/passwd/x"], "--output_dir=/etc/passwd/x: cannot be written (/etc/passwd is not a writable folder)"),
         (["--run_name=a/b"], "--run_name=a/b: must be a folder name"),
         (["--hidden_layer=top"], "--hidden_layer=top: must be an index"),
         (["--device=gpu"], "--device=gpu: must be auto, cpu"),
         (["--return_all_hidden_states=1"], "--return_all_hidden_states=1: must be 0; choose layers with --hidden_layer"),
+        (["--seeds=0,99999999999999999999"], "--seeds=0,99999999999999999999: must be different numbers"),
+        (["--seed=5000000000"], "--seed=5000000000: must be between 0 and"),
+        (["--pooling_method=mean", "--graph_adj=random", "--data_seed=3"], "--data_seed: has no effect in this run"),
         (["--seeds=1,1"], "--seeds=1,1: must be different numbers"),
         (["--selection=heldout", "--heldout_fraction=1"], "--heldout_fraction=1.0: must be above 0 and below 1"),
         (["--learning_rate=1"], "--learning_rate: no such flag"),
@@ -188,9 +194,17 @@ def test_finetuning_turns_the_store_off_by_itself():
     assert not parse(["--finetune_backbone=1"]).config.store.precompute_hidden_states
 
 
-def test_every_condition_is_used_and_true_somewhere():
+def test_every_condition_is_used_and_is_true_in_one_run_and_false_in_another():
     used = {flag.acts for flag in FLAGS if flag.acts}
     assert used == set(CONDITIONS)
+    base = RunConfig()
+    runs = [base.with_values(task=task, adaptive_length=True) for task in ("stress", "embedding", "mteb", "stsb")]
+    runs += [base.with_values(pooling_method=name, num_layers=layers) for name in ("cls", "adapool", "mlp", "latent") for layers in (0, 1)]
+    runs += [base.with_values(pooling_method="glot", graph_adj=kind, num_layers=1) for kind in CHOICES["graph_adj"]]
+    runs += [base.with_values(task="stress", stress_variant="repeat"), base.with_values(selection="heldout")]
+    runs += [base.with_values(precompute_hidden_states=False, finetune_backbone=True), base]
+    for name, (_, predicate) in CONDITIONS.items():
+        assert {predicate(run) for run in runs} == {True, False}, name
 
 
 def test_fingerprint_follows_what_matters():

@@ -16,8 +16,9 @@ from sklearn.metrics import accuracy_score, matthews_corrcoef
 from transformers import AutoModel, AutoTokenizer
 
 from glot.checkpoint import load_run
-from glot.cli import glot_main, main, stress_main
+from glot.cli import demo_main, glot_main, main, stress_main
 from glot.datasets.stress import needle_tokens
+from glot.store import writer
 
 ROOT = Path(__file__).parents[1]
 
@@ -156,6 +157,18 @@ def test_several_seeds(capsys, tiny_flags):
     assert single["history"][0]["train_loss"] == result["runs"][1]["history"][0]["train_loss"]
 
 
+def test_seeds_share_one_store_whatever_the_data_seed_and_build_it_anew_once(capsys, tiny_flags, monkeypatch):
+    writes = []
+    whole = writer._write_chunks
+    monkeypatch.setattr(writer, "_write_chunks", lambda *args: writes.append(1) or whole(*args))
+    run(capsys, [*tiny_flags, "--seeds=0..2", "--selection=heldout", "--heldout_fraction=0.3"])
+    run(capsys, [*tiny_flags, "--seeds=0..2", "--override_precompute=1"])
+    assert len(writes) == 2
+    flags = [flag for flag in tiny_flags if "data_dir" not in flag and "--task" not in flag]
+    stress = run(capsys, [*flags, "--max_length=30", "--num_train_samples=20", "--num_eval_samples=10", "--seeds=0..2"], stress_main)
+    assert len(writes) == 3 and {entry["data_seed"] for entry in stress["runs"]} == {42}
+
+
 def test_finetuning_moves_and_saves_the_backbone(capsys, tiny_flags, tiny_bert):
     flags = [flag for flag in tiny_flags if "store_dir" not in flag]
     result = run(capsys, [*flags, "--pooling_method=mean", "--finetune_backbone=1", "--backbone_lr=1e-2", "--epochs=1"])
@@ -257,7 +270,10 @@ def test_trackers(capsys, tiny_flags, monkeypatch, tmp_path):
 
 def test_plans_and_printed_configurations(capsys, tiny_flags):
     assert main([*tiny_flags, "--dry_run"]) == 0
-    assert "cola" in capsys.readouterr().out
+    plan = capsys.readouterr().out
+    assert "cola, rows: 41 train, 17 validation" in plan and "encoder, 2 layers), hidden state 2, at most 16 tokens" in plan
+    assert "--hidden_layer=9" in fail(capsys, [*tiny_flags, "--dry_run", "--hidden_layer=9"])[0]
+    assert "--max_length=65: " in fail(capsys, [*tiny_flags, "--dry_run", "--max_length=65"])[0]
     assert main([*tiny_flags, "--print_config"]) == 0
     assert "task: cola\n" in capsys.readouterr().out
 
@@ -268,6 +284,11 @@ def test_the_estimate_is_close(capsys, tiny_flags):
     real = run(capsys, tiny_flags)["store"]
     assert estimate["sentences"] == real["sentences"] and estimate["tokens"] == real["tokens"] and estimate["bytes"] == real["bytes"]
     assert estimate["hours"] > 0
+
+
+def test_the_demo_takes_no_flag_that_would_change_it(capsys):
+    lines = fail(capsys, ["--epochs=1", "--selection=last"], demo_main)
+    assert len(lines) == 2 and lines[0].startswith("error: --epochs: the demo is always the same; it takes --device, ")
 
 
 def test_glot_command(capsys, monkeypatch):

@@ -14,6 +14,7 @@ import torch
 from glot.errors import StoreError
 from glot.store import Manifest, StoreKey, StorePlan, layout, open_store, write_store, writer
 from glot.store.layout import texts_sha256
+from glot.store.writer import WriteOptions
 from glot.types import TokenBatch
 
 KEY = StoreKey("backbone@1", "6", 128, "float32", "float32", "texts")
@@ -33,8 +34,9 @@ def encode(rows, calls=None):
         yield TokenBatch.from_lengths(torch.cat([states(row) for row in part]), torch.from_numpy(LENGTHS[part]))
 
 
-def write(root, key=KEY, calls=None, resume=True, d=4, source=encode):
-    return write_store(root, key, StorePlan(LENGTHS, d, key.store_dtype), lambda rows: source(rows, calls), {"torch": "x"}, resume, False)
+def write(root, key=KEY, calls=None, source=encode, **options):
+    plan = StorePlan(LENGTHS, 4, key.store_dtype)
+    return write_store(root, key, plan, lambda rows: source(rows, calls), {"torch": "x"}, WriteOptions(**options))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
@@ -79,10 +81,12 @@ def test_a_killed_writer_goes_on_behind_the_last_chunk(tmp_path, monkeypatch):
         write(tmp_path / "cut", calls=first, source=dying)
     assert open_store(tmp_path / "cut", KEY) is None
     chunks = KEY.folder(tmp_path / "cut") / "chunks.jsonl"
-    done = len(chunks.read_text().splitlines())
-    assert done >= 1
-    with chunks.open("a") as stream:
-        stream.write('{"chunk": ')  # a torn line
+    assert len(chunks.read_text().splitlines()) >= 1
+    for _ in range(2):  # killed again while the last line is torn
+        with chunks.open("a") as stream:
+            stream.write('{"chunk": ')
+        with pytest.raises(KeyboardInterrupt):
+            write(tmp_path / "cut", calls=[None] * 4, source=dying)
     second: list[int] = []
     write(tmp_path / "cut", calls=second)
     assert 0 < len(second) < len(whole)
@@ -102,6 +106,30 @@ def test_a_token_file_of_the_wrong_size_is_no_start(tmp_path):
     calls: list[int] = []
     write(tmp_path, calls=calls)
     assert sorted(calls) == list(range(6))
+
+
+def test_a_changed_plan_or_chunk_size_is_no_start(tmp_path, monkeypatch):
+    for change in ("plan", "chunks"):
+        folder = write(tmp_path / change)
+        (folder / "manifest.json").unlink()
+        if change == "plan":
+            np.savez(folder / "plan.npz", order=np.arange(6), lengths=LENGTHS[::-1])
+        else:
+            monkeypatch.setattr(writer, "CHUNK_BYTES", 5 * 16)
+        calls: list[int] = []
+        write(tmp_path / change, calls=calls)
+        assert sorted(calls) == list(range(6))
+
+
+def test_a_rebuild_forgets_a_complete_store_but_not_who_reads_it(tmp_path):
+    write(tmp_path)
+    old = open_store(tmp_path, KEY)
+    before = old.gather(np.array([4])).tokens
+    calls: list[int] = []
+    write(tmp_path, calls=calls, rebuild=True, source=lambda rows, calls: (b.with_tokens(b.tokens + 1) for b in encode(rows, calls)))
+    assert sorted(calls) == list(range(6))
+    assert torch.equal(old.gather(np.array([4])).tokens, before)
+    assert torch.equal(open_store(tmp_path, KEY).gather(np.array([4])).tokens, before + 1)
 
 
 def test_a_complete_store_is_not_written_again(tmp_path):
@@ -131,6 +159,17 @@ def test_no_room_is_said_before_the_first_byte(tmp_path, monkeypatch):
     assert not (KEY.folder(tmp_path) / "tokens.bin").exists()
 
 
+def test_a_disk_that_cannot_hold_what_is_left_is_found_before_encoding(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(writer.os, "posix_fallocate", full)
+    calls: list[int] = []
+    with pytest.raises(StoreError, match="choose another folder"):
+        write(tmp_path, calls=calls)
+    assert calls == []
+
+
 def test_a_foreign_or_damaged_store_is_never_used(tmp_path):
     folder = write(tmp_path)
     manifest = json.loads((folder / "manifest.json").read_text())
@@ -141,6 +180,12 @@ def test_a_foreign_or_damaged_store_is_never_used(tmp_path):
     with (folder / "tokens.bin").open("ab") as stream:
         stream.write(b"x")
     with pytest.raises(StoreError, match="holds 257 bytes, its manifest says 256"):
+        open_store(tmp_path, KEY)
+    (folder / "plan.npz").unlink()
+    with pytest.raises(StoreError, match=r"plan\.npz is missing"):
+        open_store(tmp_path, KEY)
+    (folder / "manifest.json").write_text("{")
+    with pytest.raises(StoreError, match="its manifest is damaged"):
         open_store(tmp_path, KEY)
 
 

@@ -7,6 +7,7 @@ from sklearn.model_selection import train_test_split
 
 from glot.datasets.hub import TABLES, load_hub_examples
 from glot.datasets.stress import StressOptions, generate_stress
+from glot.errors import DataError
 from glot.types import Examples
 
 __all__ = ["TABLES", "StressOptions", "generate_stress", "hold_out", "load_hub_examples", "load_splits"]
@@ -26,8 +27,15 @@ def load_splits(
 
 
 def hold_out(train: Examples, fraction: float, seed: int, stratify: bool) -> tuple[Examples, Examples]:
-    """Split training rows into those kept and a held-out share, stratified by label for classes; both stay in file order."""
+    """Split training rows into those kept and a held-out share, stratified by label for classes; both stay in file order.
+
+    Raises:
+        DataError: too few rows for that share.
+    """
     rows = np.arange(len(train))
     by = train.labels if stratify else None
-    kept, held = train_test_split(rows, test_size=fraction, random_state=seed, stratify=by)
+    try:
+        kept, held = train_test_split(rows, test_size=fraction, random_state=seed, stratify=by)
+    except ValueError as error:
+        raise DataError(f"--heldout_fraction={fraction:g}: cannot be taken from {len(train)} rows of {train.name} ({error})") from error
     return train.take(np.sort(kept), "train"), train.take(np.sort(held), "heldout")

@@ -60,13 +60,14 @@ def load_table(table: HubTable, split: str, data_dir: Path | None, num_rows: int
         DataError: the split cannot be found or read.
     """
     datasets.disable_progress_bars()
-    logging.getLogger("datasets").setLevel(logging.ERROR)
+    logging.getLogger("datasets").setLevel(logging.CRITICAL)  # what fails is said once, by the error
     if data_dir is not None:
         path = find_split_file(data_dir, table, split)
         try:
-            rows = datasets.load_dataset("json", data_files={split: str(path)}, split=split)
-        except datasets.exceptions.DatasetGenerationError as error:
-            raise DataError(f"{path}: not readable as one JSON object a line ({error.__cause__ or error})") from error
+            rows = datasets.load_dataset("json", data_files={"rows": str(path)}, split="rows")
+        except (datasets.exceptions.DatasetGenerationError, StopIteration, EOFError, OSError, ValueError) as error:
+            reason = str(error.__cause__ or error).strip().split("\n")[0] or "it is empty"
+            raise DataError(f"{path}: not readable as one JSON object a line ({reason})") from error
     else:
         try:
             rows = datasets.load_dataset(table.repository, table.config, split=split)
@@ -93,12 +94,20 @@ def load_hub_examples(name: str, split: str, data_dir: Path | None, num_rows: in
         raise DataError(f"{where}: no column {', '.join(missing)}; it has {', '.join(rows.column_names)}")
     if not len(rows):
         raise DataError(f"{where}: holds no rows")
-    columns = tuple(list(rows[column]) for column in table.columns)
+    try:
+        values = rows.to_dict()
+    except UnicodeDecodeError as error:
+        raise DataError(f"{where}: not readable as one JSON object a line (it is not UTF-8: {error})") from error
+    columns = tuple(values[column] for column in table.columns)
     for column, texts in zip(table.columns, columns, strict=True):
         wrong = next((row for row, text in enumerate(texts) if not isinstance(text, str)), None)
         if wrong is not None:
             raise DataError(f"{where}: row {wrong}: {column} is {texts[wrong]!r}, not a text")
-    labels = np.array([np.nan if label is None else label for label in rows[table.label]], dtype=np.float64)
+    raw = values[table.label]
+    wrong = next((row for row, label in enumerate(raw) if not isinstance(label, int | float | None)), None)
+    if wrong is not None:
+        raise DataError(f"{where}: row {wrong}: {table.label} is {raw[wrong]!r}, not a number")
+    labels = np.array([np.nan if label is None else label for label in raw], dtype=np.float64)
     hidden = np.flatnonzero(~(labels >= 0))
     if len(hidden):
         raise DataError(

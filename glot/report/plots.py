@@ -31,7 +31,7 @@ def plot_demo(runs: list[dict[str, Any]], shortcuts: dict[str, float], path: Pat
         axes.annotate(f"{name}  {100 * shortcuts[name]:.1f}", (1, 100 * shortcuts[name] + 0.6), color="#808080", fontsize=8)
     axes.set_xlabel("epoch")
     axes.set_ylabel("accuracy on 500 texts, %")
-    axes.set_title("Stress test, 90 % distractors, MiniLM states", loc="left", fontsize=11)
+    axes.set_title(f"Stress test, 90 % distractors, states of {runs[0]['model']}", loc="left", fontsize=11)
     axes.set_xticks(range(1, last + 1))
     axes.set_ylim(45, 104)
     axes.spines[["top", "right"]].set_visible(False)

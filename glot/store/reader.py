@@ -54,19 +54,23 @@ def open_store(root: Path, key: StoreKey) -> StoredTokens | None:
     """The store of `key`, or None where there is no complete one.
 
     Raises:
-        StoreError: the folder holds another key, or fewer bytes than its manifest says.
+        StoreError: the folder holds another key, a damaged manifest, or not the files and bytes that it promises.
     """
     folder = key.folder(root)
-    manifest = Manifest.read(folder)
+    again = "build it anew with --override_precompute=1"
+    try:
+        manifest = Manifest.read(folder)
+    except (ValueError, TypeError) as error:
+        raise StoreError(f"store {folder}: its manifest is damaged ({error}); {again}") from error
     if manifest is None:
         return None
     different = key.differences(manifest.key)
     if different:
-        raise StoreError(f"store {folder}: was made with another {', '.join(different)}; build it anew with --override_precompute=1")
+        raise StoreError(f"store {folder}: was made with another {', '.join(different)}; {again}")
+    if not (folder / PLAN).is_file():
+        raise StoreError(f"store {folder}: {PLAN} is missing; {again}")
     path = folder / TOKENS
     size = path.stat().st_size if path.is_file() else 0
     if size != manifest.size_bytes:
-        raise StoreError(
-            f"store {folder}: holds {size} bytes, its manifest says {manifest.size_bytes}; build it anew with --override_precompute=1"
-        )
+        raise StoreError(f"store {folder}: holds {size} bytes, its manifest says {manifest.size_bytes}; {again}")
     return StoredTokens(folder, manifest)

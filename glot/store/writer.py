@@ -59,43 +59,52 @@ class StorePlan:
         return list(zip(starts.tolist(), [*starts[1:].tolist(), len(ends)], strict=True))
 
 
-def write_store(root: Path, key: StoreKey, plan: StorePlan, encode: Encode, versions: dict[str, str], resume: bool, verbose: bool) -> Path:
-    """Make the store of `key` complete, going on where an earlier process stopped, and return its folder.
+@dataclass(frozen=True)
+class WriteOptions:
+    """How a store is brought to completion.
+
+    Attributes:
+        resume: go on behind the chunks that an earlier process finished.
+        rebuild: forget whatever is there, even a complete store.
+        verbose: a line and a bar.
+    """
+
+    resume: bool = True
+    rebuild: bool = False
+    verbose: bool = False
+
+
+def write_store(root: Path, key: StoreKey, plan: StorePlan, encode: Encode, versions: dict[str, str], options: WriteOptions) -> Path:
+    """Make the store of `key` complete and return its folder.
 
     Raises:
         StoreError: not enough room on the disk, or a state that the store's precision cannot hold.
     """
     folder = key.folder(root)
     folder.mkdir(parents=True, exist_ok=True)
-    with _locked(folder, verbose):
-        if Manifest.read(folder) is not None:  # another process wrote it while this one waited
+    with _locked(folder, options.verbose):
+        if options.rebuild:
+            _remove(folder)
+        if (folder / MANIFEST).is_file():  # another process wrote it while this one waited
             return folder
-        done = _finished_chunks(folder, plan.size_bytes) if resume else set()
-        if not done:
-            _check_room(folder, plan, verbose)
-            (folder / CHUNKS).unlink(missing_ok=True)
+        done = _finished_chunks(folder, plan) if options.resume else set()
+        if done:
+            say(f"store {folder}: {len(done)} of {len(plan.chunks())} chunks are there, going on", options.verbose)
+        else:
+            _remove(folder)
+            _say_size(folder, plan, options.verbose)
             (folder / KEY).write_text(key.to_json())
             np.savez(folder / PLAN, order=plan.order, lengths=plan.lengths)
-        elif verbose:
-            say(f"store {folder}: {len(done)} of {len(plan.chunks())} chunks are there, going on")
-        _write_chunks(folder, plan, encode, done, verbose)
-        manifest = Manifest(
-            json.loads(key.to_json()),
-            len(plan.lengths),
-            int(plan.lengths.sum()),
-            plan.hidden_size,
-            plan.size_bytes,
-            len(plan.chunks()),
-            versions,
-        )
-        manifest.write(folder)
+        _reserve(folder, plan)
+        _write_chunks(folder, plan, encode, done, options.verbose)
+        totals = len(plan.lengths), int(plan.lengths.sum()), plan.hidden_size, plan.size_bytes, len(plan.chunks())
+        Manifest(json.loads(key.to_json()), *totals, versions).write(folder)
     return folder
 
 
-def remove_store(folder: Path) -> None:
-    """Forget a store: the manifest goes first, so that it is never half there and complete."""
-    (folder / MANIFEST).unlink(missing_ok=True)
-    for name in (CHUNKS, PLAN, TOKENS, KEY):
+def _remove(folder: Path) -> None:
+    """Forget a store: the manifest goes first, so that it is never complete and half there. Who has it mapped keeps the old file."""
+    for name in (MANIFEST, CHUNKS, PLAN, TOKENS, KEY):
         (folder / name).unlink(missing_ok=True)
 
 
@@ -103,25 +112,25 @@ def _write_chunks(folder: Path, plan: StorePlan, encode: Encode, done: set[int],
     order, lengths = plan.order, plan.lengths
     starts = np.concatenate([[0], np.cumsum(lengths[order])])
     chunks = plan.chunks()
-    mode = "r+b" if (folder / TOKENS).exists() else "w+b"
-    with (
-        (folder / TOKENS).open(mode) as tokens,
-        (folder / CHUNKS).open("a") as finished,
-        counter("encode", "token", int(lengths.sum()), verbose) as bar,
-    ):
-        tokens.truncate(plan.size_bytes)
+    _remember(folder, done, len(chunks))
+    with (folder / TOKENS).open("r+b") as tokens, counter("encode", "token", int(lengths.sum()), verbose) as bar:
         for index, (first, last) in enumerate(chunks):
-            if index not in done:
-                tokens.seek(int(starts[first]) * plan.bytes_per_token)
-                for batch in encode(order[first:last]):
-                    tokens.write(_as_bytes(batch, plan.dtype))
-                    bar.update(batch.tokens.shape[0])
-                tokens.flush()
-                os.fsync(tokens.fileno())
-                finished.write(json.dumps({"chunk": index}) + "\n")
-                finished.flush()
-            else:
+            if index in done:
                 bar.update(int(starts[last] - starts[first]))
+                continue
+            tokens.seek(int(starts[first]) * plan.bytes_per_token)
+            for batch in encode(order[first:last]):
+                tokens.write(_as_bytes(batch, plan.dtype))
+                bar.update(batch.tokens.shape[0])
+            tokens.flush()
+            os.fsync(tokens.fileno())
+            _remember(folder, {index}, len(chunks), mode="a")
+
+
+def _remember(folder: Path, done: set[int], count: int, mode: str = "w") -> None:
+    """Write the finished chunks anew (which mends a torn last line), or add one."""
+    with (folder / CHUNKS).open(mode) as stream:
+        stream.writelines(json.dumps({"chunk": index, "of": count}) + "\n" for index in sorted(done))
 
 
 def _as_bytes(batch: TokenBatch, dtype: str) -> memoryview:
@@ -133,16 +142,18 @@ def _as_bytes(batch: TokenBatch, dtype: str) -> memoryview:
     return memoryview(packed.view(torch.uint8).numpy()).cast("B")
 
 
-def _finished_chunks(folder: Path, size_bytes: int) -> set[int]:
-    """Chunks that were written whole; a torn last line counts as unfinished, a token file of the wrong size as no chunk at all."""
-    path, tokens = folder / CHUNKS, folder / TOKENS
-    if not (path.is_file() and (folder / PLAN).is_file() and tokens.is_file() and tokens.stat().st_size == size_bytes):
+def _finished_chunks(folder: Path, plan: StorePlan) -> set[int]:
+    """Chunks that an earlier process wrote whole by this very plan; none where plan or sizes differ. A torn last line does not count."""
+    if not all((folder / name).is_file() for name in (CHUNKS, PLAN, TOKENS)) or (folder / TOKENS).stat().st_size != plan.size_bytes:
         return set()
-    lines = path.read_text().split("\n")[:-1]
-    return {int(json.loads(line)["chunk"]) for line in lines}
+    with np.load(folder / PLAN) as written:
+        if not np.array_equal(written["lengths"], plan.lengths):
+            return set()
+    lines = [json.loads(line) for line in (folder / CHUNKS).read_text().split("\n")[:-1]]
+    return {int(line["chunk"]) for line in lines if line["of"] == len(plan.chunks())}
 
 
-def _check_room(folder: Path, plan: StorePlan, verbose: bool) -> None:
+def _say_size(folder: Path, plan: StorePlan, verbose: bool) -> None:
     free = shutil.disk_usage(folder).free
     say(
         f"store {folder}: {len(plan.lengths):,} texts, {int(plan.lengths.sum()):,} tokens, "
@@ -150,10 +161,27 @@ def _check_room(folder: Path, plan: StorePlan, verbose: bool) -> None:
         verbose,
     )
     if plan.size_bytes > free:
-        raise StoreError(
-            f"--store_dir={folder.parent}: needs {plan.size_bytes / 2**30:.1f} GiB and {free / 2**30:.1f} GiB are free; "
-            "choose another folder, a shorter --max_length, fewer rows or --precompute_hidden_states=0"
-        )
+        raise _no_room(folder, plan)
+
+
+def _reserve(folder: Path, plan: StorePlan) -> None:
+    """Take the disk space before the first token, so that a full disk is found now and not after hours."""
+    mode = "r+b" if (folder / TOKENS).exists() else "w+b"
+    with (folder / TOKENS).open(mode) as tokens:
+        try:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(tokens.fileno(), 0, plan.size_bytes)
+        except OSError as error:
+            raise _no_room(folder, plan) from error
+        tokens.truncate(plan.size_bytes)
+
+
+def _no_room(folder: Path, plan: StorePlan) -> StoreError:
+    free = shutil.disk_usage(folder).free
+    return StoreError(
+        f"--store_dir={folder.parent}: needs {plan.size_bytes / 2**30:.1f} GiB and {free / 2**30:.1f} GiB are free; "
+        "choose another folder, a shorter --max_length, fewer rows or --precompute_hidden_states=0"
+    )
 
 
 @contextmanager

@@ -1,0 +1,43 @@
+"""The statistics of reports against scipy and arithmetic by hand."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+from sklearn.metrics import f1_score
+
+from glot.report.statistics import floors, holm, paired, spread
+
+A, B = [0.31, 0.35, 0.30, 0.36, 0.33], [0.30, 0.31, 0.30, 0.33, 0.32]
+
+
+def test_spread_is_the_t_interval():
+    found = spread(A)
+    low, high = stats.t.interval(0.95, 4, loc=np.mean(A), scale=stats.sem(A))
+    assert (found.mean - found.half_width, found.mean + found.half_width) == pytest.approx((low, high))
+    assert found.n == 5 and found.sd == pytest.approx(np.std(A, ddof=1))
+    assert math.isnan(spread([0.5]).half_width)
+    with pytest.raises(ValueError, match="no values"):
+        spread([])
+
+
+def test_paired_is_scipys_paired_t_and_names_what_it_could_see():
+    found = paired(A, B)
+    assert found.p == pytest.approx(stats.ttest_rel(A, B).pvalue) and found.difference == pytest.approx(0.018)
+    shifted = [b + found.detectable + (a - b) - found.difference for a, b in zip(A, B, strict=True)]
+    assert paired(shifted, B).p == pytest.approx(0.05)
+    assert paired([0.5, 0.6], [0.5, 0.6]).p == 1.0 and paired([0.5, 0.75], [0.25, 0.5]).p == 0.0
+    assert math.isnan(paired([0.5], [0.4]).p)
+    with pytest.raises(ValueError, match="2 seeds against 1"):
+        paired([1, 2], [1])
+
+
+def test_holm_by_hand():
+    assert holm([0.01, 0.04, 0.03, float("nan")])[:3] == pytest.approx([0.03, 0.06, 0.06])
+    assert math.isnan(holm([0.01, float("nan")])[1]) and holm([0.9, 0.8]) == [1.0, 1.0]
+
+
+def test_floors():
+    labels = np.array([1, 1, 1, 0, 1])
+    assert floors(labels) == pytest.approx({"accuracy": 0.8, "f1": f1_score(labels, np.ones(5)), "mcc": 0.0})
