@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from glot.errors import ConfigError, GlotError, nearest
 from glot.flags import STRESS_DEFAULTS, Parsed, parse, to_yaml
@@ -28,10 +29,22 @@ def demo_main(argv: list[str] | None = None, program: str = "glot demo") -> int:
     return _guarded(lambda: _demo(parse(_words(argv), program)))
 
 
+def sweep_main(argv: list[str] | None = None, program: str = "glot sweep") -> int:
+    """`glot sweep FILE`: the runs of a wandb sweep file or a study file."""
+    return _guarded(lambda: _sweep(_words(argv)))
+
+
+def report_main(argv: list[str] | None = None, program: str = "glot report") -> int:
+    """`glot report DIR`: statistics of a study's runs."""
+    return _guarded(lambda: _report(_words(argv)))
+
+
 COMMANDS: dict[str, tuple[Callable[[list[str], str], int], str]] = {
     "run": (main, "train and score one pooler (main.py)"),
     "stress": (stress_main, "the distractor stress test (diagnostic_stress_test.py)"),
     "demo": (demo_main, "five poolers on the stress test, a table and a figure"),
+    "sweep": (sweep_main, "many runs from a wandb sweep file or a study file"),
+    "report": (report_main, "what a study's runs say: intervals, paired tests, floors, published figures"),
 }
 
 
@@ -98,3 +111,25 @@ def _demo(parsed: Parsed) -> None:
     from glot import recipes
 
     print(recipes.run_demo(parsed.config))
+
+
+def _sweep(words: list[str]) -> None:
+    from glot import sweep
+
+    asked = sweep.parse_sweep(words)
+    seeds = sweep.sweep_seeds(asked.seeds)
+    if asked.dry_run:
+        print("\n".join(sweep.list_runs(asked.file, seeds)))
+        return
+    if asked.jobs < 1:
+        raise ConfigError(f"--jobs={asked.jobs}: must be at least 1")
+    folder = sweep.run_study(asked.file, asked.output_dir, seeds, asked.jobs)
+    _report([str(folder)])
+
+
+def _report(words: list[str]) -> None:
+    if len(words) != 1 or words[0].startswith("-"):
+        raise ConfigError("usage: glot report DIR (a study's folder, which holds study.json)")
+    from glot.report import study
+
+    print(study.write_report(Path(words[0])))

@@ -30,6 +30,7 @@ from glot.checkpoint import (
 from glot.config import DataConfig, RunConfig, StressConfig, parse_seeds, versions
 from glot.datasets.shortcuts import score_shortcuts
 from glot.datasets.stress import needle_tokens
+from glot.errors import GlotError
 from glot.evaluate import predict, score
 from glot.loader import BatchLoader, TextIndex
 from glot.model import SentenceModel
@@ -59,7 +60,7 @@ def run_task(config: RunConfig) -> Result:
     torch.manual_seed(config.train.seed)
     model = build_model(config, tokens.hidden_size).to(device)
     run_dir = create_run_folder(Path(config.output.output_dir), run_name(config, fingerprint), config.output.overwrite)
-    write_config(run_dir, config, {"hidden_size": tokens.hidden_size, "backbone": source.identity})
+    write_config(run_dir, config, {"hidden_size": tokens.hidden_size, "backbone": source.identity, "data": data.sha256})
     announce(config, run_dir, data, model)
 
     batches = Loaders(config, task, data, index, tokens, device)
@@ -121,6 +122,37 @@ def run_stress(config: RunConfig) -> Result:
     draw_heat_map(run_dir, data.reported[0].columns[0][0])
     write_json(run_dir / RESULT, result)
     return result
+
+
+def run_or_reuse(config: RunConfig, runs_dir: Path) -> str:
+    """The folder of a finished run with this very fingerprint under `runs_dir`, run now if there is none (studies)."""
+    data, _ = read_texts(config)
+    source = find_backbone(config.backbone.model_name_or_path, config.backbone.trust_remote_code)
+    name = run_fingerprint(settle(config, source)[0], source, data)
+    if not (runs_dir / name / RESULT).is_file():
+        run_task(config.with_values(output_dir=str(runs_dir), run_name=name, overwrite=True, verbose=False))
+    return str(runs_dir / name)
+
+
+def encode_once(configs: list[RunConfig]) -> float:
+    """Write every store that these runs will read, one after the other with all cores; the seconds it took.
+
+    A store that cannot be written is reported here and fails its runs later, not the study.
+    """
+    clock = Clock("load", "encode")
+    seen = set()
+    for config in configs:
+        wanted = config.backbone, config.data, config.stress, config.store, config.data_seed
+        if wanted in seen or not config.store.precompute_hidden_states:
+            continue
+        seen.add(wanted)
+        try:
+            source = find_backbone(config.backbone.model_name_or_path, config.backbone.trust_remote_code)
+            settled, _ = settle(config, source)
+            open_tokens(settled, source, read_texts(config)[1], pick_device(config.backbone.device), clock)
+        except GlotError as error:
+            say(f"cannot encode: {error}")
+    return clock.seconds["encode"]
 
 
 HEAT_MAP = "augmented_similarity"

@@ -16,15 +16,16 @@ RANKS = {
     5: ("checkpoint", "result", "report"),
     6: ("recipes",),
     7: ("flags",),
-    8: ("cli",),
-    9: ("__main__",),
+    8: ("sweep",),
+    9: ("cli",),
+    10: ("__main__",),
 }
 RANK = {name: rank for rank, names in RANKS.items() for name in names}
 INSIDE = {
     "poolers": ("gat", "convs", "fixed", "scored", "attention", "glot", "__init__"),
     "store": ("layout", "writer", "reader", "__init__"),
     "datasets": ("hub", "stress", "shortcuts", "__init__"),
-    "report": ("statistics", "tables", "plots", "__init__"),
+    "report": ("statistics", "tables", "plots", "study", "__init__"),
 }
 """Inside a package a module imports only those before it."""
 DOORS = {
@@ -37,8 +38,8 @@ DOORS = {
     "sentence_transformers": (),
     "wandb": ("tracking",),
     "matplotlib": ("report",),
-    "argparse": ("flags",),
-    "yaml": ("flags",),
+    "argparse": ("flags", "sweep"),
+    "yaml": ("flags", "sweep"),
     "sklearn": ("metrics", "datasets"),
     "scipy": ("metrics", "report"),
     "tqdm": ("progress",),

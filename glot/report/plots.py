@@ -73,3 +73,23 @@ def _spread(heights: list[float], gap: float) -> list[float]:
         placed.append(max(height, placed[-1] + gap) if placed else height)
     overshoot = max(0.0, placed[-1] - max(heights[-1], 101))
     return [height - overshoot for height in placed]
+
+
+def plot_arms(rows: list[tuple[str, str, str, Any]], path: Path) -> None:
+    """Mean and 95 % interval of every arm, one panel for each point of the grid: rows of (point, arm, metric, Spread)."""
+    points = list(dict.fromkeys(point for point, _, _, _ in rows))
+    arms = list(dict.fromkeys(arm for _, arm, _, _ in rows))
+    figure, panels = pyplot.subplots(1, max(1, len(points)), figsize=(2 + 2.3 * len(points), 1.2 + 0.3 * len(arms)), dpi=150, squeeze=False)
+    for axes, point in zip(panels[0], points, strict=False):
+        for _, arm, metric, found in (row for row in rows if row[0] == point):
+            half = found.half_width if found.half_width == found.half_width else 0
+            axes.errorbar(found.mean, arms.index(arm), xerr=half, fmt="o", color=COLOURS.get(arm, "#444444"), capsize=2, markersize=4)
+            axes.set_xlabel(metric)
+        axes.set_title(point, fontsize=10)
+        axes.set_yticks(range(len(arms)), arms if axes is panels[0][0] else [])
+        axes.invert_yaxis()
+        axes.grid(axis="x", color="#e5e5e5")
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.tight_layout()
+    figure.savefig(path)
+    pyplot.close(figure)

@@ -40,3 +40,15 @@ def demo_table(runs: list[dict[str, Any]], shortcuts: dict[str, float]) -> str:
         "the generator of the published test makes negatives longer than positives, so a rule on length alone solves it."
     )
     return f"{table}\n\n{note}\n{first['model']}: {encoded}; seed {first['seed']}, data seed {first['data_seed']}.\n"
+
+
+def latex(header: list[str], rows: list[list[str]]) -> str:
+    """The same table for a paper (booktabs)."""
+
+    def line(cells: list[str]) -> str:
+        escaped = [cell.replace("%", r"\%").replace("_", r"\_").replace("±", r"$\pm$") for cell in cells]
+        return " & ".join(escaped) + r" \\"
+
+    body = "\n".join(line(row) for row in rows)
+    columns = "l" + "r" * (len(header) - 1)
+    return f"\\begin{{tabular}}{{{columns}}}\n\\toprule\n{line(header)}\n\\midrule\n{body}\n\\bottomrule\n\\end{{tabular}}\n"

@@ -1,0 +1,188 @@
+"""A study's runs as statistics: one row a cell of the grid and arm, compared with the baseline over equal seeds."""
+
+import csv
+import json
+import math
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from glot.errors import DataError
+from glot.report.plots import plot_arms
+from glot.report.statistics import Paired, Spread, floors, holm, paired, spread
+from glot.report.tables import latex, markdown
+
+TOGETHER = ("select_by", "task")
+"""What runs of one row must have in common in their results, besides their data."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One arm at one point of the grid.
+
+    Attributes:
+        point: the grid's values.
+        arm: its name in the file.
+        metric: the reported metric.
+        values: seed -> value, runs without a number left out.
+        tuned: what tuning chose.
+        failed: runs that did not finish.
+        floor: what a constant answer scores, where that is known.
+        published: the paper's figure for this backbone, pooler and task.
+    """
+
+    point: dict[str, str]
+    arm: str
+    metric: str
+    values: dict[int, float]
+    tuned: dict[str, Any]
+    failed: int
+    floor: float | None
+    published: float | None
+
+
+def write_report(folder: Path) -> str:
+    """Write report.md, report.csv, report.tex and report.png beside study.json, and return the Markdown.
+
+    Raises:
+        DataError: no study there, or runs that do not belong together.
+    """
+    path = folder / "study.json"
+    if not path.is_file():
+        raise DataError(f"{folder}: no study.json; give the folder that glot sweep made")
+    study = json.loads(path.read_text())
+    rows = [read_row(cell, study["published"]) for cell in study["cells"]]
+    check_together(rows, study["cells"])
+    table = compare(rows, study["baseline"])
+    text = f"{markdown(*table)}\n\n{explain(study, rows)}\n"
+    (folder / "report.md").write_text(text, encoding="utf-8")
+    (folder / "report.tex").write_text(latex(*table), encoding="utf-8")
+    with (folder / "report.csv").open("w", newline="", encoding="utf-8") as stream:
+        csv.writer(stream).writerows([table[0], *table[1]])
+    plot_arms([(label(row.point), row.arm, row.metric, _spread(row)) for row in rows if row.values], folder / "report.png")
+    return f"{text}\nwritten: {folder}/report.md, .csv, .tex, .png"
+
+
+def read_row(cell: dict[str, Any], published: str | None) -> Row:
+    """The finished runs of one cell."""
+    values, metric, floor, result = {}, "-", None, None
+    for run in cell["runs"]:
+        if run["run_dir"] is None:
+            continue
+        result = json.loads((Path(run["run_dir"]) / "result.json").read_text())
+        metric, value = next(iter(result["best"]["metrics"].items()))
+        floor = run_floor(Path(run["run_dir"]), metric) if floor is None else floor
+        if value is not None:
+            values[run["seed"]] = value
+    failed = sum(run["run_dir"] is None for run in cell["runs"])
+    figure = None if result is None or published is None else published_score(published, result, metric)
+    return Row(cell["grid"], cell["arm"], metric, values, cell["tuned"]["values"], failed, floor, figure)
+
+
+def run_floor(run_dir: Path, metric: str) -> float | None:
+    """What a constant answer scores on the labels of a run's predictions; None for similarities."""
+    with (run_dir / "predictions.csv").open(encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream))
+    if "score_0" not in rows[0]:
+        return None
+    return floors(np.array([float(row["label"]) for row in rows])).get(metric)
+
+
+def check_together(rows: list[Row], cells: list[dict[str, Any]]) -> None:
+    """Refuse to compare runs of one grid point that saw other data or were selected by another rule.
+
+    Raises:
+        DataError: what differs, and in which arms.
+    """
+    seen: dict[str, dict[str, tuple[str, str]]] = {}
+    for row, cell in zip(rows, cells, strict=True):
+        for run in cell["runs"]:
+            if run["run_dir"] is None:
+                continue
+            folder = Path(run["run_dir"])
+            result = json.loads((folder / "result.json").read_text())
+            facts = {name: str(result[name]) for name in TOGETHER}
+            facts["data"] = json.loads((folder / "config.json").read_text())["resolved"]["data"]
+            for name, fact in facts.items():
+                first, arm = seen.setdefault(label(row.point), {}).setdefault(name, (fact, row.arm))
+                if first != fact:
+                    raise DataError(
+                        f"{label(row.point)}: {name} differs between {arm} ({first}) and {row.arm} ({fact}); they cannot be compared"
+                    )
+
+
+def compare(rows: list[Row], baseline: str | None) -> tuple[list[str], list[list[str]]]:
+    """Header and cells of the table; p is corrected by Holm over all comparisons in it."""
+    base = {label(row.point): row.values for row in rows if row.arm == baseline}
+    tests: list[Paired | None] = []
+    for row in rows:
+        other = base.get(label(row.point), {})
+        seeds = sorted(row.values.keys() & other.keys())
+        tested = row.arm != baseline and seeds
+        tests.append(paired([row.values[seed] for seed in seeds], [other[seed] for seed in seeds]) if tested else None)
+    corrected = holm([math.nan if test is None else test.p for test in tests])
+    header = ["arm", "where", "metric", "mean", "sd", "95 %", "n", "tuned", "difference", "p (Holm)", "detectable", "floor", "published"]
+    lines = []
+    for row, test, p in zip(rows, tests, corrected, strict=True):
+        found = _spread(row) if row.values else Spread(math.nan, math.nan, 0, math.nan)
+        tuned = " ".join(f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}" for name, value in row.tuned.items())
+        difference = ["", "", ""] if test is None else [f"{test.difference:+.4f}", _number(p), _number(test.detectable)]
+        numbers = [
+            _number(found.mean),
+            _number(found.sd),
+            f"± {_number(found.half_width)}",
+            f"{found.n}{f' (-{row.failed})' if row.failed else ''}",
+        ]
+        lines.append(
+            [row.arm or "-", label(row.point), row.metric, *numbers, tuned, *difference, _number(row.floor), _number(row.published)]
+        )
+    return header, lines
+
+
+def published_score(table: str, result: dict[str, Any], metric: str) -> float | None:
+    """The paper's figure where backbone, pooler, task and metric agree, else None."""
+    number = table.removeprefix("table").strip()
+    text = resources.files("glot").joinpath("resources/scores.csv").read_text(encoding="utf-8")
+    for row in csv.DictReader(text.splitlines()):
+        same_backbone = row["backbone"] == result["model"] or row["backbone"].split("/")[-1] == result["model"]
+        if (
+            row["table"] == number
+            and same_backbone
+            and (row["pooler"], row["task"], row["metric"]) == (result["pooler"], result["task"], metric)
+        ):
+            return float(row["score"])
+    return None
+
+
+def explain(study: dict[str, Any], rows: list[Row]) -> str:
+    """What the columns mean, and what the study cost."""
+    failed = sum(row.failed for row in rows)
+    against = (
+        f"`difference`, `p` and `detectable` are against the arm {study['baseline']!r}: paired t-test over seeds, "
+        if study["baseline"]
+        else ""
+    )
+    sentences = [
+        "`sd` is over seeds, `95 %` the half-width of the t-interval.",
+        f"{against}p corrected by Holm over the table, and the smallest difference that these seeds could have shown." if against else "",
+        "`floor` is what a constant answer scores (majority class; F1 of answering 1 to everything).",
+        f"{failed} runs failed and are not counted." if failed else "",
+        f"The study took {study['seconds']['total']:,.0f} s, {study['seconds']['encode']:,.0f} s of it in the backbone.",
+    ]
+    return " ".join(filter(None, sentences))
+
+
+def label(point: dict[str, str]) -> str:
+    """A grid point in a few words: the values alone."""
+    return " ".join(point.values()) or "-"
+
+
+def _spread(row: Row) -> Spread:
+    return spread([row.values[seed] for seed in sorted(row.values)])
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None or math.isnan(value) else f"{value:.4f}"

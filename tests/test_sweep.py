@@ -1,0 +1,185 @@
+"""Studies: files, tuning, reuse, failures, reports."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from glot import recipes, sweep
+from glot.cli import glot_main
+from glot.errors import ConfigError, DataError
+from glot.report import study as report
+from glot.sweep import list_runs, read_study, resolve_cells, run_study
+
+WANDB = """
+program: main.py
+method: grid
+metric: {name: metrics/acc, goal: maximize}
+command: ["${env}", python, "${program}", "${args}"]
+name: tiny
+parameters:
+  task: {value: cola}
+  pooling_method: {values: [mean, adapool]}
+  lr: {values: [2e-05, 1e-2]}
+  epochs: {value: 1}
+"""
+STUDY = """
+kind: study
+name: tiny
+runs_with: {epochs: 2, selection: heldout, heldout_fraction: 0.3, gat_hidden_dim: 8, max_length: 16}
+grid: {task: [cola, mrpc]}
+arms:
+  glot: {pooling_method: glot, tau: 0.5}
+  no graph: {pooling_method: glot, graph_adj: none}
+  mean: {pooling_method: mean}
+tune: {lr: [1e-4, 3e-2], seeds: [100]}
+seeds: [0, 1, 2]
+baseline: no graph
+published: table 1
+"""
+
+
+@pytest.fixture
+def tiny_study(tmp_path, tiny_bert, mirror, monkeypatch) -> Path:
+    monkeypatch.setenv("GLOT_DATA_DIR", str(mirror))
+    monkeypatch.setenv("GLOT_STORE_DIR", str(tmp_path / "hidden"))
+    path = tmp_path / "tiny.yaml"
+    path.write_text(STUDY.replace("runs_with: {", f"runs_with: {{model_name_or_path: {tiny_bert}, "))
+    return path
+
+
+def problems(tmp_path, text: str) -> list[str]:
+    path = tmp_path / "file.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        resolve_cells(path, read_study(path))
+    return [problem.replace(str(path), "F") for problem in caught.value.problems]
+
+
+def test_a_wandb_grid_is_expanded(tmp_path):
+    path = tmp_path / "file.yaml"
+    path.write_text(WANDB)
+    study = read_study(path)
+    configs = resolve_cells(path, study)
+    assert [(cell.grid["pooling_method"], cell.grid["lr"]) for cell in study.cells] == [
+        ("mean", "2e-05"), ("mean", "1e-2"), ("adapool", "2e-05"), ("adapool", "1e-2")
+    ]  # fmt: skip
+    assert [config.train.lr for config in configs] == [2e-5, 1e-2, 2e-5, 1e-2]
+    assert {config.data_seed for config in configs} == {0}
+    path.write_text(WANDB.replace("method: grid", "method: random\nrun_cap: 3"))
+    drawn = read_study(path).cells
+    assert len(drawn) == 3 and drawn == read_study(path).cells
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (WANDB.replace("method: grid", "method: bayes"), "F: method: bayes cannot be run here; allowed: grid, random"),
+        (WANDB.replace("parameters:", "parametres:"), "F: parametres: no such key (did you mean 'parameters'?); allowed: program"),
+        (WANDB.replace("values: [mean, adapool]", "values: []"), "F: parameters.pooling_method: must hold value, or values with"),
+        (WANDB.replace("lr: {", "learning: {"), "F: pooling_method=mean, learning=2e-05: --learning: no such flag"),
+        (WANDB.replace("2e-05", "fast"), "F: pooling_method=mean, lr=fast: --lr=fast: must be a number"),
+        (WANDB.replace("program: main.py", "program: other.py"), "F: program: other.py is none of main.py, diagnostic_stress_test.py"),
+        (WANDB.replace("method: grid", "method: random"), "F: run_cap: missing; with method random"),
+        ("- a", "F: must hold keys such as"),
+        ("a: [", "F: not YAML"),
+        (STUDY.replace("[cola, mrpc]", "[]"), "F: grid.task: must be a list with at least one entry"),
+        (STUDY.replace("arms:", "amrs:"), "F: amrs: no such key (did you mean 'arms'?)"),
+        (STUDY.replace("baseline: no graph", "baseline: none"), "F: baseline: none is no arm"),
+        (STUDY.replace("seeds: [0, 1, 2]", "seeds: [a]"), "F: seeds: must be a list of numbers"),
+        (STUDY.replace("mean}\n", "mean, tau: 0.5}\n"), "F: mean, task=cola: --tau has no effect in this arm"),
+        (STUDY.replace("  mean: ", "  b: {pooling_method: mean}\n  c: "), "F: arms b and c cannot differ"),
+        (STUDY.replace("tau: 0.5", "knn_k: 2"), "F: glot, task=cola: --knn_k: has no effect in this run"),
+    ],
+)  # fmt: skip
+def test_mistakes_name_file_and_key(tmp_path, text, expected):
+    found = problems(tmp_path, text)
+    assert any(problem.startswith(expected) for problem in found), found
+
+
+def test_a_study_is_tuned_reused_and_reported(tiny_study, tmp_path, capsys, monkeypatch):
+    assert glot_main(["sweep", str(tiny_study), f"--output_dir={tmp_path / 'runs'}"]) == 0
+    text = capsys.readouterr().out
+    folder = tmp_path / "runs/tiny"
+    record = json.loads((folder / "study.json").read_text())
+    assert [(cell["arm"], cell["grid"]["task"]) for cell in record["cells"]] == [
+        (arm, task) for task in ("cola", "mrpc") for arm in ("glot", "no graph", "mean")
+    ]
+    for cell in record["cells"]:
+        scores = {row["lr"]: row["score"] for row in cell["tuned"]["scores"]}
+        assert cell["tuned"]["values"]["lr"] == float(max(scores, key=scores.get))
+        results = [json.loads((Path(run["run_dir"]) / "result.json").read_text()) for run in cell["runs"]]
+        assert [result["seed"] for result in results] == [0, 1, 2] and {result["data_seed"] for result in results} == {0}
+    assert len(list((tmp_path / "hidden").iterdir())) == 2  # one store a task
+    assert {"report.md", "report.csv", "report.tex", "report.png"} <= {path.name for path in folder.iterdir()}
+    assert "| no graph" in text and "paired t-test over seeds" in text and "The study took" in text
+    rows = list(csv.DictReader((folder / "report.csv").open()))
+    assert [row["n"] for row in rows] == ["3"] * 6 and all(row["difference"] for row in rows if row["arm"] != "no graph")
+    monkeypatch.setattr(recipes, "run_task", lambda config: pytest.fail("a finished run was run again"))
+    run_study(tiny_study, str(tmp_path / "runs"))
+    again = json.loads((folder / "study.json").read_text())
+    assert again["cells"] == record["cells"]
+    assert list(list_runs(tiny_study, [0]))[-1] == "18 runs in all"
+
+
+def test_a_failed_run_does_not_stop_the_others(tiny_study, tmp_path, monkeypatch, capsys):
+    whole = recipes.run_task
+
+    def failing(config):
+        if config.train.seed == 1 and config.pooler.pooling_method == "mean":
+            raise RuntimeError("out of memory")
+        return whole(config)
+
+    monkeypatch.setattr(recipes, "run_task", failing)
+    folder = run_study(tiny_study, str(tmp_path / "runs"))
+    assert "failed: cola, mean, seed 1: RuntimeError: out of memory" in capsys.readouterr().err
+    text = report.write_report(folder)
+    assert "2 runs failed and are not counted." in text and "2 (-1)" in text
+
+
+def test_two_jobs_give_the_same_results(tiny_study, tmp_path):
+    one = json.loads((run_study(tiny_study, str(tmp_path / "one")) / "study.json").read_text())
+    two = json.loads((run_study(tiny_study, str(tmp_path / "two"), jobs=2) / "study.json").read_text())
+    for first, second in zip(one["cells"], two["cells"], strict=True):
+        for run, other in zip(first["runs"], second["runs"], strict=True):
+            assert Path(run["run_dir"]).name == Path(other["run_dir"]).name  # the fingerprint
+
+
+def test_runs_that_do_not_belong_together_are_refused(tiny_study, tmp_path):
+    folder = run_study(tiny_study, str(tmp_path / "runs"), seeds=[0])
+    record = json.loads((folder / "study.json").read_text())
+    path = Path(record["cells"][2]["runs"][0]["run_dir"]) / "config.json"
+    saved = json.loads(path.read_text())
+    path.write_text(json.dumps({**saved, "resolved": {**saved["resolved"], "data": "other"}}))
+    with pytest.raises(DataError, match=r"cola: data differs between glot \(.*\) and mean \(other\); they cannot be compared"):
+        report.write_report(folder)
+    path.write_text(json.dumps(saved))
+    result = path.parent / "result.json"
+    result.write_text(json.dumps({**json.loads(result.read_text()), "select_by": "last epoch"}))
+    with pytest.raises(DataError, match="select_by differs"):
+        report.write_report(folder)
+    with pytest.raises(DataError, match=r"no study.json; give the folder"):
+        report.write_report(tmp_path)
+
+
+def test_published_figures_are_matched_by_backbone_pooler_and_task():
+    result = {"model": "bert-base-uncased", "pooler": "cls", "task": "cola"}
+    assert report.published_score("table 1", result, "mcc") == 0.2266
+    assert report.published_score("table 1", {**result, "model": "minilm"}, "mcc") is None
+
+
+@pytest.mark.parametrize("path", sorted((Path(__file__).parents[1] / "configs").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_shipped_study_resolves(path):
+    study = read_study(path)
+    assert len(resolve_cells(path, study)) == len(study.cells) > 0
+    assert path.read_text().startswith("#") and "command:" in path.read_text()
+
+
+def test_sweep_command_line(tiny_study, capsys):
+    assert glot_main(["sweep", str(tiny_study), "--dry_run", "--seeds=0..4"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "42 runs in all"
+    assert glot_main(["sweep", str(tiny_study), "--seeds=x"]) == 2 and glot_main(["sweep", str(tiny_study), "--jobs=0"]) == 2
+    assert glot_main(["sweep", "/no/such.yaml"]) == 2 and glot_main(["report"]) == 2
+    assert "usage: glot report DIR" in capsys.readouterr().err
+    assert sweep.sweep_seeds("0..2") == [0, 1, 2]
