@@ -29,6 +29,11 @@ def demo_main(argv: list[str] | None = None, program: str = "glot demo") -> int:
     return _guarded(lambda: _demo(parse(_words(argv), program)))
 
 
+def graph_main(argv: list[str] | None = None, program: str = "glot graph") -> int:
+    """`glot graph --task=...`: how dense the token graph is at each tau."""
+    return _guarded(lambda: _graph(parse(_words(argv), program, {"pooling_method": "glot"})))
+
+
 def sweep_main(argv: list[str] | None = None, program: str = "glot sweep") -> int:
     """`glot sweep FILE`: the runs of a wandb sweep file or a study file."""
     return _guarded(lambda: _sweep(_words(argv)))
@@ -43,6 +48,7 @@ COMMANDS: dict[str, tuple[Callable[[list[str], str], int], str]] = {
     "run": (main, "train and score one pooler (main.py)"),
     "stress": (stress_main, "the distractor stress test (diagnostic_stress_test.py)"),
     "demo": (demo_main, "five poolers on the stress test, a table and a figure"),
+    "graph": (graph_main, "how dense the token graph of a task is at each tau"),
     "sweep": (sweep_main, "many runs from a wandb sweep file or a study file"),
     "report": (report_main, "what a study's runs say: intervals, paired tests, floors, published figures"),
 }
@@ -111,6 +117,17 @@ def _demo(parsed: Parsed) -> None:
     from glot import recipes
 
     print(recipes.run_demo(parsed.config))
+
+
+def _graph(parsed: Parsed) -> None:
+    if parsed.config.graph.graph_adj not in ("threshold", "random"):
+        raise ConfigError(f"--graph_adj={parsed.config.graph.graph_adj}: has no tau to look at; use threshold")
+    from glot import recipes
+
+    table, warning = recipes.run_graph(parsed.config)
+    print(table)
+    if warning:
+        print(warning, file=sys.stderr)
 
 
 def _sweep(words: list[str]) -> None:

@@ -7,6 +7,7 @@ A graph is built block by block (sentences of similar length, padded together) a
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -74,10 +75,25 @@ class TokenGraph:
         return [adjacency(unit, block, self.rule) for block in self.blocks]
 
     @cached_property
-    def unblock(self) -> Tensor:
-        """(N,) int64: where each packed token stands in the real tokens of all blocks, one block after the other."""
-        order = torch.cat([block.index[block.mask] for block in self.blocks])
-        return torch.argsort(order)
+    def places(self) -> Tensor:
+        """(N,) int64: where each packed token stands when all blocks are laid out one after the other, padding included."""
+        places = torch.empty(len(self.batch.tokens), dtype=torch.int64, device=self.batch.tokens.device)
+        start = 0
+        for block in self.blocks:
+            mask = block.mask.flatten()
+            places[block.index.flatten()[mask]] = start + mask.nonzero().squeeze(1)
+            start += len(mask)
+        return places
+
+    def pad(self, states: Tensor) -> list[Tensor]:
+        """Packed states (N, width) -> one (b, n, width) a block, zero where padded."""
+        sizes = [block.index.numel() for block in self.blocks]
+        flat = _SpreadRows.apply(states, self.places, sum(sizes))
+        return [part.view(*block.index.shape, -1) for part, block in zip(flat.split(sizes), self.blocks, strict=True)]
+
+    def unpad(self, blocks: list[Tensor]) -> Tensor:
+        """The inverse of `pad`."""
+        return _CollectRows.apply(torch.cat([block.flatten(0, 1) for block in blocks]), self.places)
 
     @cached_property
     def edges(self) -> Tensor:
@@ -88,6 +104,36 @@ class TokenGraph:
             sentence, receiver, sender = real.nonzero(as_tuple=True)
             pairs.append(torch.stack([block.index[sentence, sender], block.index[sentence, receiver]]))
         return torch.cat(pairs, 1)
+
+
+class _SpreadRows(torch.autograd.Function):
+    """rows (N, w) -> (total, w) with row i at `places[i]`, zeros elsewhere.
+
+    No two rows share a place, so the gradient is a plain copy; indexing would have autograd add row by row instead.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, places: Tensor, total: int) -> Tensor:
+        ctx.save_for_backward(places)
+        return rows.new_zeros(total, rows.shape[1]).index_copy_(0, places, rows)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        return grad.index_select(0, ctx.saved_tensors[0]), None, None
+
+
+class _CollectRows(torch.autograd.Function):
+    """(total, w) -> the rows at `places` (N, w): the inverse of `_SpreadRows`."""
+
+    @staticmethod
+    def forward(ctx: Any, flat: Tensor, places: Tensor) -> Tensor:
+        ctx.save_for_backward(places)
+        ctx.total = len(flat)
+        return flat.index_select(0, places)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return grad.new_zeros(ctx.total, grad.shape[1]).index_copy_(0, ctx.saved_tensors[0], grad), None
 
 
 def group_by_length(lengths: Tensor) -> list[Tensor]:

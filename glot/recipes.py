@@ -4,45 +4,45 @@ run_task    text -> hidden states on disk -> pooler and head trained on them -> 
 run_seeds   the same for several seeds on one store, with mean and spread
 run_stress  run_task on the stress test, with what shortcuts score and a heat map
 run_demo    five poolers on the stress test, a table and a figure
+run_graph   how dense the token graph is
 run_estimate  tokens, bytes and hours of a store, before there is one
 """
 
-import dataclasses
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
 import torch
 
-from glot.backbone import Backbone, BackboneSource, LiveTokens, find_backbone, pick_device
+from glot.backbone import BackboneSource, LiveTokens, find_backbone, pick_device
+from glot.census import Counter
 from glot.checkpoint import (
     BACKBONE,
     PREDICTIONS,
     RESULT,
     build_model,
     create_run_folder,
-    load_run,
     save_model,
     write_config,
     write_json,
-    write_predictions,
 )
 from glot.config import DataConfig, RunConfig, StressConfig, parse_seeds, versions
 from glot.datasets.shortcuts import score_shortcuts
-from glot.datasets.stress import needle_tokens
 from glot.errors import GlotError
-from glot.evaluate import predict, score
-from glot.loader import BatchLoader, TextIndex
+from glot.heatmap import draw_heat_map
+from glot.loader import TextIndex
 from glot.model import SentenceModel
 from glot.progress import Clock, say
-from glot.report.plots import plot_demo, plot_similarity
-from glot.report.tables import demo_table
+from glot.report.plots import plot_census, plot_demo
+from glot.report.tables import census_table, demo_table
 from glot.result import Result, make_result, selection_in_words, store_entry, summarise
-from glot.tasks import TASKS, TaskData, TaskSpec, load_task_data, targets
+from glot.splits import Loaders
+from glot.tasks import TASKS, TaskData, TaskSpec, load_task_data
 from glot.tokens import estimate_store, open_tokens
 from glot.tracking import make_tracker, resolve_report_to
 from glot.train import FitOptions, fit
-from glot.types import Examples, TokenSource
+from glot.types import TokenSource
 
 
 def run_task(config: RunConfig) -> Result:
@@ -155,34 +155,6 @@ def encode_once(configs: list[RunConfig]) -> float:
     return clock.seconds["encode"]
 
 
-HEAT_MAP = "augmented_similarity"
-
-
-@torch.inference_mode()
-def draw_heat_map(run_dir: Path, text: str) -> None:
-    """`augmented_similarity.{png,pdf}`: cosines of one sentence's tokens and of its pooled vectors, among them the trained pooler's.
-
-    A pooler with a readout is shown as the sum of the raw tokens with the readout's weights, which has width d whatever the jump.
-    """
-    model, config, _ = load_run(run_dir)
-    name = str(run_dir / BACKBONE) if config.backbone.finetune_backbone else config.backbone.model_name_or_path
-    source = find_backbone(name, config.backbone.trust_remote_code)
-    backbone = Backbone(source, None, config.backbone.backbone_dtype, config.backbone.hidden_layer, torch.device("cpu"))
-    batch, words, spans = backbone.read_plainly(text)
-    tokens, pooler = batch.tokens, model.pooler
-    pooled = {"[first]": tokens[0], "[mean]": tokens.mean(0), "[max]": tokens.amax(0)}
-    own = f"[{config.pooler.pooling_method}]"
-    caption = f"{source.name}, one evaluation sentence without special tokens and uncut; needle words red, pooled vectors blue"
-    if hasattr(pooler, "readout"):
-        pooled[own] = pooler.readout(batch)[1] @ tokens
-    elif pooler.out_dim == tokens.shape[1]:
-        pooled[own] = pooler(batch)[0]
-    else:
-        caption += f"\n({own} is {pooler.out_dim} wide and has no weights over tokens: not comparable, not shown)"
-    unit = torch.nn.functional.normalize(torch.cat([tokens, torch.stack(list(pooled.values()))]), dim=1)
-    plot_similarity((unit @ unit.T).numpy(), [*words, *pooled], needle_tokens(text, spans), len(pooled), caption, run_dir / HEAT_MAP)
-
-
 DEMO_POOLERS = ("cls", "mean", "max", "adapool", "glot")
 DEMO = {
     "task": "stress",
@@ -220,6 +192,32 @@ def run_estimate(config: RunConfig) -> Result:
     source = find_backbone(config.backbone.model_name_or_path, config.backbone.trust_remote_code)
     config, _ = settle(config, source)
     return estimate_store(config, source, read_texts(config)[1], pick_device(config.backbone.device))
+
+
+GRAPH_TEXTS = 1000
+GRAPH_TAUS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
+
+
+def run_graph(config: RunConfig) -> tuple[str, str]:
+    """How dense the token graph of a task is at each tau: a table (and graph.json, graph.png in a run folder), and a warning or nothing."""
+    source = find_backbone(config.backbone.model_name_or_path, config.backbone.trust_remote_code)
+    config, _ = settle(config, source)
+    _, index = read_texts(config)
+    tokens = open_tokens(config, source, index, pick_device(config.backbone.device), Clock())
+    rows = np.sort(np.random.default_rng(0).choice(len(tokens), min(len(tokens), GRAPH_TEXTS), replace=False))
+    counter = Counter(sorted({*GRAPH_TAUS, config.graph.tau}))
+    for part in np.array_split(rows, max(1, len(rows) // 64)):
+        counter.add(tokens.gather(part))
+    census = counter.census()
+    folder = create_run_folder(
+        Path(config.output.output_dir), f"graph-{config.data.task}-{Path(source.name).name}", config.output.overwrite
+    )
+    write_json(folder / "graph.json", [row._asdict() for row in census])
+    plot_census(census, config.graph.tau, folder / "graph.png")
+    chosen = next(row for row in census if row.tau == config.graph.tau)
+    warning = f"warning: at tau = {chosen.tau:g} the graph is {chosen.verdict}: {100 * chosen.density:.1f} % of pairs are joined"
+    table = census_table(census, config.graph.tau, len(rows), f"{source.name}, {config.data.task}")
+    return f"{table}\nfigure: {folder / 'graph.png'}", warning if chosen.verdict else ""
 
 
 def plan(config: RunConfig) -> str:
@@ -295,35 +293,3 @@ def fit_options(config: RunConfig, task: TaskSpec) -> FitOptions:
     """How `fit` picks its epoch under each `--selection`."""
     select_by = {"best": task.select_by, "last": (), "heldout": task.metrics[:1]}[config.data.selection]
     return FitOptions(config.train.epochs, select_by, config.output.log_every, config.output.verbose)
-
-
-@dataclasses.dataclass(frozen=True)
-class Loaders:
-    """The batches of a run's splits."""
-
-    config: RunConfig
-    task: TaskSpec
-    data: TaskData
-    index: TextIndex
-    tokens: TokenSource
-    device: torch.device
-
-    @property
-    def train(self) -> BatchLoader:
-        """Shuffled by the seed, anew in each epoch."""
-        return self._loader(self.data.train, self.config.train.batch_size, self.config.train.seed)
-
-    def score(self, model: SentenceModel, splits: list[Examples], predictions: Path | None = None) -> dict[str, float]:
-        """Metrics over splits, each with its suffix; the first split's predictions go to a file where one is named."""
-        scores = {}
-        for split in splits:
-            outputs = predict(model, self._loader(split, self.config.train.eval_batch_size, None))
-            suffix = self.task.eval_splits.get(split.split, "") if len(splits) > 1 else ""
-            scores |= score(outputs, targets(self.task, split, self.config.data.label_scale), self.task.metrics, suffix)
-            if predictions is not None and split is splits[0]:
-                write_predictions(predictions, split.labels, outputs)
-        return scores
-
-    def _loader(self, split: Examples, batch_size: int, seed: int | None) -> BatchLoader:
-        labels = targets(self.task, split, self.config.data.label_scale)
-        return BatchLoader(self.index.sides(split), labels, self.tokens, batch_size, self.device, seed, self.config.train.num_workers)

@@ -11,14 +11,15 @@ RANKS = {
     0: ("errors", "names"),
     1: ("types", "config", "metrics", "losses", "progress"),
     2: ("segment", "graph", "heads", "datasets", "backbone", "store", "tracking"),
-    3: ("poolers", "model", "loader"),
+    3: ("poolers", "model", "loader", "census"),
     4: ("tasks", "tokens", "train", "evaluate"),
     5: ("checkpoint", "result", "report"),
-    6: ("recipes",),
-    7: ("flags",),
-    8: ("sweep",),
-    9: ("cli",),
-    10: ("__main__",),
+    6: ("splits", "heatmap"),
+    7: ("recipes",),
+    8: ("flags",),
+    9: ("sweep",),
+    10: ("cli",),
+    11: ("__main__",),
 }
 RANK = {name: rank for rank, names in RANKS.items() for name in names}
 INSIDE = {

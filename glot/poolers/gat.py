@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from glot.graph import Block, TokenGraph
+from glot.graph import TokenGraph
 
 NEGATIVE_SLOPE = 0.2
 DENSE_TOKENS = 2048
@@ -53,12 +53,10 @@ class GatConv(nn.Module):
         return self._on_edges(x, graph) if on_edges else self._dense(x, graph)
 
     def _dense(self, x: Tensor, graph: TokenGraph) -> Tensor:
-        hidden = self.lin(x)
-        sent = hidden @ self.att_src.view(-1)
-        received = hidden @ self.att_dst.view(-1) + self.lin_edge.weight.view(-1) @ self.att_edge.view(-1)
-        blocks = zip(graph.blocks, graph.dense, strict=True)
-        mixed = torch.cat([_mix(hidden, sent, received, block, allowed) for block, allowed in blocks])
-        return mixed[graph.unblock] + self.bias
+        edge = self.lin_edge.weight.view(-1) @ self.att_edge.view(-1)
+        blocks = zip(graph.pad(self.lin(x)), graph.dense, strict=True)
+        mixed = [_mix(hidden, hidden @ self.att_src.view(-1), hidden @ self.att_dst.view(-1) + edge, allowed) for hidden, allowed in blocks]
+        return graph.unpad(mixed) + self.bias
 
     def _on_edges(self, x: Tensor, graph: TokenGraph) -> Tensor:
         edges = graph.edges
@@ -76,8 +74,7 @@ def _pyg_layer(in_dim: int, out_dim: int) -> nn.Module:
         return GATConv(in_dim, out_dim, edge_dim=1, negative_slope=NEGATIVE_SLOPE)
 
 
-def _mix(hidden: Tensor, sent: Tensor, received: Tensor, block: Block, allowed: Tensor) -> Tensor:
-    """Attention inside one block: hidden (N, h), logit halves (N,), allowed (b, n, n) -> (real tokens of the block, h)."""
-    logits = F.leaky_relu(received[block.index].unsqueeze(2) + sent[block.index].unsqueeze(1), NEGATIVE_SLOPE)
-    attention = logits.masked_fill(~allowed, -torch.inf).softmax(-1)
-    return (attention @ hidden[block.index])[block.mask]
+def _mix(hidden: Tensor, sent: Tensor, received: Tensor, allowed: Tensor) -> Tensor:
+    """Attention inside one block: hidden (b, n, h), logit halves (b, n), allowed (b, n, n) -> (b, n, h)."""
+    logits = F.leaky_relu(received.unsqueeze(2) + sent.unsqueeze(1), NEGATIVE_SLOPE)
+    return logits.masked_fill(~allowed, -torch.inf).softmax(-1) @ hidden

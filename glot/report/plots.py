@@ -93,3 +93,25 @@ def plot_arms(rows: list[tuple[str, str, str, Any]], path: Path) -> None:
     figure.tight_layout()
     figure.savefig(path)
     pyplot.close(figure)
+
+
+def plot_census(census: list[Any], tau: float, path: Path) -> None:
+    """Density of the token graph and share of isolated tokens against tau, with the chosen tau."""
+    figure, axes = pyplot.subplots(figsize=(5.6, 3.6), dpi=150)
+    taus = [row.tau for row in census]
+    curves = {
+        "pairs joined": ([row.density for row in census], "#c23b4b"),
+        "isolated tokens": ([row.isolated for row in census], "#5b8db8"),
+    }
+    for name, (values, colour) in curves.items():
+        axes.plot(taus, [100 * value for value in values], marker="o", markersize=3, color=colour, label=name)
+    axes.axvline(tau, color="#b0b0b0", linestyle="--", linewidth=1)
+    axes.annotate(f"tau = {tau:g}", (tau, 101), color="#808080", fontsize=8, ha="center", annotation_clip=False)
+    axes.set_xlabel("tau")
+    axes.set_ylabel("%")
+    axes.set_ylim(-2, 100)
+    axes.legend(frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.tight_layout()
+    figure.savefig(path)
+    pyplot.close(figure)

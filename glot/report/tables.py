@@ -52,3 +52,13 @@ def latex(header: list[str], rows: list[list[str]]) -> str:
     body = "\n".join(line(row) for row in rows)
     columns = "l" + "r" * (len(header) - 1)
     return f"\\begin{{tabular}}{{{columns}}}\n\\toprule\n{line(header)}\n\\midrule\n{body}\n\\bottomrule\n\\end{{tabular}}\n"
+
+
+def census_table(census: list[Any], tau: float, num_texts: int, what: str) -> str:
+    """Density of the token graph by tau; the chosen one is marked."""
+    rows = [
+        [f"{row.tau:g}{' *' if row.tau == tau else ''}", percent(row.density), f"{row.degree:.1f}", percent(row.isolated), row.verdict]
+        for row in census
+    ]
+    table = markdown(["tau", "pairs joined", "neighbours", "isolated tokens", ""], rows)
+    return f"{table}\n\n{what}, {num_texts:,} texts; * = --tau. A token's own loop is not counted."
