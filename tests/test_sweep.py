@@ -165,8 +165,10 @@ def test_runs_that_do_not_belong_together_are_refused(tiny_study, tmp_path):
 
 def test_published_figures_are_matched_by_backbone_pooler_and_task():
     result = {"model": "bert-base-uncased", "pooler": "cls", "task": "cola"}
-    assert report.published_score("table 1", result, "mcc") == 0.2266
-    assert report.published_score("table 1", {**result, "model": "minilm"}, "mcc") is None
+    assert report.published_score("table 1", result, "mcc", {}) == 0.2266
+    assert report.published_score("table 1", {**result, "model": "minilm"}, "mcc", {}) is None
+    stress = {"model": "mistralai/Mistral-7B-v0.1", "pooler": "glot", "task": "stress"}
+    assert report.published_score("table 7", stress, "accuracy", {"distractor_ratio": "0.90"}) > 0.9
 
 
 @pytest.mark.parametrize("path", sorted((Path(__file__).parents[1] / "configs").glob("*.yaml")), ids=lambda path: path.stem)

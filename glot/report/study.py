@@ -78,7 +78,7 @@ def read_row(cell: dict[str, Any], published: str | None) -> Row:
         if value is not None:
             values[run["seed"]] = value
     failed = sum(run["run_dir"] is None for run in cell["runs"])
-    figure = None if result is None or published is None else published_score(published, result, metric)
+    figure = None if result is None or published is None else published_score(published, result, metric, cell["grid"])
     return Row(cell["grid"], cell["arm"], metric, values, cell["tuned"]["values"], failed, floor, figure)
 
 
@@ -142,17 +142,15 @@ def compare(rows: list[Row], baseline: str | None) -> tuple[list[str], list[list
     return header, lines
 
 
-def published_score(table: str, result: dict[str, Any], metric: str) -> float | None:
-    """The paper's figure where backbone, pooler, task and metric agree, else None."""
-    number = table.removeprefix("table").strip()
+def published_score(table: str, result: dict[str, Any], metric: str, point: dict[str, str]) -> float | None:
+    """The paper's figure where backbone, pooler, task (for stress with its ratio) and metric agree, else None."""
+    ratio = point.get("distractor_ratio")
+    task = f"{result['task']}@{float(ratio):g}" if ratio else result["task"]
+    wanted = (table.removeprefix("table").strip(), result["pooler"], task, metric)
     text = resources.files("glot").joinpath("resources/scores.csv").read_text(encoding="utf-8")
     for row in csv.DictReader(text.splitlines()):
-        same_backbone = row["backbone"] == result["model"] or row["backbone"].split("/")[-1] == result["model"]
-        if (
-            row["table"] == number
-            and same_backbone
-            and (row["pooler"], row["task"], row["metric"]) == (result["pooler"], result["task"], metric)
-        ):
+        found = (row["table"], row["pooler"], row["task"], row["metric"])
+        if found == wanted and result["model"] in (row["backbone"], row["backbone"].split("/")[-1]):
             return float(row["score"])
     return None
 
