@@ -310,29 +310,37 @@ class Backbone:
 
     def encode(self, ids: list[list[int]]) -> TokenBatch:
         """Token states of B texts given as ids: packed (N, d) on the model's device, in the model's precision."""
+        return self.encode_layers(ids, [self.layer])[0]
+
+    def encode_layers(self, ids: list[list[int]], layers: list[str]) -> list[TokenBatch]:
+        """The same for several layers, from one forward pass."""
         lengths = torch.tensor([len(tokens) for tokens in ids])
         mask = torch.arange(int(lengths.max())) < lengths.unsqueeze(1)
         padded = torch.full(mask.shape, self.tokenizer.pad_token_id)
         padded[mask] = torch.tensor([token for tokens in ids for token in tokens])
         mask = mask.to(self.device)
-        return TokenBatch.from_padded(self.forward(padded.to(self.device), mask), mask)
+        return [TokenBatch.from_padded(hidden, mask) for hidden in self.forward(padded.to(self.device), mask, layers)]
 
-    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """Ids (B, L), mask (B, L) -> hidden states of the chosen layer (B, L, d)."""
-        last = self.layer == str(self.source.num_layers)
-        output = self.model(input_ids=ids, attention_mask=mask.long(), output_hidden_states=not last, **self._options)
-        if last:
-            return output.last_hidden_state
-        if self.layer == "mean4":
-            return torch.stack(output.hidden_states[-LAYERS_IN_MEAN:]).mean(0)
-        return output.hidden_states[int(self.layer)]
+    def forward(self, ids: Tensor, mask: Tensor, layers: list[str]) -> list[Tensor]:
+        """Ids (B, L), mask (B, L) -> hidden states (B, L, d) of each layer; `layers` as `resolve_layer` names them."""
+        last = str(self.source.num_layers)
+        output = self.model(input_ids=ids, attention_mask=mask.long(), output_hidden_states=layers != [last], **self._options)
+
+        def states(layer: str) -> Tensor:
+            if layer == last:
+                return output.last_hidden_state
+            if layer == "mean4":
+                return torch.stack(output.hidden_states[-LAYERS_IN_MEAN:]).mean(0)
+            return output.hidden_states[int(layer)]
+
+        return [states(layer) for layer in layers]
 
     @cached_property
     def _options(self) -> dict[str, Any]:
         return {"use_cache": False} if self.source.is_decoder else {}
 
-    def encode_sorted(self, ids: list[list[int]]) -> Iterator[TokenBatch]:
-        """States of texts sorted from long to short, a batch of at most `PADDED_TOKENS` at a time, without gradient.
+    def encode_sorted(self, ids: list[list[int]], layers: list[str]) -> Iterator[list[TokenBatch]]:
+        """States of texts sorted from long to short, each layer's of at most `PADDED_TOKENS` at a time, without gradient.
 
         How texts are batched shifts the last bits of their states, so it follows from the texts and from no flag.
         """
@@ -340,7 +348,7 @@ class Backbone:
         while start < len(ids):
             end = start + max(1, PADDED_TOKENS // len(ids[start]))
             with torch.inference_mode():
-                yield self.encode(ids[start:end])
+                yield self.encode_layers(ids[start:end], layers)
             start = end
 
     def read_plainly(self, text: str) -> tuple[TokenBatch, list[str], list[tuple[int, int]]]:

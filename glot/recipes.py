@@ -39,7 +39,7 @@ from glot.report.tables import census_table, demo_table
 from glot.result import Result, make_result, selection_in_words, store_entry, summarise
 from glot.splits import Loaders
 from glot.tasks import TASKS, TaskData, TaskSpec, load_task_data
-from glot.tokens import estimate_store, open_tokens
+from glot.tokens import estimate_store, open_tokens, write_layers
 from glot.tracking import make_tracker, resolve_report_to
 from glot.train import FitOptions, fit
 from glot.types import TokenSource
@@ -135,21 +135,23 @@ def run_or_reuse(config: RunConfig, runs_dir: Path) -> str:
 
 
 def encode_once(configs: list[RunConfig]) -> float:
-    """Write every store that these runs will read, one after the other with all cores; the seconds it took.
+    """Write every store that these runs will read with all cores, the layers of one backbone in one pass; the seconds it took.
 
     A store that cannot be written is reported here and fails its runs later, not the study.
     """
     clock = Clock("load", "encode")
-    seen = set()
+    groups: dict[RunConfig, dict[str, None]] = {}
     for config in configs:
-        wanted = config.backbone, config.data, config.stress, config.store, config.data_seed
-        if wanted in seen or not config.store.precompute_hidden_states:
-            continue
-        seen.add(wanted)
+        if config.store.precompute_hidden_states:
+            alike = RunConfig(config.backbone, data=config.data, stress=config.stress, store=config.store).with_values(
+                hidden_layer="-1", data_seed=config.data_seed, selection="best"
+            )
+            groups.setdefault(alike, {})[config.backbone.hidden_layer] = None
+    for config, layers in groups.items():
         try:
             source = find_backbone(config.backbone.model_name_or_path, config.backbone.trust_remote_code)
-            settled, _ = settle(config, source)
-            open_tokens(settled, source, read_texts(config)[1], pick_device(config.backbone.device), clock)
+            settle(config, source)
+            write_layers(config, source, read_texts(config)[1], list(layers), pick_device(config.backbone.device), clock)
         except GlotError as error:
             say(f"cannot encode: {error}")
     return clock.seconds["encode"]

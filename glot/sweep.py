@@ -11,6 +11,7 @@ import random
 import time
 from collections.abc import Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
@@ -218,6 +219,7 @@ def run_study(path: Path, output_dir: str = "runs", seeds: list[int] | None = No
     (folder / "runs").mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
     encoded = recipes.encode_once(configs)
+    configs = [config.with_values(override_precompute=False) for config in configs]  # built anew once is enough
     with _pool(jobs) as pool:
         work = Work(pool, str(folder / "runs"))
         tuned = tune_cells(study, configs, work)
@@ -311,10 +313,16 @@ def _one_run(config: RunConfig, runs_dir: str) -> str:
     return recipes.run_or_reuse(config, Path(runs_dir))
 
 
-def _pool(jobs: int) -> Executor:
-    if jobs == 1:
-        return ThreadPoolExecutor(1)  # a future holds whatever stopped a run, without a process of its own
-    return ProcessPoolExecutor(jobs, get_context("spawn"), initializer=_share_cores, initargs=(jobs,))
+@contextmanager
+def _pool(jobs: int) -> Iterator[Executor]:
+    """Workers; a future holds whatever stopped a run. When the user stops the study, runs that have not begun are dropped."""
+    pool: Executor = ThreadPoolExecutor(1)
+    if jobs > 1:
+        pool = ProcessPoolExecutor(jobs, get_context("spawn"), initializer=_share_cores, initargs=(jobs,))
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _share_cores(jobs: int) -> None:

@@ -15,7 +15,7 @@ from glot.config import BackboneConfig, RunConfig, versions
 from glot.errors import DataError
 from glot.loader import TextIndex
 from glot.progress import Clock
-from glot.store import StoredTokens, StoreKey, StorePlan, open_store, write_store
+from glot.store import StoredTokens, StoreKey, StorePlan, open_store, write_stores
 from glot.store.layout import DTYPES
 from glot.store.writer import WriteOptions
 
@@ -55,12 +55,28 @@ def open_tokens(
     root, key = Path(config.store.store_dir), store_key(config, source, index)
     stored = None if config.store.override_precompute else open_store(root, key)
     if stored is None:
-        backbone, ids = _load(config, source, index, device, clock)
-        with clock.phase("encode"):
-            _write(config, root, key, backbone, ids)
+        write_layers(config, source, index, [config.backbone.hidden_layer], device, clock)
         stored = open_store(root, key)
         assert stored is not None
     return stored
+
+
+def write_layers(
+    config: RunConfig, source: BackboneSource, index: TextIndex, layers: list[str], device: torch.device, clock: Clock
+) -> None:
+    """Complete the stores of several hidden layers of one backbone, which may differ in nothing else, from one forward pass."""
+    root = Path(config.store.store_dir)
+    wanted = {source.resolve_layer(layer): store_key(config.with_values(hidden_layer=layer), source, index) for layer in layers}
+    options = WriteOptions(config.store.resume, config.store.override_precompute, config.output.verbose)
+    if not options.rebuild and all(open_store(root, key) is not None for key in wanted.values()):
+        return
+    backbone, ids = _load(config, source, index, device, clock)
+    with clock.phase("encode"):
+        plan = StorePlan(np.array([len(tokens) for tokens in ids]), backbone.hidden_size, config.store.store_dtype)
+        names = list(wanted)
+        write_stores(
+            root, list(wanted.values()), plan, lambda rows: backbone.encode_sorted([ids[row] for row in rows], names), versions(), options
+        )
 
 
 def _load(
@@ -82,13 +98,6 @@ def _tokenise(backbone: Backbone, index: TextIndex, places: Sequence[int]) -> li
     return ids
 
 
-def _write(config: RunConfig, root: Path, key: StoreKey, backbone: Backbone, ids: list[list[int]]) -> None:
-    lengths = np.array([len(tokens) for tokens in ids])
-    plan = StorePlan(lengths, backbone.hidden_size, config.store.store_dtype)
-    options = WriteOptions(config.store.resume, config.store.override_precompute, config.output.verbose)
-    write_store(root, key, plan, lambda rows: backbone.encode_sorted([ids[row] for row in rows]), versions(), options)
-
-
 def estimate_store(config: RunConfig, source: BackboneSource, index: TextIndex, device: torch.device) -> dict[str, object]:
     """What storing the states of all texts would take, from a sample: tokens, bytes, hours on this machine, free bytes."""
     draw = np.random.default_rng(0)
@@ -98,11 +107,12 @@ def estimate_store(config: RunConfig, source: BackboneSource, index: TextIndex, 
     backbone = Backbone(source, max_tokens(config.backbone), config.backbone.backbone_dtype, layer, device)
     ids = _tokenise(backbone, index, rows.tolist())
     timed = sorted(ids[:TIMED_TEXTS], key=len, reverse=True)
-    list(backbone.encode_sorted(timed[-8:]))  # the first pass pays for the allocator
+    layers = [backbone.layer]
+    list(backbone.encode_sorted(timed[-8:], layers))  # the first pass pays for the allocator
     clock = Clock()
     with clock.phase("encode"):
-        for batch in backbone.encode_sorted(timed):
-            batch.tokens.cpu()  # an accelerator is asked to finish
+        for batches in backbone.encode_sorted(timed, layers):
+            batches[0].tokens.cpu()  # an accelerator is asked to finish
     tokens = sum(map(len, ids)) * len(index.texts) / count
     rate = sum(map(len, timed)) / clock.seconds["encode"]
     root = Path(config.store.store_dir).absolute()

@@ -39,6 +39,13 @@ def test_states_equal_the_library_one_text_at_a_time(kind, layer, request):
         torch.testing.assert_close(batch.tokens[batch.ptr[row] : batch.ptr[row + 1]], states, atol=1e-5, rtol=1e-5)
 
 
+def test_several_layers_come_from_one_pass(tiny_bert):
+    backbone = load(tiny_bert)
+    ids = backbone.tokenise(TEXTS)
+    for layer, batch in zip(("0", "2", "1"), backbone.encode_layers(ids, ["0", "2", "1"]), strict=True):
+        torch.testing.assert_close(batch.tokens, load(tiny_bert, layer).encode(ids).tokens)
+
+
 def test_mean4_is_the_mean_of_the_last_four(tiny_bert):
     with pytest.raises(ConfigError, match=r"--hidden_layer=mean4: .* hidden states 0 \(embeddings\) to 2"):
         find_backbone(str(tiny_bert)).resolve_layer("mean4")
@@ -135,7 +142,7 @@ def test_a_length_is_refused_before_the_weights_are_loaded(tiny_bert):
 def test_states_do_not_depend_on_how_many_texts_follow(tiny_bert):
     backbone = load(tiny_bert)
     ids = [ids for ids in backbone.tokenise(["cat dog red"] * 900)]
-    batches = [len(batch) for batch in backbone.encode_sorted(ids)]
+    batches = [len(batch) for (batch,) in backbone.encode_sorted(ids, ["2"])]
     assert batches == [819, 81]  # 4,096 tokens, 5 a text
 
 

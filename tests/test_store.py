@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from glot.errors import StoreError
-from glot.store import Manifest, StoreKey, StorePlan, layout, open_store, write_store, writer
+from glot.store import Manifest, StoreKey, StorePlan, layout, open_store, write_stores, writer
 from glot.store.layout import texts_sha256
 from glot.store.writer import WriteOptions
 from glot.types import TokenBatch
@@ -36,7 +36,9 @@ def encode(rows, calls=None):
 
 def write(root, key=KEY, calls=None, source=encode, **options):
     plan = StorePlan(LENGTHS, 4, key.store_dtype)
-    return write_store(root, key, plan, lambda rows: source(rows, calls), {"torch": "x"}, WriteOptions(**options))
+    return write_stores(
+        root, [key], plan, lambda rows: ([batch] for batch in source(rows, calls)), {"torch": "x"}, WriteOptions(**options)
+    )[0]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
@@ -106,6 +108,22 @@ def test_a_token_file_of_the_wrong_size_is_no_start(tmp_path):
     calls: list[int] = []
     write(tmp_path, calls=calls)
     assert sorted(calls) == list(range(6))
+
+
+def test_several_layers_are_written_in_one_pass_and_only_those_that_are_missing(tmp_path):
+    keys = [dataclasses.replace(KEY, layer=str(layer)) for layer in range(3)]
+    write(tmp_path, keys[1])
+    calls: list[int] = []
+    plan = StorePlan(LENGTHS, 4, "float32")
+
+    def layers(rows):
+        for batch in encode(rows, calls):
+            yield [batch.with_tokens(batch.tokens + 10 * layer) for layer in range(3)]
+
+    write_stores(tmp_path, keys, plan, layers, {}, WriteOptions())
+    assert sorted(calls) == list(range(6))
+    shift = [open_store(tmp_path, key).gather(np.array([4])).tokens - states(4) for key in keys]
+    assert [float(difference.mean()) for difference in shift] == [0, 0, 20]  # layer 1 was there and stayed
 
 
 def test_a_changed_plan_or_chunk_size_is_no_start(tmp_path, monkeypatch):

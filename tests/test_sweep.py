@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from glot import recipes, sweep
+from glot import recipes, sweep, tokens
 from glot.cli import glot_main
 from glot.errors import ConfigError, DataError
 from glot.report import study as report
@@ -176,6 +176,20 @@ def test_every_shipped_study_resolves(path):
     study = read_study(path)
     assert len(resolve_cells(path, study)) == len(study.cells) > 0
     assert path.read_text().startswith("#") and "command:" in path.read_text()
+
+
+def test_layers_of_a_study_are_encoded_in_one_pass(tiny_study, tmp_path, monkeypatch):
+    text = tiny_study.read_text().replace("task: [cola, mrpc]", "task: [cola]\n  hidden_layer: [0, 1, -1]")
+    tiny_study.write_text(
+        text.replace("grid: {", "grid:\n  ").replace("-1]}", "-1]").replace("tune: {lr: [1e-4, 3e-2], seeds: [100]}\n", "")
+    )
+    loads = []
+    whole = tokens._load
+    monkeypatch.setattr(tokens, "_load", lambda *args: loads.append(1) or whole(*args))
+    folder = run_study(tiny_study, str(tmp_path / "runs"), seeds=[0])
+    record = json.loads((folder / "study.json").read_text())
+    assert len(loads) == 1 and len(record["cells"]) == 9 and all(cell["runs"][0]["run_dir"] for cell in record["cells"])
+    assert len(list((tmp_path / "hidden").iterdir())) == 3
 
 
 def test_sweep_command_line(tiny_study, capsys):

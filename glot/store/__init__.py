@@ -10,6 +10,6 @@
 
 from glot.store.layout import Manifest, StoreKey
 from glot.store.reader import StoredTokens, open_store
-from glot.store.writer import StorePlan, write_store
+from glot.store.writer import StorePlan, write_stores
 
-__all__ = ["Manifest", "StoreKey", "StorePlan", "StoredTokens", "open_store", "write_store"]
+__all__ = ["Manifest", "StoreKey", "StorePlan", "StoredTokens", "open_store", "write_stores"]

@@ -4,8 +4,8 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,8 +18,8 @@ from glot.store.layout import CHUNKS, DTYPES, KEY, LOCK, MANIFEST, PLAN, TOKENS,
 from glot.types import TokenBatch
 
 CHUNK_BYTES = 64 << 20
-Encode = Callable[[np.ndarray], Iterable[TokenBatch]]
-"""rows (n,) of one chunk -> their states in that order, some sentences at a time."""
+Encode = Callable[[np.ndarray], Iterable[Sequence[TokenBatch]]]
+"""rows (n,) of one chunk -> their states in that order, some sentences at a time, one batch for each store."""
 
 
 @dataclass(frozen=True)
@@ -74,32 +74,50 @@ class WriteOptions:
     verbose: bool = False
 
 
-def write_store(root: Path, key: StoreKey, plan: StorePlan, encode: Encode, versions: dict[str, str], options: WriteOptions) -> Path:
-    """Make the store of `key` complete and return its folder.
+def write_stores(
+    root: Path, keys: list[StoreKey], plan: StorePlan, encode: Encode, versions: dict[str, str], options: WriteOptions
+) -> list[Path]:
+    """Make the stores of `keys` complete, all from one pass over the texts, and return their folders.
+
+    The keys differ in their layer alone; `encode` yields one batch for each key.
 
     Raises:
         StoreError: not enough room on the disk, or a state that the store's precision cannot hold.
     """
-    folder = key.folder(root)
-    folder.mkdir(parents=True, exist_ok=True)
-    with _locked(folder, options.verbose):
-        if options.rebuild:
+    folders = [key.folder(root) for key in keys]
+    with ExitStack() as locks:
+        for folder in sorted(folders):  # in one order, or two processes could wait for each other
+            folder.mkdir(parents=True, exist_ok=True)
+            locks.enter_context(_locked(folder, options.verbose))
+        for folder in folders if options.rebuild else []:
             _remove(folder)
-        if (folder / MANIFEST).is_file():  # another process wrote it while this one waited
-            return folder
-        done = _finished_chunks(folder, plan) if options.resume else set()
-        if done:
-            say(f"store {folder}: {len(done)} of {len(plan.chunks())} chunks are there, going on", options.verbose)
-        else:
+        # another process may have written some while this one waited
+        places = {folder: place for place, folder in enumerate(folders) if not (folder / MANIFEST).is_file()}
+        if places:
+            done = set.intersection(*(_finished_chunks(folder, plan) for folder in places)) if options.resume else set()
+            _prepare(places, [keys[place] for place in places.values()], plan, done, options.verbose)
+            _write_chunks(places, plan, encode, done, options.verbose)
+        for folder, place in places.items():
+            totals = len(plan.lengths), int(plan.lengths.sum()), plan.hidden_size, plan.size_bytes, len(plan.chunks())
+            Manifest(json.loads(keys[place].to_json()), *totals, versions).write(folder)
+    return folders
+
+
+def _prepare(folders: Iterable[Path], keys: list[StoreKey], plan: StorePlan, done: set[int], verbose: bool) -> None:
+    """Key, plan and room for every store that is to be written, unless a part of all of them is there already."""
+    folders = list(folders)
+    names = ", ".join(map(str, folders))
+    if done:
+        say(f"store {names}: {len(done)} of {len(plan.chunks())} chunks are there, going on", verbose)
+    else:
+        _say_size(folders, plan, verbose)
+    for folder, key in zip(folders, keys, strict=True):
+        if not done:
             _remove(folder)
-            _say_size(folder, plan, options.verbose)
             (folder / KEY).write_text(key.to_json())
             np.savez(folder / PLAN, order=plan.order, lengths=plan.lengths)
         _reserve(folder, plan)
-        _write_chunks(folder, plan, encode, done, options.verbose)
-        totals = len(plan.lengths), int(plan.lengths.sum()), plan.hidden_size, plan.size_bytes, len(plan.chunks())
-        Manifest(json.loads(key.to_json()), *totals, versions).write(folder)
-    return folder
+        _remember(folder, done, len(plan.chunks()))
 
 
 def _remove(folder: Path) -> None:
@@ -108,23 +126,27 @@ def _remove(folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)
 
 
-def _write_chunks(folder: Path, plan: StorePlan, encode: Encode, done: set[int], verbose: bool) -> None:
-    order, lengths = plan.order, plan.lengths
-    starts = np.concatenate([[0], np.cumsum(lengths[order])])
+def _write_chunks(places: dict[Path, int], plan: StorePlan, encode: Encode, done: set[int], verbose: bool) -> None:
+    """Write what is not `done`; `places` says which of the batches that `encode` yields belongs to which folder."""
+    starts = np.concatenate([[0], np.cumsum(plan.lengths[plan.order])])
     chunks = plan.chunks()
-    _remember(folder, done, len(chunks))
-    with (folder / TOKENS).open("r+b") as tokens, counter("encode", "token", int(lengths.sum()), verbose) as bar:
+    with ExitStack() as files, counter("encode", "token", int(starts[-1]), verbose) as bar:
+        streams = {files.enter_context((folder / TOKENS).open("r+b")): place for folder, place in places.items()}
         for index, (first, last) in enumerate(chunks):
             if index in done:
                 bar.update(int(starts[last] - starts[first]))
                 continue
-            tokens.seek(int(starts[first]) * plan.bytes_per_token)
-            for batch in encode(order[first:last]):
-                tokens.write(_as_bytes(batch, plan.dtype))
-                bar.update(batch.tokens.shape[0])
-            tokens.flush()
-            os.fsync(tokens.fileno())
-            _remember(folder, {index}, len(chunks), mode="a")
+            for stream in streams:
+                stream.seek(int(starts[first]) * plan.bytes_per_token)
+            for batches in encode(plan.order[first:last]):
+                for stream, place in streams.items():
+                    stream.write(_as_bytes(batches[place], plan.dtype))
+                bar.update(batches[0].tokens.shape[0])
+            for stream in streams:
+                stream.flush()
+                os.fsync(stream.fileno())
+            for folder in places:
+                _remember(folder, {index}, len(chunks), mode="a")
 
 
 def _remember(folder: Path, done: set[int], count: int, mode: str = "w") -> None:
@@ -153,15 +175,15 @@ def _finished_chunks(folder: Path, plan: StorePlan) -> set[int]:
     return {int(line["chunk"]) for line in lines if line["of"] == len(plan.chunks())}
 
 
-def _say_size(folder: Path, plan: StorePlan, verbose: bool) -> None:
-    free = shutil.disk_usage(folder).free
+def _say_size(folders: list[Path], plan: StorePlan, verbose: bool) -> None:
+    free, needed = shutil.disk_usage(folders[0]).free, plan.size_bytes * len(folders)
     say(
-        f"store {folder}: {len(plan.lengths):,} texts, {int(plan.lengths.sum()):,} tokens, "
-        f"{plan.size_bytes / 2**20:,.1f} MiB of {free / 2**30:,.1f} GiB free",
+        f"store {', '.join(map(str, folders))}: {len(plan.lengths):,} texts, {int(plan.lengths.sum()):,} tokens, "
+        f"{needed / 2**20:,.1f} MiB of {free / 2**30:,.1f} GiB free",
         verbose,
     )
-    if plan.size_bytes > free:
-        raise _no_room(folder, plan)
+    if needed > free:
+        raise _no_room(folders[0], needed)
 
 
 def _reserve(folder: Path, plan: StorePlan) -> None:
@@ -172,14 +194,14 @@ def _reserve(folder: Path, plan: StorePlan) -> None:
             if hasattr(os, "posix_fallocate"):
                 os.posix_fallocate(tokens.fileno(), 0, plan.size_bytes)
         except OSError as error:
-            raise _no_room(folder, plan) from error
+            raise _no_room(folder, plan.size_bytes) from error
         tokens.truncate(plan.size_bytes)
 
 
-def _no_room(folder: Path, plan: StorePlan) -> StoreError:
+def _no_room(folder: Path, needed: int) -> StoreError:
     free = shutil.disk_usage(folder).free
     return StoreError(
-        f"--store_dir={folder.parent}: needs {plan.size_bytes / 2**30:.1f} GiB and {free / 2**30:.1f} GiB are free; "
+        f"--store_dir={folder.parent}: needs {needed / 2**30:.1f} GiB and {free / 2**30:.1f} GiB are free; "
         "choose another folder, a shorter --max_length, fewer rows or --precompute_hidden_states=0"
     )
 
