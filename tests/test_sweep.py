@@ -9,6 +9,7 @@ import pytest
 from glot import recipes, sweep, tokens
 from glot.cli import glot_main
 from glot.errors import ConfigError, DataError
+from glot.report import plots
 from glot.report import study as report
 from glot.sweep import list_runs, read_study, resolve_cells, run_study
 
@@ -161,6 +162,29 @@ def test_runs_that_do_not_belong_together_are_refused(tiny_study, tmp_path):
         report.write_report(folder)
     with pytest.raises(DataError, match=r"no study.json; give the folder"):
         report.write_report(tmp_path)
+
+
+def test_a_study_over_ratios_draws_lines_with_what_shortcuts_score(tmp_path, tiny_bert, monkeypatch):
+    monkeypatch.setenv("GLOT_STORE_DIR", str(tmp_path / "hidden"))
+    path = tmp_path / "lines.yaml"
+    path.write_text(f"""
+kind: study
+name: lines
+runs_with: {{task: stress, model_name_or_path: {tiny_bert}, num_train_samples: 60, num_eval_samples: 30, max_length: 40, epochs: 1}}
+grid: {{stress_variant: [faithful, relational], distractor_ratio: [0.2, 0.5, 0.9]}}
+arms:
+  mean: {{pooling_method: mean}}
+  adapool: {{pooling_method: adapool, lr: 1e-2}}
+seeds: [0, 1]
+""")
+    drawn = []
+    monkeypatch.setattr(report, "plot_lines", lambda *args: drawn.append(args) or plots.plot_lines(*args))
+    folder = run_study(path, str(tmp_path / "runs"))
+    report.write_report(folder)
+    rows, shortcuts, names, picture = drawn[0]
+    assert {(panel, x) for panel, x, _, _ in rows} == {(variant, x) for variant in ("faithful", "relational") for x in (0.2, 0.5, 0.9)}
+    assert shortcuts["faithful", 0.9]["length alone"] == 1.0 and names == ("distractor_ratio", "accuracy")
+    assert picture.read_bytes()[:4] == b"\x89PNG"
 
 
 def test_published_figures_are_matched_by_backbone_pooler_and_task():

@@ -1,5 +1,6 @@
 """Figures. The only door to matplotlib."""
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,44 @@ def plot_census(census: list[Any], tau: float, path: Path) -> None:
     axes.set_ylim(-2, 100)
     axes.legend(frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
+    figure.tight_layout()
+    figure.savefig(path)
+    pyplot.close(figure)
+
+
+LINE_COLOURS = ("#c23b4b", "#e08a3c", "#5b8db8", "#3f9b6c", "#9a7fc0", "#8c6d46", "#555555", "#d36ba6")
+
+
+def plot_lines(
+    rows: list[tuple[str, float, str, Any]], shortcuts: dict[tuple[str, float], dict[str, float]], names: tuple[str, str], path: Path
+) -> None:
+    """Mean and 95 % band of every arm against a number, one panel for the rest of the grid point.
+
+    Args:
+        rows: (panel, x, arm, Spread).
+        shortcuts: (panel, x) -> what rules that understand nothing score, drawn in grey.
+        names: of the x axis and of the metric.
+        path: of the picture.
+    """
+    panels, arms = list(dict.fromkeys(row[0] for row in rows)), list(dict.fromkeys(row[2] for row in rows))
+    figure, grid = pyplot.subplots(1, len(panels), figsize=(1.6 + 3.4 * len(panels), 3.8), dpi=150, squeeze=False, sharey=True)
+    for axes, panel in zip(grid[0], panels, strict=True):
+        for arm, colour in zip(arms, itertools.cycle(LINE_COLOURS), strict=False):
+            line = sorted((x, found) for where, x, own, found in rows if (where, own) == (panel, arm))
+            xs, means = [x for x, _ in line], [found.mean for _, found in line]
+            half = [found.half_width if found.n > 1 else 0.0 for _, found in line]
+            axes.plot(xs, means, marker="o", markersize=3.5, color=colour, label=arm)
+            low, high = ([mean + sign * width for mean, width in zip(means, half, strict=True)] for sign in (-1, 1))
+            axes.fill_between(xs, low, high, color=colour, alpha=0.15, linewidth=0)
+        places = sorted(x for where, x in shortcuts if where == panel)
+        for name, style in zip(shortcuts[panel, places[0]] if places else (), ("-.", "-", "--", ":")):
+            values = [shortcuts[panel, x][name] for x in places]
+            axes.plot(places, values, color="#b0b0b0", linestyle=style, linewidth=1, zorder=0, label=f"({name})")
+        axes.set_title(panel, fontsize=10, loc="left")
+        axes.set_xlabel(names[0])
+        axes.spines[["top", "right"]].set_visible(False)
+    grid[0][0].set_ylabel(names[1])
+    grid[0][-1].legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
     figure.tight_layout()
     figure.savefig(path)
     pyplot.close(figure)

@@ -4,17 +4,23 @@ import csv
 import json
 import math
 from dataclasses import dataclass
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from glot.config import DataConfig, RunConfig, StressConfig
+from glot.datasets.shortcuts import score_shortcuts
 from glot.errors import DataError
-from glot.report.plots import plot_arms
+from glot.report.plots import plot_arms, plot_lines
 from glot.report.statistics import Paired, Spread, floors, holm, paired, spread
 from glot.report.tables import latex, markdown
+from glot.tasks import TASKS, load_task_data
 
+AXES = ("distractor_ratio", "hidden_layer", "tau")
+"""Grid keys that become an x axis."""
 TOGETHER = ("select_by", "task")
 """What runs of one row must have in common in their results, besides their data."""
 
@@ -62,8 +68,41 @@ def write_report(folder: Path) -> str:
     (folder / "report.tex").write_text(latex(*table), encoding="utf-8")
     with (folder / "report.csv").open("w", newline="", encoding="utf-8") as stream:
         csv.writer(stream).writerows([table[0], *table[1]])
-    plot_arms([(label(row.point), row.arm, row.metric, _spread(row)) for row in rows if row.values], folder / "report.png")
+    draw([row for row in rows if row.values], study["cells"], folder / "report.png")
     return f"{text}\nwritten: {folder}/report.md, .csv, .tex, .png"
+
+
+def draw(rows: list[Row], cells: list[dict[str, Any]], path: Path) -> None:
+    """Lines against the first grid key that counts something, where there is one; else intervals side by side."""
+    axis = next((key for key in AXES if len({row.point.get(key) for row in rows} - {None}) > 2), None)
+    if axis is None:
+        plot_arms([(label(row.point), row.arm, row.metric, _spread(row)) for row in rows], path)
+        return
+    layers = {"-1": max((int(row.point[axis]) for row in rows if row.point[axis].lstrip("-").isdecimal()), default=0) + 1}
+
+    def place(point: dict[str, str]) -> tuple[str, float]:
+        rest = {key: value for key, value in point.items() if key != axis}
+        return label(rest), float(layers.get(point[axis], point[axis]) if axis == "hidden_layer" else point[axis])
+
+    lines = [(*place(row.point), row.arm, _spread(row)) for row in rows]
+    plot_lines(lines, {place(cell["grid"]): scores for cell in cells if (scores := shortcut_scores(cell))}, (axis, rows[0].metric), path)
+
+
+@cache
+def _shortcuts(data: DataConfig, stress: StressConfig, max_length: int, data_seed: int) -> dict[str, float]:
+    rows = load_task_data(TASKS[data.task], data, stress, max_length, data_seed)
+    return score_shortcuts(rows.train, rows.reported[0])
+
+
+def shortcut_scores(cell: dict[str, Any]) -> dict[str, float]:
+    """What length, words and bigrams alone score on a cell's data; nothing for tasks other than stress."""
+    finished = next((run["run_dir"] for run in cell["runs"] if run["run_dir"] is not None), None)
+    if finished is None:
+        return {}
+    config = RunConfig.from_dict(json.loads((Path(finished) / "config.json").read_text())["flags"])
+    if config.data.task != "stress":
+        return {}
+    return _shortcuts(config.data, config.stress, config.backbone.max_length, config.data_seed)
 
 
 def read_row(cell: dict[str, Any], published: str | None) -> Row:
