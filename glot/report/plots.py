@@ -143,7 +143,7 @@ def plot_lines(
             low, high = ([mean + sign * width for mean, width in zip(means, half, strict=True)] for sign in (-1, 1))
             axes.fill_between(xs, low, high, color=colour, alpha=0.15, linewidth=0)
         places = sorted(x for where, x in shortcuts if where == panel)
-        for name, style in zip(shortcuts[panel, places[0]] if places else (), ("-.", "-", "--", ":")):
+        for name, style in zip(shortcuts[panel, places[0]] if places else (), ("-.", "-", "--", ":"), strict=False):
             values = [shortcuts[panel, x][name] for x in places]
             axes.plot(places, values, color="#b0b0b0", linestyle=style, linewidth=1, zorder=0, label=f"({name})")
         axes.set_title(panel, fontsize=10, loc="left")
