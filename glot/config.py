@@ -337,7 +337,10 @@ def _check_seeds(config: RunConfig) -> list[str]:
 def _check_folders(config: RunConfig) -> list[str]:
     problems = []
     if config.data.data_dir is not None and not Path(config.data.data_dir).is_dir():
-        problems.append(f"--data_dir={config.data.data_dir}: no such folder; it should hold e.g. nyu-mll/glue/cola/train.jsonl")
+        problems.append(
+            f"--data_dir={config.data.data_dir}: no such folder (the flag's, or GLOT_DATA_DIR's); "
+            "it should hold e.g. nyu-mll/glue/cola/train.jsonl"
+        )
     for flag, folder in (("output_dir", config.output.output_dir), ("store_dir", config.store.store_dir)):
         path = Path(folder).absolute()
         while not path.exists():
