@@ -323,11 +323,13 @@ def test_a_killed_run_leaves_no_store_and_the_next_one_finishes_it(tiny_flags, t
     """The process dies in the middle of encoding; the next start encodes only what is missing."""
     script = (
         "import sys, os; from glot.store import writer; writer.CHUNK_BYTES = 600\n"
-        "from glot.backbone import Backbone; whole, calls = Backbone.encode, []\n"
-        "def encode(self, ids):\n    calls.append(1)\n    {}\n    return whole(self, ids)\n"
-        "Backbone.encode = encode\nfrom glot.cli import main\ncode = main(sys.argv[1:])\nprint(len(calls), file=sys.stderr); sys.exit(code)"
+        "from glot import backbone; backbone.PADDED_TOKENS = 16\n"
+        "whole, calls = backbone.Backbone.encode_layers, []\n"
+        "def encode(*args):\n    calls.append(1)\n    {}\n    return whole(*args)\n"
+        "backbone.Backbone.encode_layers = encode\nfrom glot.cli import main\n"
+        "code = main(sys.argv[1:])\nprint(len(calls), file=sys.stderr); sys.exit(code)"
     )
-    flags = [*tiny_flags, "--eval_batch_size=2"]
+    flags = list(tiny_flags)
 
     def start(line: str) -> subprocess.CompletedProcess:
         return subprocess.run([sys.executable, "-c", script.format(line), *flags], capture_output=True, text=True, cwd=ROOT)
