@@ -69,6 +69,7 @@ def test_streams_of_the_other_variants_are_pinned(name):
     assert stream_hash(*variant(name, 0.5, 60, 20)) == HASHES[name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ratio", [0.2, 0.5, 0.9])
 def test_what_each_variant_leaks(ratio):
     """Chance is within 5 points of 50 % on 2,000 evaluation rows."""

@@ -214,6 +214,7 @@ def test_chunks_cover_every_sentence_once(monkeypatch):
     assert len(chunks) == 3
 
 
+@pytest.mark.slow
 def test_a_second_writer_waits_and_finds_the_work_done(tmp_path):
     script = f"""
 import sys, time

@@ -124,6 +124,7 @@ def test_a_study_is_tuned_reused_and_reported(tiny_study, tmp_path, capsys, monk
     assert list(list_runs(tiny_study, [0]))[-1] == "18 runs in all"
 
 
+@pytest.mark.slow
 def test_a_failed_run_does_not_stop_the_others(tiny_study, tmp_path, monkeypatch, capsys):
     whole = recipes.run_task
 
@@ -139,6 +140,7 @@ def test_a_failed_run_does_not_stop_the_others(tiny_study, tmp_path, monkeypatch
     assert "2 runs failed and are not counted." in text and "2 (-1)" in text
 
 
+@pytest.mark.slow
 def test_two_jobs_give_the_same_results(tiny_study, tmp_path):
     one = json.loads((run_study(tiny_study, str(tmp_path / "one")) / "study.json").read_text())
     two = json.loads((run_study(tiny_study, str(tmp_path / "two"), jobs=2) / "study.json").read_text())
