@@ -39,7 +39,7 @@ from glot.report.tables import census_table, demo_table
 from glot.result import Result, make_result, selection_in_words, store_entry, summarise
 from glot.splits import Loaders
 from glot.tasks import TASKS, TaskData, TaskSpec, load_task_data
-from glot.tokens import estimate_store, open_tokens, write_layers
+from glot.tokens import estimate_store, open_tokens, signal_kept, write_layers
 from glot.tracking import make_tracker, resolve_report_to
 from glot.train import FitOptions, fit
 from glot.types import TokenSource
@@ -114,6 +114,8 @@ def run_stress(config: RunConfig) -> Result:
     data, _ = read_texts(config)
     shortcuts = score_shortcuts(data.train, data.reported[0])
     lines = [f"{name}: {100 * accuracy:.1f} % accuracy without understanding" for name, accuracy in shortcuts.items()]
+    whole = signal_kept(config.backbone, data.reported[0].columns[0])
+    lines.append(f"{100 * whole:.1f} % of the evaluation texts keep their signal when cut to the backbone's tokens")
     for line in lines:
         say(line, config.output.verbose)
     result = run_task(config)

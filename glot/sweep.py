@@ -118,15 +118,17 @@ def _read_wandb(path: Path, content: dict[str, Any], program: str) -> Study:
 
 
 def _read_arms(path: Path, content: dict[str, Any], program: str) -> Study:
-    common, grid, arms, tune = (content.get(key) or {} for key in ("runs_with", "grid", "arms", "tune"))
+    common, arms, tune = (content.get(key) or {} for key in ("runs_with", "arms", "tune"))
+    grids = content.get("grid") or {}
+    grids = grids if isinstance(grids, list) else [grids]
+    sections = {"runs_with": [common], "grid": grids, "arms": [arms], "tune": [tune]}
     problems = [
-        f"{path}: {key}: must map names to values"
-        for key in ("runs_with", "grid", "arms", "tune")
-        if not isinstance(content.get(key) or {}, dict)
+        f"{path}: {key}: must map names to values" for key, parts in sections.items() if not all(isinstance(p, dict) for p in parts)
     ]
     if problems:
         raise ConfigError(*problems)
-    problems += [f"{path}: grid.{name}: must be a list with at least one entry" for name, values in grid.items() if not _is_list(values)]
+    varied = [entry for grid in grids for entry in grid.items()]
+    problems += [f"{path}: grid.{name}: must be a list with at least one entry" for name, values in varied if not _is_list(values)]
     problems += [f"{path}: arms.{name}: must map flags to values" for name, flags in arms.items() if not isinstance(flags, dict)]
     tune = dict(tune)
     tune_seeds = tune.pop("seeds", ["100", "101"])
@@ -144,7 +146,7 @@ def _read_arms(path: Path, content: dict[str, Any], program: str) -> Study:
         problems.append(f"{path}: baseline: {baseline} is no arm{nearest(baseline, arms)}; there are {', '.join(arms)}")
     if problems:
         raise ConfigError(*problems)
-    cells = [Cell(arm, point, {**common, **point, **flags}) for point in _crossed(grid) for arm, flags in arms.items()]
+    cells = [Cell(arm, point, {**common, **point, **flags}) for grid in grids for point in _crossed(grid) for arm, flags in arms.items()]
     return Study(
         content.get("name", path.stem),
         program,

@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from glot.backbone import Backbone, BackboneSource, LiveTokens
+from glot.backbone import Backbone, BackboneSource, LiveTokens, find_backbone, kept_characters
 from glot.config import BackboneConfig, RunConfig, versions
+from glot.datasets.stress import needles_kept
 from glot.errors import DataError
 from glot.loader import TextIndex
 from glot.progress import Clock
@@ -77,6 +78,12 @@ def write_layers(
         write_stores(
             root, list(wanted.values()), plan, lambda rows: backbone.encode_sorted([ids[row] for row in rows], names), versions(), options
         )
+
+
+def signal_kept(backbone: BackboneConfig, texts: list[str]) -> float:
+    """Share of stress texts whose signal is whole when they are cut to the backbone's tokens. Loads a tokenizer, no weights."""
+    source = find_backbone(backbone.model_name_or_path, backbone.trust_remote_code)
+    return needles_kept(texts, kept_characters(source, texts, max_tokens(backbone)))
 
 
 def _load(

@@ -23,6 +23,7 @@ RANKS = {
 }
 RANK = {name: rank for rank, names in RANKS.items() for name in names}
 INSIDE = {
+    "backbone": ("source", "model", "__init__"),
     "poolers": ("gat", "convs", "fixed", "scored", "attention", "glot", "__init__"),
     "store": ("layout", "writer", "reader", "__init__"),
     "datasets": ("hub", "stress", "shortcuts", "__init__"),

@@ -11,8 +11,17 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoTokenizer, BertConfig, LlamaConfig, MistralConfig, T5Config
 
-from glot import backbone as module
-from glot.backbone import Backbone, BackboneSource, LiveTokens, file_sha256, find_backbone, find_embedded, pick_device
+from glot.backbone import (
+    Backbone,
+    BackboneSource,
+    LiveTokens,
+    file_sha256,
+    find_backbone,
+    find_embedded,
+    kept_characters,
+    pick_device,
+)
+from glot.backbone import source as module
 from glot.errors import ConfigError
 
 CPU = torch.device("cpu")
@@ -99,6 +108,13 @@ def test_identity_follows_the_files(tiny_bert, tmp_path):
     config = copy / "tokenizer_config.json"
     config.write_text(config.read_text() + " ")
     assert find_backbone(str(copy)).identity != find_backbone(str(tiny_bert)).identity
+
+
+def test_what_a_cut_leaves_of_a_text(tiny_bert, tiny_llama):
+    texts = ["red blue green", "the big dog runs", "a"]
+    assert kept_characters(find_backbone(str(tiny_bert)), texts, 4) == [8, 7, 1]  # two of the four are special
+    assert kept_characters(find_backbone(str(tiny_llama)), texts, 3) == [14, 11, 1]
+    assert kept_characters(find_backbone(str(tiny_llama)), texts, None) == [14, 16, 1]
 
 
 def test_backbones_that_cannot_be_used(tmp_path):

@@ -14,7 +14,7 @@ from conftest import single_rows, write_rows
 from glot.config import DataConfig, StressConfig
 from glot.datasets import StressOptions, generate_stress, hold_out, load_hub_examples
 from glot.datasets.shortcuts import score_shortcuts
-from glot.datasets.stress import faithful_sample
+from glot.datasets.stress import faithful_sample, needles_kept
 from glot.errors import DataError
 from glot.loader import TextIndex
 from glot.tasks import TASKS, load_task_data, targets, training_rows
@@ -104,6 +104,12 @@ def test_the_relation_is_what_the_label_says():
     for text, label in zip(train.columns[0], train.labels, strict=True):
         found = [word for word in text.split() if word in nouns]
         assert len(found) == 2 and (found[0] == found[1]) == bool(label)
+
+
+def test_a_signal_is_kept_as_far_as_its_last_noun():
+    texts = ["not the keys of", "a b keys tickets", "still reports"]
+    assert needles_kept(texts, [12, 16, 13]) == 1.0
+    assert needles_kept(texts, [11, 16, 13]) == pytest.approx(2 / 3) and needles_kept(texts, [0, 8, 12]) == 0.0
 
 
 def test_shortcuts_are_at_chance_on_noise():

@@ -18,7 +18,7 @@ def test_names_equal_tables():
     assert set(names.LABEL_SCALES) == set(LABEL_SCALES)
     assert set(names.DTYPES) == set(backbone.DTYPES) == set(store.layout.DTYPES)
     assert set(names.STRESS_VARIANTS) == set(VARIANTS)
-    assert set(names.EMBEDDED_BACKBONES) == set(backbone.EMBEDDED)
+    assert set(names.EMBEDDED_BACKBONES) == set(backbone.source.EMBEDDED)
 
 
 def test_every_config_field_is_a_flag_and_the_other_way_round():

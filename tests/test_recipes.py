@@ -207,6 +207,7 @@ def test_the_heat_map_works_for_every_pooler_and_says_what_leaks(capsys, tiny_fl
     assert (folder / "augmented_similarity.png").read_bytes()[:4] == b"\x89PNG"
     assert (folder / "augmented_similarity.pdf").read_bytes()[:4] == b"%PDF"
     assert "length alone: 100.0 % accuracy without understanding" in result["notes"]
+    assert any(note.endswith("% of the evaluation texts keep their signal when cut to the backbone's tokens") for note in result["notes"])
     assert json.loads((folder / "result.json").read_text()) == result
 
 
@@ -325,7 +326,7 @@ def test_a_killed_run_leaves_no_store_and_the_next_one_finishes_it(tiny_flags, t
     """The process dies in the middle of encoding; the next start encodes only what is missing."""
     script = (
         "import sys, os; from glot.store import writer; writer.CHUNK_BYTES = 600\n"
-        "from glot import backbone; backbone.PADDED_TOKENS = 16\n"
+        "from glot.backbone import model as backbone; backbone.PADDED_TOKENS = 16\n"
         "whole, calls = backbone.Backbone.encode_layers, []\n"
         "def encode(*args):\n    calls.append(1)\n    {}\n    return whole(*args)\n"
         "backbone.Backbone.encode_layers = encode\nfrom glot.cli import main\n"

@@ -85,6 +85,7 @@ def test_a_wandb_grid_is_expanded(tmp_path):
         (WANDB.replace("method: grid", "method: random"), "F: run_cap: missing; with method random"),
         ("- a", "F: must hold keys such as"),
         ("a: [", "F: not YAML"),
+        (STUDY.replace("{task: [cola, mrpc]}", "[[a]]"), "F: grid: must map names to values"),
         (STUDY.replace("[cola, mrpc]", "[]"), "F: grid.task: must be a list with at least one entry"),
         (STUDY.replace("arms:", "amrs:"), "F: amrs: no such key (did you mean 'arms'?)"),
         (STUDY.replace("baseline: no graph", "baseline: none"), "F: baseline: none is no arm"),
@@ -173,7 +174,9 @@ def test_a_study_over_ratios_draws_lines_with_what_shortcuts_score(tmp_path, tin
 kind: study
 name: lines
 runs_with: {{task: stress, model_name_or_path: {tiny_bert}, num_train_samples: 60, num_eval_samples: 30, max_length: 40, epochs: 1}}
-grid: {{stress_variant: [faithful, relational], distractor_ratio: [0.2, 0.5, 0.9]}}
+grid:
+  - {{stress_variant: [faithful], distractor_ratio: [0.2, 0.5, 0.9]}}
+  - {{stress_variant: [relational], distractor_ratio: [0.5, 0.9]}}
 arms:
   mean: {{pooling_method: mean}}
   adapool: {{pooling_method: adapool, lr: 1e-2}}
@@ -182,9 +185,15 @@ seeds: [0, 1]
     drawn = []
     monkeypatch.setattr(report, "plot_lines", lambda *args: drawn.append(args) or plots.plot_lines(*args))
     folder = run_study(path, str(tmp_path / "runs"))
-    report.write_report(folder)
+    text = report.write_report(folder)
     rows, shortcuts, names, picture = drawn[0]
-    assert {(panel, x) for panel, x, _, _ in rows} == {(variant, x) for variant in ("faithful", "relational") for x in (0.2, 0.5, 0.9)}
+    points = [("faithful", 0.2), ("faithful", 0.5), ("faithful", 0.9), ("relational", 0.5), ("relational", 0.9)]
+    assert list(dict.fromkeys((panel, x) for panel, x, _, _ in rows)) == points
+    table = {tuple(line[2:].split()[:2]): line.split("|")[2:-1] for line in text.splitlines() if line.count("|") == 7}
+    assert {name for name in table if name[0] in ("faithful", "relational")} == {(panel, f"{x:g}") for panel, x in points}
+    assert table["faithful", "0.9"][1].strip() == "100.0 %" and float(table["faithful", "0.2"][-1].split("%")[0]) > 90
+    # 42 tokens are cut to 40, so a noun among the last two of 40 words is lost: in 1 - (15/17)^2 = 22 % of the texts
+    assert float(table["relational", "0.9"][-1].split("%")[0]) == pytest.approx(78, abs=15)
     assert shortcuts["faithful", 0.9]["length alone"] == 1.0 and names == ("distractor_ratio", "accuracy")
     assert picture.read_bytes()[:4] == b"\x89PNG"
 

@@ -159,6 +159,14 @@ def generate_stress(variant: str, options: StressOptions, num_train: int, num_ev
     return splits[0], splits[1]
 
 
+def needles_kept(texts: list[str], kept: list[int]) -> float:
+    """Share of texts whose signal is whole when only the first `kept (S,)` characters are read: every signal ends in a noun."""
+    words = stress_words()
+    nouns = {*words["nouns"], *MORE_NOUNS}
+    ends = [max(match.end() for match in re.finditer(r"\S+", text) if match.group() in nouns) for text in texts]
+    return float(np.mean([end <= limit for end, limit in zip(ends, kept, strict=True)]))
+
+
 def needle_tokens(text: str, spans: list[tuple[int, int]]) -> list[int]:
     """The tokens, given by their places in the text, that belong to a noun, a modifier or a neutral word."""
     words = stress_words()

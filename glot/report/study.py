@@ -3,7 +3,7 @@
 import csv
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -11,13 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from glot.config import DataConfig, RunConfig, StressConfig
-from glot.datasets.shortcuts import score_shortcuts
+from glot.config import BackboneConfig, DataConfig, RunConfig, StressConfig
+from glot.datasets.shortcuts import SHORTCUTS, score_shortcuts
 from glot.errors import DataError
 from glot.report.plots import plot_arms, plot_lines
 from glot.report.statistics import Paired, Spread, floors, holm, paired, spread
 from glot.report.tables import latex, markdown
 from glot.tasks import TASKS, load_task_data
+from glot.tokens import signal_kept
 
 AXES = ("distractor_ratio", "hidden_layer", "tau")
 """Grid keys that become an x axis."""
@@ -63,7 +64,8 @@ def write_report(folder: Path) -> str:
     rows = [read_row(cell, study["published"]) for cell in study["cells"]]
     check_together(rows, study["cells"])
     table = compare(rows, study["baseline"])
-    text = f"{markdown(*table)}\n\n{explain(study, rows)}\n"
+    parts = [markdown(*table), explain(study, rows), shortcut_table(study["cells"])]
+    text = "\n\n".join(filter(None, parts)) + "\n"
     (folder / "report.md").write_text(text, encoding="utf-8")
     (folder / "report.tex").write_text(latex(*table), encoding="utf-8")
     with (folder / "report.csv").open("w", newline="", encoding="utf-8") as stream:
@@ -94,15 +96,41 @@ def _shortcuts(data: DataConfig, stress: StressConfig, max_length: int, data_see
     return score_shortcuts(rows.train, rows.reported[0])
 
 
-def shortcut_scores(cell: dict[str, Any]) -> dict[str, float]:
-    """What length, words and bigrams alone score on a cell's data; nothing for tasks other than stress."""
+@cache
+def _signal_kept(backbone: BackboneConfig, data: DataConfig, stress: StressConfig, data_seed: int) -> float:
+    rows = load_task_data(TASKS[data.task], data, stress, backbone.max_length, data_seed)
+    return signal_kept(backbone, rows.reported[0].columns[0])
+
+
+def stress_config(cell: dict[str, Any]) -> RunConfig | None:
+    """The configuration of a cell's first finished run where its task is the stress test."""
     finished = next((run["run_dir"] for run in cell["runs"] if run["run_dir"] is not None), None)
     if finished is None:
-        return {}
+        return None
     config = RunConfig.from_dict(json.loads((Path(finished) / "config.json").read_text())["flags"])
-    if config.data.task != "stress":
-        return {}
-    return _shortcuts(config.data, config.stress, config.backbone.max_length, config.data_seed)
+    return config if config.data.task == "stress" else None
+
+
+def shortcut_scores(cell: dict[str, Any]) -> dict[str, float]:
+    """What length, words and bigrams alone score on a cell's data; nothing for tasks other than stress."""
+    config = stress_config(cell)
+    return _shortcuts(config.data, config.stress, config.backbone.max_length, config.data_seed) if config else {}
+
+
+def shortcut_table(cells: list[dict[str, Any]]) -> str:
+    """For each stress data set of a study: what shortcuts score on it, and how many texts keep their signal when cut."""
+    lines: dict[str, list[str]] = {}
+    for cell in cells:
+        config = stress_config(cell)
+        if config is not None:
+            data = {key: value for key, value in cell["grid"].items() if key not in ("hidden_layer", "tau")}
+            backbone = replace(config.backbone, hidden_layer="-1")
+            kept = _signal_kept(backbone, config.data, config.stress, config.data_seed)
+            lines[label(data)] = [*(f"{100 * score:.1f} %" for score in shortcut_scores(cell).values()), f"{100 * kept:.1f} %"]
+    if not lines:
+        return ""
+    table = markdown(["data", *SHORTCUTS, "signal kept"], [[name, *values] for name, values in lines.items()])
+    return f"{table}\n\nAccuracy of rules that understand nothing; `signal kept`: evaluation texts whose signal survives the cut."
 
 
 def read_row(cell: dict[str, Any], published: str | None) -> Row:

@@ -1,37 +1,24 @@
-"""The frozen language model: find it, load it, tokenise, run it. The only door to transformers.
-
-Padding is to the right and exists only here: what leaves this module is packed.
-"""
+"""Find a backbone by name, without loading its weights; its configuration and its tokenizer."""
 
 import hashlib
 import importlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import cached_property
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 import transformers
-from safetensors import SafetensorError
-from torch import Tensor
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from glot.errors import ConfigError
 from glot.progress import say
-from glot.types import TokenBatch
 
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 LAYERS_IN_MEAN = 4
-PADDED_TOKENS = 4096
-"""Tokens of a backbone batch, padding included: 32 texts of 128."""
 IDENTITY_SUFFIXES = (".json", ".txt", ".model", ".safetensors", ".bin", ".py")
 
 
@@ -237,156 +224,32 @@ def pick_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-class Backbone:
-    """A loaded model with its tokenizer.
-
-    Args:
-        source: from `find_backbone`.
-        max_length: tokens a text is cut to; None = the model's own limit.
-        dtype: a name of `DTYPES`.
-        layer: from `source.resolve_layer`.
+def load_tokenizer(source: BackboneSource) -> Any:
+    """The tokenizer of a backbone; it pads to the right, with its end token where it has none for padding.
 
     Raises:
-        ConfigError: the weights cannot be read, no padding token can be chosen, `max_length` is more than the model has positions for.
+        ConfigError: it cannot be loaded, does not fit the model, or has no token to pad with.
     """
-
-    def __init__(self, source: BackboneSource, max_length: int | None, dtype: str, layer: str, device: torch.device) -> None:
-        self.source, self.layer, self.device = source, layer, device
-        self.tokenizer = self._load_tokenizer()
-        self.tokenizer.padding_side = "right"
-        if self.tokenizer.pad_token is None:
-            if self.tokenizer.eos_token is None:
-                raise ConfigError(f"--model_name_or_path={source.name}: its tokenizer has neither a padding nor an end token")
-            self.tokenizer.pad_token = self.tokenizer.eos_token
-        limit = self.position_limit
-        if max_length is not None and max_length > limit:
-            raise ConfigError(f"--max_length={max_length}: {source.name} reads at most {limit} tokens")
-        self.max_length = max_length or limit
-        self.model = self._load_weights(dtype).to(device).eval().requires_grad_(False)
-
-    def _load_tokenizer(self) -> Any:
-        source = self.source
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(source.path, trust_remote_code=source.trust_remote_code)
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"--model_name_or_path={source.name}: its tokenizer cannot be loaded ({first_line(error)})") from error
-        entries, rows = len(tokenizer), int(source.config.get_text_config().vocab_size)
-        if 2 * entries < rows:  # the library makes up an empty tokenizer where the files are missing
-            raise ConfigError(
-                f"--model_name_or_path={source.name}: its tokenizer knows {entries} tokens and the model {rows}; "
-                "are the tokenizer's files missing?"
-            )
-        return tokenizer
-
-    def _load_weights(self, dtype: str) -> Any:
-        source = self.source
-        options = {"dtype": DTYPES[dtype], "trust_remote_code": source.trust_remote_code, "output_loading_info": True}
-        try:
-            model, report = AutoModel.from_pretrained(source.path, **options)
-        except (OSError, ValueError, SafetensorError) as error:
-            raise ConfigError(f"--model_name_or_path={source.name}: its weights cannot be loaded ({first_line(error)})") from error
-        missing = sorted(name for name in report["missing_keys"] if not name.startswith("pooler."))
-        if missing:  # they would be random; BERT's own pooler is not used
-            raise ConfigError(
-                f"--model_name_or_path={source.name}: the checkpoint lacks {len(missing)} of the model's tensors ({missing[0]}, ...)"
-            )
-        return model
-
-    @property
-    def hidden_size(self) -> int:
-        """D."""
-        return int(self.source.config.get_text_config().hidden_size)
-
-    @property
-    def position_limit(self) -> int:
-        """Most tokens that the model can read: the tokenizer's word where it has one, else the number of positions."""
-        positions = getattr(self.source.config.get_text_config(), "max_position_embeddings", 1 << 30)
-        return min(int(self.tokenizer.model_max_length), int(positions))
-
-    def tokenise(self, texts: list[str]) -> list[list[int]]:
-        """Token ids of each text, special tokens included, cut to `max_length`; empty where a text has no token at all."""
-        options = {"truncation": True, "padding": False, "max_length": self.max_length, "return_attention_mask": False}
-        return self.tokenizer(texts, **options)["input_ids"]
-
-    def encode(self, ids: list[list[int]]) -> TokenBatch:
-        """Token states of B texts given as ids: packed (N, d) on the model's device, in the model's precision."""
-        return self.encode_layers(ids, [self.layer])[0]
-
-    def encode_layers(self, ids: list[list[int]], layers: list[str]) -> list[TokenBatch]:
-        """The same for several layers, from one forward pass."""
-        lengths = torch.tensor([len(tokens) for tokens in ids])
-        mask = torch.arange(int(lengths.max())) < lengths.unsqueeze(1)
-        padded = torch.full(mask.shape, self.tokenizer.pad_token_id)
-        padded[mask] = torch.tensor([token for tokens in ids for token in tokens])
-        mask = mask.to(self.device)
-        return [TokenBatch.from_padded(hidden, mask) for hidden in self.forward(padded.to(self.device), mask, layers)]
-
-    def forward(self, ids: Tensor, mask: Tensor, layers: list[str]) -> list[Tensor]:
-        """Ids (B, L), mask (B, L) -> hidden states (B, L, d) of each layer; `layers` as `resolve_layer` names them."""
-        last = str(self.source.num_layers)
-        output = self.model(input_ids=ids, attention_mask=mask.long(), output_hidden_states=layers != [last], **self._options)
-
-        def states(layer: str) -> Tensor:
-            if layer == last:
-                return output.last_hidden_state
-            if layer == "mean4":
-                return torch.stack(output.hidden_states[-LAYERS_IN_MEAN:]).mean(0)
-            return output.hidden_states[int(layer)]
-
-        return [states(layer) for layer in layers]
-
-    @cached_property
-    def _options(self) -> dict[str, Any]:
-        return {"use_cache": False} if self.source.is_decoder else {}
-
-    def encode_sorted(self, ids: list[list[int]], layers: list[str]) -> Iterator[list[TokenBatch]]:
-        """States of texts sorted from long to short, each layer's of at most `PADDED_TOKENS` at a time, without gradient.
-
-        How texts are batched shifts the last bits of their states, so it follows from the texts and from no flag.
-        """
-        start = 0
-        while start < len(ids):
-            end = start + max(1, PADDED_TOKENS // len(ids[start]))
-            with torch.inference_mode():
-                yield self.encode_layers(ids[start:end], layers)
-            start = end
-
-    def read_plainly(self, text: str) -> tuple[TokenBatch, list[str], list[tuple[int, int]]]:
-        """One text without special tokens and uncut (up to the model's limit): states, tokens in words, their places in the text."""
-        options = {"add_special_tokens": False, "truncation": True, "max_length": self.position_limit}
-        coded = self.tokenizer(text, return_offsets_mapping=True, **options)
-        with torch.inference_mode():
-            states = self.encode([coded["input_ids"]])
-        spans = [(int(start), int(end)) for start, end in coded["offset_mapping"]]
-        return states.with_tokens(states.tokens.float()), [text[start:end].strip() for start, end in spans], spans
-
-    def save(self, folder: Path) -> None:
-        """Write model and tokenizer so that any tool of the library loads them."""
-        self.model.save_pretrained(folder)
-        self.tokenizer.save_pretrained(folder)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source.path, trust_remote_code=source.trust_remote_code)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"--model_name_or_path={source.name}: its tokenizer cannot be loaded ({first_line(error)})") from error
+    entries, rows = len(tokenizer), int(source.config.get_text_config().vocab_size)
+    if 2 * entries < rows:  # the library makes up an empty tokenizer where the files are missing
+        raise ConfigError(
+            f"--model_name_or_path={source.name}: its tokenizer knows {entries} tokens and the model {rows}; "
+            "are the tokenizer's files missing?"
+        )
+    tokenizer.padding_side = "right"
+    if tokenizer.pad_token is None:
+        if tokenizer.eos_token is None:
+            raise ConfigError(f"--model_name_or_path={source.name}: its tokenizer has neither a padding nor an end token")
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
 
 
-class LiveTokens:
-    """A TokenSource that runs the backbone whenever rows are asked for.
-
-    With `trainable=True` states carry gradient and dropout is on wherever gradients are enabled (training), and neither is so
-    elsewhere (evaluation).
-    """
-
-    def __init__(self, backbone: Backbone, ids: list[list[int]], trainable: bool = False) -> None:
-        self.backbone = backbone
-        self.hidden_size = backbone.hidden_size
-        self.trainable = trainable
-        self._ids = ids
-        backbone.model.requires_grad_(trainable)
-
-    def __len__(self) -> int:
-        return len(self._ids)
-
-    def gather(self, rows: np.ndarray) -> TokenBatch:
-        """The states of `rows (B,)`: float32 (N, d) on the backbone's device."""
-        training = self.trainable and torch.is_grad_enabled()
-        self.backbone.model.train(training)
-        with nullcontext() if training else torch.no_grad():
-            batch = self.backbone.encode([self._ids[row] for row in rows])
-        return batch.with_tokens(batch.tokens.float())
+def kept_characters(source: BackboneSource, texts: list[str], max_length: int | None) -> list[int]:
+    """For each text, how many of its characters are left when it is cut to `max_length` tokens (None = not cut): (S,)."""
+    cut = {} if max_length is None else {"truncation": True, "max_length": max_length}
+    coded = load_tokenizer(source)(texts, return_offsets_mapping=True, **cut)
+    return [max((end for _, end in spans), default=0) for spans in coded["offset_mapping"]]
