@@ -1,4 +1,4 @@
-"""The run folder: configuration, weights, metrics, result. Also heads that the release saved.
+"""The run folder: configuration, weights, metrics, result.
 
 runs/<run_name>/
     config.json         every flag, and what was resolved: d and the identity of the backbone
@@ -11,19 +11,15 @@ runs/<run_name>/
 
 import csv
 import json
-import pickle
-import re
 import shutil
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import nn
 
-from glot.config import GraphConfig, PoolerConfig, RunConfig
+from glot.config import RunConfig
 from glot.errors import CheckpointError, ConfigError
 from glot.model import SentenceModel
 from glot.poolers import build_pooler
@@ -77,7 +73,9 @@ def build_model(config: RunConfig, hidden_size: int) -> SentenceModel:
     """The model of a configuration, freshly initialised from torch's global generator."""
     task = TASKS[config.data.task]
     pooler = build_pooler(config.pooler, config.graph, hidden_size, config.data_seed)
-    return SentenceModel(pooler, task.head(pooler.out_dim, task.num_labels))
+    flags = config.to_dict()
+    head = task.head(pooler.out_dim, task.num_labels, **{name: flags[name] for name in task.head_flags})
+    return SentenceModel(pooler, head)
 
 
 def load_run(folder: Path) -> tuple[SentenceModel, RunConfig, dict[str, Any]]:
@@ -110,70 +108,9 @@ def write_predictions(path: Path, labels: np.ndarray, outputs: np.ndarray) -> No
             table.writerow([row, label, *values])
 
 
-def read_release_head(path: Path) -> dict[str, Tensor]:
-    """The tensors of a `.pth` that the release saved: a state dict of its pooler, read without running any code.
-
-    Raises:
-        CheckpointError: not such a file.
-    """
-    if not zipfile.is_zipfile(path):
-        raise CheckpointError(f"{path}: not there, or not a .pth that torch.save wrote")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(f"{path}: holds more than tensors; refusing to run code from a checkpoint") from error
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise CheckpointError(f"{path}: must be a state dict of tensors")
-    return state
-
-
-def infer_pooler(state: dict[str, Tensor]) -> tuple[PoolerConfig, int]:
-    """The pooler that a bare state dict belongs to, read off names and shapes, and its d. tau leaves no trace in the weights.
-
-    Raises:
-        CheckpointError: no known pooler has these names.
-    """
-    if any(name.startswith("mlp.lins.") for name in state):
-        layers = [name for name in state if re.fullmatch(r"mlp\.lins\.\d+\.weight", name)]
-        first = state["mlp.lins.0.weight"]
-        return PoolerConfig("mlp", gat_hidden_dim=first.shape[0], num_layers=len(layers)), first.shape[1]
-    if "score_layer.0.weight" not in state:
-        raise CheckpointError(f"no score_layer.0.weight among {', '.join(list(state)[:5])} ...: not a GLOT or AdaPool head")
-    width, scored = state["score_layer.0.weight"].shape
-    num_layers = len({name.split(".")[1] for name in state if name.startswith("convs.")})
-    if num_layers == 0:
-        return PoolerConfig("adapool", scorer_hidden=width), scored
-    gnn_type, first = _infer_conv(state)
-    hidden, in_dim = first.shape
-    jump = "cat" if scored == in_dim + num_layers * hidden else "lstm" if "jk.att.weight" in state else "max"
-    return PoolerConfig("glot", gnn_type=gnn_type, gat_hidden_dim=hidden, num_layers=num_layers, jk_mode=jump), in_dim
-
-
-def _infer_conv(state: dict[str, Tensor]) -> tuple[str, Tensor]:
-    """Conv type and the first layer's input weight (h, d)."""
-    signs = (
-        ("gat", "convs.0.att_src", "lin.weight"),
-        ("gine", "convs.0.lin.bias", "nn.lins.0.weight"),
-        ("gin", "convs.0.eps", "nn.lins.0.weight"),
-        ("gcn", "convs.0.lin.weight", "lin.weight"),
-    )
-    for gnn_type, sign, weight in signs:
-        if sign in state:
-            return gnn_type, state[f"convs.0.{weight}"]
-    raise CheckpointError(f"convs.0.* of an unknown kind: {', '.join(name for name in state if name.startswith('convs.0.'))}")
-
-
-def load_release_head(path: Path, graph: GraphConfig) -> tuple[nn.Module, PoolerConfig]:
-    """A pooler with the weights of a released `.pth`, its sizes read off the file; the graph rule is the caller's word.
-
-    Raises:
-        CheckpointError: unreadable, or of no known pooler.
-    """
-    state = read_release_head(path)
-    config, in_dim = infer_pooler(state)
-    pooler = build_pooler(config, graph, in_dim)
-    try:
-        pooler.load_state_dict(state)
-    except RuntimeError as error:
-        raise CheckpointError(f"{path}: does not fit a {config.pooling_method} pooler ({' '.join(str(error).split())})") from error
-    return pooler.eval(), config
+def write_ranks(path: Path, ranks: np.ndarray) -> None:
+    """Row of the held-out slice and the rank of its positive, 1 = first."""
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        table = csv.writer(stream)
+        table.writerow(["row", "rank"])
+        table.writerows(enumerate(ranks.tolist()))

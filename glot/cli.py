@@ -10,8 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from glot.errors import ConfigError, GlotError, nearest
-from glot.flags import STRESS_DEFAULTS, Parsed, parse, to_yaml
-from glot.names import TASKS_TO_COME
+from glot.flags import STRESS_DEFAULTS, Parsed, parse, parse_export, to_yaml
 
 
 def main(argv: list[str] | None = None, program: str = "main.py") -> int:
@@ -44,12 +43,18 @@ def report_main(argv: list[str] | None = None, program: str = "glot report") -> 
     return _guarded(lambda: _report(_words(argv)))
 
 
+def export_main(argv: list[str] | None = None, program: str = "glot export") -> int:
+    """`glot export RUN --to DIR`: a run as a sentence-transformers model."""
+    return _guarded(lambda: _export(_words(argv)))
+
+
 COMMANDS: dict[str, tuple[Callable[[list[str], str], int], str]] = {
     "run": (main, "train and score one pooler (main.py)"),
     "stress": (stress_main, "the distractor stress test (diagnostic_stress_test.py)"),
     "demo": (demo_main, "five poolers on the stress test, a table and a figure"),
     "graph": (graph_main, "how dense the token graph of a task is at each tau"),
     "sweep": (sweep_main, "many runs from a wandb sweep file or a study file"),
+    "export": (export_main, "a run as a folder that SentenceTransformer loads"),
     "report": (report_main, "what a study's runs say: intervals, paired tests, floors, published figures"),
 }
 
@@ -93,10 +98,6 @@ def _run(parsed: Parsed) -> None:
         return
     for remark in parsed.remarks:
         print(remark, file=sys.stderr)
-    if config.data.task in TASKS_TO_COME:
-        raise ConfigError(
-            f"--task={config.data.task}: cannot be run by this version yet (see CHANGELOG.md); its flags parse, --print_config shows them"
-        )
     from glot import recipes
 
     if config.output.dry_run:
@@ -150,3 +151,10 @@ def _report(words: list[str]) -> None:
     from glot.report import study
 
     print(study.write_report(Path(words[0])))
+
+
+def _export(words: list[str]) -> None:
+    asked = parse_export(words)
+    from glot.integrations.export import export_run
+
+    print(export_run(asked.run, asked.to, asked.head_only, asked.max_length))

@@ -14,7 +14,8 @@ from functools import cache
 from importlib import metadata
 from pathlib import Path
 
-from glot.names import EMBEDDED_BACKBONES
+from glot.errors import CheckpointError
+from glot.names import EMBEDDED_BACKBONES, FIXED_POOLERS
 
 ROWS_WORDS = ("subset", "full")
 
@@ -122,20 +123,31 @@ class OutputConfig:
 
 
 @dataclass(frozen=True)
-class ReleaseConfig:
-    """Flags of the embedding and mteb tasks (eleven: two tasks share one section until each has a recipe)."""
+class ContrastiveConfig:
+    """Contrastive training on pairs (`--task=embedding`)."""
 
     train_file: str = "./data/msmarco-triplets.jsonl"
-    checkpoint_path: str = "standard"
-    mteb_task: str = "SciFact"
-    save_dir: str = "./saved_models/"
-    proj_dim: int = 256
+    skip_bad_rows: bool = False
     temperature: float = 0.07
     contrastive_normalize: bool = False
     hard_negatives: int = 0
-    skip_bad_rows: bool = False
+    save_dir: str = "./saved_models/"
+    proj_dim: int = 256
+
+
+@dataclass(frozen=True)
+class MtebConfig:
+    """Evaluation on MTEB (`--task=mteb`)."""
+
+    checkpoint_path: str = "standard"
+    mteb_task: str = "SciFact"
     mteb_max_length: int = 512
     return_all_hidden_states: bool = False
+
+    @property
+    def checkpoint(self) -> Path | None:
+        """Where the pooler's weights are; None for a pooler without training."""
+        return None if self.checkpoint_path in ("standard", "") else Path(self.checkpoint_path).expanduser()
 
 
 @dataclass(frozen=True)
@@ -150,7 +162,8 @@ class RunConfig:
     store: StoreConfig = field(default_factory=StoreConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     output: OutputConfig = field(default_factory=OutputConfig)
-    release: ReleaseConfig = field(default_factory=ReleaseConfig)
+    contrastive: ContrastiveConfig = field(default_factory=ContrastiveConfig)
+    mteb: MtebConfig = field(default_factory=MtebConfig)
 
     @property
     def data_seed(self) -> int:
@@ -181,13 +194,16 @@ class RunConfig:
         """A copy with some flags changed."""
         return RunConfig.from_dict({**self.to_dict(), **values})
 
-    def fingerprint(self, *also: str) -> str:
-        """16 hex digits over all that can change a result, and over whatever `also` adds (data hash, versions)."""
-        flat = self.to_dict()
-        relevant = {name: value for name, value in flat.items() if sections()[name] not in ("output",)}
+    def determining(self) -> dict[str, typing.Any]:
+        """Flag name -> value of all that can change a result."""
+        relevant = {name: value for name, value in self.to_dict().items() if sections()[name] not in ("output",)}
         for name in ("store_dir", "data_dir", "override_precompute", "resume", "seeds", "num_workers", "save_dir"):
             relevant.pop(name)
-        text = json.dumps([relevant, self.data_seed, also], sort_keys=True)
+        return relevant
+
+    def fingerprint(self, *also: str) -> str:
+        """16 hex digits over all that can change a result, and over whatever `also` adds (data hash, versions)."""
+        text = json.dumps([self.determining(), self.data_seed, also], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -206,6 +222,20 @@ def kinds() -> dict[str, type]:
         for name, hint in typing.get_type_hints(kind).items():
             found[name] = next(part for part in (*typing.get_args(hint), hint) if part is not type(None))
     return found
+
+
+def read_saved(checkpoint: Path) -> dict[str, typing.Any] | None:
+    """What made a checkpoint: {flags, resolved} of a run folder or of the file beside a `.pth`; None for a bare `.pth`.
+
+    Raises:
+        CheckpointError: there is no such checkpoint.
+    """
+    if not checkpoint.exists():
+        raise CheckpointError(f"--checkpoint_path={checkpoint}: not there; give a run folder, a .pth file, or standard for none")
+    path = checkpoint / "config.json" if checkpoint.is_dir() else checkpoint.with_name(checkpoint.name + ".json")
+    if checkpoint.is_dir() and not path.is_file():
+        raise CheckpointError(f"--checkpoint_path={checkpoint}: no config.json in it; give the folder of a finished run")
+    return json.loads(path.read_text()) if path.is_file() else None
 
 
 LARGEST_SEED = 2**32 - 1
@@ -266,6 +296,8 @@ def _check_pooler(config: RunConfig) -> list[str]:
     pooler = config.pooler
     if pooler.pooling_method == "glot" and pooler.num_layers == 0 and pooler.jk_mode != "cat":
         return [f"--jk_mode={pooler.jk_mode}: with --num_layers=0 there is nothing to join; use cat, or at least one layer"]
+    if config.data.task == "embedding" and pooler.pooling_method in FIXED_POOLERS:
+        return [f"--pooling_method={pooler.pooling_method}: has no weights, so there is nothing to train; use it with --task=mteb as it is"]
     if pooler.pooling_method == "mlp" and pooler.num_layers == 0:
         return ["--num_layers=0: the mlp pooler needs at least one layer"]
     return []
@@ -277,7 +309,7 @@ def _check_backbone(config: RunConfig) -> list[str]:
         problems.append(f"--hidden_layer={backbone.hidden_layer}: must be an index (0 = embeddings, -1 = last) or mean4")
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", backbone.device):
         problems.append(f"--device={backbone.device}: must be auto, cpu, mps, cuda or cuda:N")
-    if config.release.return_all_hidden_states:
+    if config.mteb.return_all_hidden_states:
         problems.append("--return_all_hidden_states=1: must be 0; choose layers with --hidden_layer")
     if backbone.finetune_backbone and config.store.precompute_hidden_states:
         problems.append("--precompute_hidden_states=1: stored states cannot train the backbone; with --finetune_backbone=1 use 0")
@@ -341,7 +373,14 @@ def _check_folders(config: RunConfig) -> list[str]:
             f"--data_dir={config.data.data_dir}: no such folder (the flag's, or GLOT_DATA_DIR's); "
             "it should hold e.g. nyu-mll/glue/cola/train.jsonl"
         )
-    for flag, folder in (("output_dir", config.output.output_dir), ("store_dir", config.store.store_dir)):
+    folders = {"output_dir": config.output.output_dir, "store_dir": config.store.store_dir}
+    if config.data.task == "embedding":
+        folders["save_dir"] = config.contrastive.save_dir
+        if not Path(config.contrastive.train_file).is_file():
+            problems.append(
+                f"--train_file={config.contrastive.train_file}: no such file; JSON lines {{query, pos, neg}}, .jsonl or .jsonl.gz"
+            )
+    for flag, folder in folders.items():
         path = Path(folder).absolute()
         while not path.exists():
             path = path.parent

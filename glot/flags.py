@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from glot.config import RunConfig, check, kinds
+from glot.config import RunConfig, check, kinds, read_saved
 from glot.errors import ConfigError, nearest, unknown_name
-from glot.names import CHOICES, TASKS_TO_COME
+from glot.names import CHOICES, EVALUATIONS
 
 TRUE, FALSE = ("1", "true", "yes"), ("0", "false", "no")
 ENVIRONMENT = {"data_dir": "GLOT_DATA_DIR", "store_dir": "GLOT_STORE_DIR"}
@@ -66,21 +66,34 @@ CONDITIONS: dict[str, tuple[str, Callable[[RunConfig], bool]]] = {
         "--task=stress with a variant other than repeat",
         lambda c: c.data.task == "stress" and c.stress.stress_variant != "repeat",
     ),
-    "hub": ("a task whose data is read, not generated", lambda c: c.data.task != "stress"),
-    "heldout": ("--selection=heldout", lambda c: c.data.selection == "heldout"),
+    "hub": ("a task whose data is a table of the hub or a mirror", lambda c: c.data.task not in ("stress", "embedding")),
+    "split": ("a task with named splits", lambda c: c.data.task not in ("stress", "embedding", "mteb")),
+    "heldout": ("--selection=heldout or --task=embedding", lambda c: _trains(c) and _holds_out(c)),
     "data_seed": (
-        "--task=stress, --selection=heldout or --graph_adj=random",
-        lambda c: c.data.task == "stress" or c.data.selection == "heldout" or _has_graph(c, "random"),
+        "--task=stress or embedding, --selection=heldout or --graph_adj=random",
+        lambda c: _has_graph(c, "random") or (_trains(c) and (c.data.task == "stress" or _holds_out(c))),
     ),
-    "store": ("--precompute_hidden_states=1", lambda c: c.store.precompute_hidden_states),
-    "live": ("--precompute_hidden_states=1 (live states use this process)", lambda c: c.store.precompute_hidden_states),
+    "store": ("--precompute_hidden_states=1 in a task that trains", lambda c: _trains(c) and c.store.precompute_hidden_states),
+    "live": ("--precompute_hidden_states=1 (live states use this process)", lambda c: _trains(c) and c.store.precompute_hidden_states),
     "finetune": ("--finetune_backbone=1", lambda c: c.backbone.finetune_backbone),
-    "length": ("--task=stress, or --adaptive_length=0", lambda c: c.data.task == "stress" or not c.backbone.adaptive_length),
+    "length": (
+        "--task=stress, or --adaptive_length=0 in a task that trains (mteb: --mteb_max_length)",
+        lambda c: c.data.task == "stress" or (_trains(c) and not c.backbone.adaptive_length),
+    ),
     "embedding": ("--task=embedding", lambda c: c.data.task == "embedding"),
     "mteb": ("--task=mteb", lambda c: c.data.task == "mteb"),
-    "trains": ("a task that trains", lambda c: c.data.task != "mteb"),
+    "trains": ("a task that trains", lambda c: _trains(c)),
+    "scored": ("a task that scores labelled rows, or mteb", lambda c: c.data.task != "embedding"),
 }
 """Name -> (in words, predicate): when a flag has an effect."""
+
+
+def _trains(config: RunConfig) -> bool:
+    return config.data.task not in EVALUATIONS
+
+
+def _holds_out(config: RunConfig) -> bool:
+    return config.data.selection == "heldout" or config.data.task == "embedding"
 
 
 def _has_graph(config: RunConfig, *names: str) -> bool:
@@ -91,11 +104,11 @@ B, P, D, S, T, OUT = "backbone", "pooler", "data", "store", "training", "output"
 FLAGS: tuple[Flag, ...] = (
     Flag(B, "model_name_or_path", "minilm (embedded), smollm2, a local folder or a hub id"),
     Flag(B, "max_length", "tokens a text is cut to; with --task=stress also the words generated", "length"),
-    Flag(B, "adaptive_length", "1 = no cut but the model's own limit"),
+    Flag(B, "adaptive_length", "1 = no cut but the model's own limit", "trains"),
     Flag(B, "backbone_dtype", "precision of the backbone's weights and arithmetic", None, True),
     Flag(B, "hidden_layer", "which hidden states: -1 last, 0 embeddings, an index, or mean4 (mean of the last four)", None, True),
     Flag(B, "trust_remote_code", "1 = run code that comes with a hub model", None, True),
-    Flag(B, "finetune_backbone", "1 = train the backbone too (implies --precompute_hidden_states=0)"),
+    Flag(B, "finetune_backbone", "1 = train the backbone too (implies --precompute_hidden_states=0)", "trains"),
     Flag(B, "backbone_lr", "learning rate of the backbone when it is fine-tuned", "finetune", True),
     Flag(B, "device", "auto, cpu, mps, cuda or cuda:N", None, True),
     Flag(P, "pooling_method", "how token states become one vector"),
@@ -111,11 +124,16 @@ FLAGS: tuple[Flag, ...] = (
     Flag(P, "window_size", "distance in the text up to which tokens are joined", "window", True),
     Flag(D, "task", "what to train and score"),
     Flag(D, "data_dir", "local mirror of the hub's layout (or GLOT_DATA_DIR); unset = the hub", "hub", True),
-    Flag(D, "num_train_samples", "subset (20,000 rows of qqp, qnli, mnli; 2,000 of stress; all of others), full, or a number", "trains"),
-    Flag(D, "eval_split", "another split to report on", "hub", True),
+    Flag(
+        D,
+        "num_train_samples",
+        "subset (20,000 rows of qqp, qnli, mnli, embedding; 2,000 of stress; all of others), full, or a number",
+        "trains",
+    ),
+    Flag(D, "eval_split", "another split to report on", "split", True),
     Flag(D, "label_scale", "target of the cosine: label/5, label/2.5 - 1, or the label", "stsb"),
-    Flag(D, "selection", "which epoch is reported: best on the reported split, last, or best on held-out training rows", None, True),
-    Flag(D, "heldout_fraction", "share of training rows held out", "heldout", True),
+    Flag(D, "selection", "which epoch is reported: best on the reported split, last, or best on held-out training rows", "trains", True),
+    Flag(D, "heldout_fraction", "share of training rows held out (embedding: at most 2,000 rows)", "heldout", True),
     Flag(D, "data_seed", "seed of generated data, held-out rows and random graphs; unset = --seed", "data_seed", True),
     Flag(D, "train_file", "rows {query, pos, neg}, .jsonl or .jsonl.gz", "embedding"),
     Flag(D, "stress_variant", "which generator", "stress", True),
@@ -123,18 +141,18 @@ FLAGS: tuple[Flag, ...] = (
     Flag(D, "distractor_ratio", "share of --max_length filled with noise words", "stress", True),
     Flag(D, "signal_position", "where the signal stands among the noise", "placed", True),
     Flag(D, "relational_distance", "noise words between modifier and noun", "distance", True),
-    Flag(S, "precompute_hidden_states", "1 = encode once and keep the states on disk; 0 = encode in every epoch"),
+    Flag(S, "precompute_hidden_states", "1 = encode once and keep the states on disk; 0 = encode in every epoch", "trains"),
     Flag(S, "override_precompute", "1 = build the store anew", "store"),
     Flag(S, "store_dir", "where stores live (or GLOT_STORE_DIR)", "store", True),
     Flag(S, "store_dtype", "precision on disk", "store", True),
     Flag(S, "resume", "0 = start a half-written store from the beginning", "store", True),
     Flag(T, "epochs", "passes over the training rows", "trains"),
     Flag(T, "batch_size", "sentences (or pairs) a step", "trains"),
-    Flag(T, "eval_batch_size", "sentences (or pairs) in an evaluation batch"),
+    Flag(T, "eval_batch_size", "sentences (or pairs) in an evaluation batch", "scored"),
     Flag(T, "lr", "learning rate of Adam", "trains"),
     Flag(T, "weight_decay", "of Adam", "trains"),
     Flag(T, "seed", "initialisation and batch order (and --data_seed, where that is unset)"),
-    Flag(T, "seeds", "several runs on one store: 0,1,2 or 0..9 (in place of --seed; --data_seed stays one for all)", None, True),
+    Flag(T, "seeds", "several runs on one store: 0,1,2 or 0..9 (in place of --seed; --data_seed stays one for all)", "trains", True),
     Flag(T, "num_workers", "processes that read the store ahead; 0 = none", "live", True),
     Flag(T, "temperature", "of the contrastive loss", "embedding"),
     Flag(T, "contrastive_normalize", "1 = vectors of length one before the dot product", "embedding", True),
@@ -144,13 +162,13 @@ FLAGS: tuple[Flag, ...] = (
     Flag(OUT, "run_name", "folder name; unset = task, pooler, seed and fingerprint", None, True),
     Flag(OUT, "overwrite", "1 = replace a run folder of the same name", None, True),
     Flag(OUT, "report_to", "auto = wandb when WANDB_MODE or WANDB_SWEEP_ID is set, else none", None, True),
-    Flag(OUT, "log_every", "steps between two logged losses", None, True),
+    Flag(OUT, "log_every", "steps between two logged losses", "trains", True),
     Flag(OUT, "verbose", "0 = no bars and no line an epoch"),
-    Flag(OUT, "estimate", "1 = print tokens, bytes and time of the store from a sample, and stop", None, True),
-    Flag(OUT, "dry_run", "1 = read the data, look at the model's configuration, print the plan, and stop", None, True),
+    Flag(OUT, "estimate", "1 = print tokens, bytes and time of the store from a sample, and stop", "trains", True),
+    Flag(OUT, "dry_run", "1 = read the data, look at the model's configuration, print the plan, and stop", "trains", True),
     Flag(OUT, "save_dir", "where embedding checkpoints go", "embedding"),
     Flag(OUT, "proj_dim", "part of the embedding checkpoint's name", "embedding"),
-    Flag(OUT, "checkpoint_path", "pooler weights for mteb; standard = none", "mteb"),
+    Flag(OUT, "checkpoint_path", "a run folder or a .pth file; standard = none", "mteb"),
     Flag(OUT, "mteb_task", "task name, comma list or benchmark", "mteb"),
     Flag(OUT, "mteb_max_length", "tokens a text is cut to in mteb", "mteb", True),
     Flag(OUT, "return_all_hidden_states", "must be 0; known to the release's sweep file alone", "mteb"),
@@ -220,11 +238,46 @@ def parse(argv: list[str], program: str = "main.py", defaults: dict[str, Any] | 
     if values.get("finetune_backbone") and "precompute_hidden_states" not in explicit:
         values["precompute_hidden_states"] = False
     config = RunConfig.from_dict({**base, **values})
+    if config.data.task == "mteb" and config.mteb.checkpoint is not None and not problems:
+        config, problems = adopt_checkpoint(config, set(explicit))
     problems += check(config)
     if problems:
         raise ConfigError(*problems)
     remarks = effects(config, frozenset(explicit))
     return Parsed(config, frozenset(explicit), remarks, print_config)
+
+
+TRAINED = (
+    "pooling_method",
+    "scorer_hidden",
+    "gnn_type",
+    "gat_hidden_dim",
+    "num_layers",
+    "jk_mode",
+    "graph_adj",
+    "tau",
+    "knn_k",
+    "window_size",
+)
+"""Flags that a pooler's weights belong to."""
+ADOPTED = (*TRAINED, "model_name_or_path", "hidden_layer", "backbone_dtype", "data_seed", "trust_remote_code")
+"""Flags that follow from a checkpoint's configuration where they are not given."""
+
+
+def adopt_checkpoint(config: RunConfig, explicit: set[str]) -> tuple[RunConfig, list[str]]:
+    """The configuration with what a checkpoint was trained with, and a line for every given flag that contradicts it.
+
+    A bare `.pth` says nothing of itself: then all flags stay, and sizes are read off its shapes later.
+    """
+    path = config.mteb.checkpoint
+    assert path is not None
+    saved = read_saved(path)
+    if saved is None:
+        return config, []
+    flat, trained = config.to_dict(), saved["flags"]
+    named = [name for name in (*TRAINED, "model_name_or_path") if name in explicit and flat[name] != trained[name]]
+    problems = [f"--{name}={_as_text(flat[name])}: {path} was trained with {_as_text(trained[name])}; leave the flag out" for name in named]
+    return config.with_values(**{name: trained[name] for name in ADOPTED if name not in explicit}), problems
 
 
 def effects(config: RunConfig, explicit: frozenset[str]) -> list[str]:
@@ -237,7 +290,7 @@ def effects(config: RunConfig, explicit: frozenset[str]) -> list[str]:
     problems = [
         f"--{flag.name}: has no effect in this run, it needs {CONDITIONS[flag.acts or ''][0]}; leave it out" for flag in inert if flag.ours
     ]
-    if problems and config.data.task not in TASKS_TO_COME:
+    if problems:
         raise ConfigError(*problems)
     names = [f"--{flag.name}" for flag in inert if not flag.ours]
     return [f"no effect in this run: {', '.join(names)}"] if names else []
@@ -296,6 +349,23 @@ def to_yaml(config: RunConfig) -> str:
     flat = {name: config.to_dict()[name] for name in acting}
     plain = {name: int(value) if isinstance(value, bool) else value for name, value in flat.items() if value is not None}
     return yaml.safe_dump(plain, sort_keys=False)
+
+
+def parse_export(argv: list[str]) -> argparse.Namespace:
+    """The command line of `glot export`.
+
+    Raises:
+        ConfigError: a missing or malformed argument.
+    """
+    parser = _Parser(prog="glot export", description="Write a run as a folder that SentenceTransformer(DIR, trust_remote_code=True) loads.")
+    parser.add_argument("run", type=Path, help="folder of a finished run")
+    parser.add_argument("--to", type=Path, required=True, metavar="DIR", help="new folder")
+    parser.add_argument("--head_only", action="store_true", help="name the backbone instead of storing its weights (megabytes)")
+    parser.add_argument("--max_length", type=int, metavar="N", help="tokens a text is cut to [as in training]")
+    asked = parser.parse_args(argv)
+    if asked.max_length is not None and asked.max_length < 1:
+        raise ConfigError(f"--max_length={asked.max_length}: must be at least 1")
+    return asked
 
 
 def _as_text(value: Any) -> str:

@@ -1,11 +1,13 @@
 """Texts and token sources become epochs of batches."""
 
+import itertools
+import math
 from collections.abc import Iterator
 from functools import cached_property
 
 import numpy as np
 import torch
-from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, SequentialSampler
+from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, Sampler, SequentialSampler
 
 from glot.store.layout import texts_sha256
 from glot.types import Batch, Examples, TokenSource
@@ -22,6 +24,12 @@ class TextIndex:
                 for text in column:
                     self._places.setdefault(text, len(self._places))
         self.texts = list(self._places)
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.texts)
 
     @cached_property
     def sha256(self) -> str:
@@ -51,15 +59,52 @@ class _Rows(Dataset):
 
     def __getitem__(self, rows: list[int]) -> Batch:
         labels = None if self.labels is None else torch.from_numpy(self.labels[rows])
-        return Batch(tuple(self.source.gather(side[rows]) for side in self.sides), labels)
+        places = [side[rows].ravel() for side in self.sides]
+        present = [side[side >= 0] for side in places]  # a row may have fewer negatives than others
+        return Batch(tuple(self.source.gather(side) for side in present if len(side)), labels)
+
+
+class DistinctBatches(Sampler[list[int]]):
+    """Batches of shuffled rows in which no text stands twice: a text that is another row's match would be pushed away as a negative.
+
+    A row that would repeat a text waits for the next batch. A last batch of a single row is left out: it has nothing to be compared with.
+    """
+
+    def __init__(self, sides: tuple[np.ndarray, ...], batch_size: int, generator: torch.Generator) -> None:
+        self._texts = np.column_stack([side.reshape(len(side), -1) for side in sides])
+        self._size, self._generator = batch_size, generator
+
+    def __len__(self) -> int:
+        return math.ceil(len(self._texts) / self._size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        fresh = iter(torch.randperm(len(self._texts), generator=self._generator).tolist())
+        waiting: list[int] = []
+        while True:
+            batch, used, late = [], set(), []
+            queue = iter(waiting)
+            for row in itertools.chain(queue, fresh):
+                texts = {text for text in self._texts[row].tolist() if text >= 0}
+                if used & texts:
+                    late.append(row)
+                    continue
+                used |= texts
+                batch.append(row)
+                if len(batch) == self._size:
+                    break
+            if not batch:
+                return
+            if len(batch) > 1:
+                yield batch
+            waiting = [*late, *queue]
 
 
 class BatchLoader:
     """Epochs of batches over one split.
 
     Args:
-        sides: one (S,) array a column, rows of `source`.
-        labels: (S,) or None.
+        sides: one (S,) array a column, rows of `source`; (S, n) for n negatives a row, -1 where there are fewer.
+        labels: (S,), or None for contrastive rows: each is its own class, and shuffled batches hold no text twice.
         source: where the states come from.
         batch_size: sentences or pairs; the last batch may be smaller.
         device: where batches end up.
@@ -80,9 +125,10 @@ class BatchLoader:
         rows = _Rows(sides, labels, source)
         generator = None if seed is None else torch.Generator().manual_seed(seed)
         order = SequentialSampler(rows) if generator is None else RandomSampler(rows, generator=generator)
+        plain = BatchSampler(order, batch_size, drop_last=False)
         self._loader = DataLoader(
             rows,
-            sampler=BatchSampler(order, batch_size, drop_last=False),
+            sampler=DistinctBatches(sides, batch_size, generator) if labels is None and generator else plain,
             batch_size=None,
             num_workers=num_workers,
             persistent_workers=num_workers > 0,

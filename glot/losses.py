@@ -15,8 +15,12 @@ def cosine_mse(output: Tensor, labels: Tensor) -> Tensor:
     return F.mse_loss(output, labels)
 
 
-def symmetric_info_nce(similarities: Tensor, temperature: float = 0.07) -> Tensor:
-    """In-batch contrastive loss of similarities (B, B), row i's match in column i: the mean of both directions' cross-entropies."""
-    targets = torch.arange(similarities.shape[0], device=similarities.device)
+def symmetric_info_nce(similarities: Tensor, labels: Tensor | None = None, temperature: float = 0.07) -> Tensor:
+    """In-batch contrastive loss of similarities (B, B + M), row i's match in column i: the mean of both directions' cross-entropies.
+
+    No labels are needed. The M further columns (hard negatives) belong to no row, so only the first direction sees them.
+    """
+    count = similarities.shape[0]
+    targets = torch.arange(count, device=similarities.device)
     logits = similarities / temperature
-    return (F.cross_entropy(logits, targets) + F.cross_entropy(logits.T, targets)) / 2
+    return (F.cross_entropy(logits, targets) + F.cross_entropy(logits[:, :count].T, targets)) / 2

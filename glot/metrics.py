@@ -39,6 +39,16 @@ METRICS: dict[str, Metric] = {
 }
 
 
+def mean_reciprocal_rank(ranks: np.ndarray, depth: int = 10) -> float:
+    """Mean of 1 / rank over rows (S,), 0 for a rank beyond `depth`."""
+    return float(np.where(ranks <= depth, 1 / ranks, 0).mean())
+
+
+def recall_at_one(ranks: np.ndarray) -> float:
+    """Share of rows (S,) whose positive comes first."""
+    return float((ranks == 1).mean())
+
+
 def finite(value: float) -> float | None:
     """The value, or None where it is not a number: JSON has no NaN."""
     return value if math.isfinite(value) else None

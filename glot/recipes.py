@@ -8,12 +8,14 @@ run_graph   how dense the token graph is
 run_estimate  tokens, bytes and hours of a store, before there is one
 """
 
+import math
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from glot.backbone import BackboneSource, LiveTokens, find_backbone, pick_device
 from glot.census import Counter
@@ -27,22 +29,26 @@ from glot.checkpoint import (
     write_config,
     write_json,
 )
-from glot.config import DataConfig, RunConfig, StressConfig, parse_seeds, versions
+from glot.config import ContrastiveConfig, DataConfig, RunConfig, StressConfig, parse_seeds, versions
+from glot.datasets import PairFile
 from glot.datasets.shortcuts import score_shortcuts
-from glot.errors import GlotError
+from glot.encoder import open_encoder
+from glot.errors import DataError, GlotError
 from glot.heatmap import draw_heat_map
 from glot.loader import TextIndex
 from glot.model import SentenceModel
 from glot.progress import Clock, say
+from glot.released import check_released_file, released_name, save_released_file
+from glot.report.mteb import write_mteb_tables
 from glot.report.plots import plot_census, plot_demo
 from glot.report.tables import census_table, demo_table
 from glot.result import Result, make_result, selection_in_words, store_entry, summarise
-from glot.splits import Loaders
-from glot.tasks import TASKS, TaskData, TaskSpec, load_task_data
+from glot.splits import Loaders, PairLoaders
+from glot.tasks import TASKS, PairData, TaskData, TaskSpec, load_pair_data, load_task_data, training_loss
 from glot.tokens import estimate_store, open_tokens, signal_kept, write_layers
 from glot.tracking import make_tracker, resolve_report_to
 from glot.train import FitOptions, fit
-from glot.types import TokenSource
+from glot.types import Texts, TokenSource
 
 
 def run_task(config: RunConfig) -> Result:
@@ -51,11 +57,11 @@ def run_task(config: RunConfig) -> Result:
     report_to, device = resolve_report_to(config.output.report_to), pick_device(config.backbone.device)
     with clock.phase("load"):
         task = TASKS[config.data.task]
-        data, index = read_texts(config)
+        data, texts = read_texts(config)
         source = find_backbone(config.backbone.model_name_or_path, config.backbone.trust_remote_code)
         config, notes = settle(config, source)
         fingerprint = run_fingerprint(config, source, data)
-    tokens = open_tokens(config, source, index, device, clock)
+    tokens = open_tokens(config, source, texts, device, clock)
 
     torch.manual_seed(config.train.seed)
     model = build_model(config, tokens.hidden_size).to(device)
@@ -63,11 +69,12 @@ def run_task(config: RunConfig) -> Result:
     write_config(run_dir, config, {"hidden_size": tokens.hidden_size, "backbone": source.identity, "data": data.sha256})
     announce(config, run_dir, data, model)
 
-    batches = Loaders(config, task, data, index, tokens, device)
+    batches = make_loaders(config, data, texts, tokens, device)
     tracker = make_tracker(report_to, run_dir)
     tracker.start(config.to_dict())
     optimizer = make_optimizer(config, model, tokens)
-    fitted = fit(model, batches.train, task.loss, optimizer, lambda: batches.score(model, data.watched), fit_options(config, task), tracker)
+    loss, options = training_loss(task, config.to_dict()), fit_options(config, task, optimizer)
+    fitted = fit(model, batches.train, loss, optimizer, lambda: batches.score(model, data.watched), options, tracker)
     tracker.close()
 
     with clock.phase("evaluate"):
@@ -77,6 +84,7 @@ def run_task(config: RunConfig) -> Result:
         tokens.backbone.save(run_dir / BACKBONE)
     result = make_result(config, task, fitted, scores, clock.seconds) | {
         "select_by": selection_in_words(config, task, [split.split for split in data.reported]),
+        "rows": {split.split: len(split) for split in [data.train, *data.reported]},
         "trainable_params": sum(parameter.numel() for group in optimizer.param_groups for parameter in group["params"]),
         "store": store_entry(tokens),
         "notes": notes + data.notes,
@@ -93,7 +101,12 @@ def choose_recipe(config: RunConfig) -> Callable[[RunConfig], Result]:
         return run_estimate
     if config.train.seeds is not None:
         return run_seeds
-    return run_stress if config.data.task == "stress" else run_task
+    return {"stress": run_stress, "mteb": run_mteb}.get(config.data.task, choose_training(config))
+
+
+def choose_training(config: RunConfig) -> Callable[[RunConfig], Result]:
+    """What trains one model for a configuration."""
+    return run_embedding if config.data.task == "embedding" else run_task
 
 
 def run_seeds(config: RunConfig) -> Result:
@@ -102,7 +115,7 @@ def run_seeds(config: RunConfig) -> Result:
     shared = config.with_values(seeds=None, data_seed=config.data_seed, output_dir=str(folder))  # one data seed: one store
     runs = []
     for seed in parse_seeds(config.train.seeds or ""):
-        runs.append(run_task(shared.with_values(seed=seed, run_name=f"seed-{seed}")))
+        runs.append(choose_training(config)(shared.with_values(seed=seed, run_name=f"seed-{seed}")))
         shared = shared.with_values(override_precompute=False)  # built anew once is enough
     result = {"runs": runs, "summary": summarise(runs), "run_dir": str(folder)}
     write_json(folder / RESULT, result)
@@ -126,13 +139,64 @@ def run_stress(config: RunConfig) -> Result:
     return result
 
 
+def run_embedding(config: RunConfig) -> Result:
+    """`run_task` on pairs; the pooler besides as a `.pth` that the release could read, under `--save_dir`."""
+    target = released_name(config)
+    check_released_file(target, config)
+    result = run_task(config)
+    result["checkpoint"] = str(save_released_file(target, Path(result["run_dir"]), config))
+    write_json(Path(result["run_dir"]) / RESULT, result)
+    return result
+
+
+def run_mteb(config: RunConfig) -> Result:
+    """Score a pooler, trained (`--checkpoint_path`) or as it is, on MTEB tasks; writes results, a table and the run folder."""
+    from glot.integrations import mteb
+
+    report_to = resolve_report_to(config.output.report_to)
+    data_dir = None if config.data.data_dir is None else Path(config.data.data_dir)
+    tasks = mteb.find_tasks(config.mteb.mteb_task, data_dir)
+    encoder, notes = open_encoder(config)
+    revision = encoder.fingerprint()
+    for note in notes:
+        say(note)
+    root = Path(config.output.output_dir)
+    run_dir = create_run_folder(root, config.output.run_name or f"mteb-{encoder.name}-{revision[:8]}", config.output.overwrite)
+    write_config(run_dir, config, {"hidden_size": encoder.backbone.hidden_size, "backbone": encoder.backbone.source.identity})
+    tracker = make_tracker(report_to, run_dir)
+    tracker.start(config.to_dict())
+    model = mteb.MtebModel(encoder, revision, {"max_length": encoder.backbone.max_length})
+    scores = []
+    rerun, batch_size = config.output.overwrite, config.train.eval_batch_size
+    for score in mteb.evaluate_tasks(model, tasks, root / MTEB_CACHE, batch_size, rerun, config.output.verbose):
+        scores.append(score)
+        say(f"{score.task}: {score.error if score.score is None else f'{score.metric} {score.score:.4f}'}")
+        tracker.log({score.task: math.nan if score.score is None else score.score}, len(scores))
+        write_mteb_tables(run_dir, scores, config.backbone.model_name_or_path, config.pooler.pooling_method)
+    tracker.close()
+    if all(score.score is None for score in scores):
+        raise DataError(f"--mteb_task={config.mteb.mteb_task}: no task could be run; the first: {scores[0].task}: {scores[0].error}")
+    result = {
+        "task": "mteb",
+        "model": config.backbone.model_name_or_path,
+        "pooler": config.pooler.pooling_method,
+        "revision": revision,
+        "scores": [score._asdict() for score in scores],
+        "notes": notes,
+        "versions": versions(),
+        "run_dir": str(run_dir),
+    }
+    write_json(run_dir / RESULT, result)
+    return result
+
+
 def run_or_reuse(config: RunConfig, runs_dir: Path) -> str:
     """The folder of a finished run with this very fingerprint under `runs_dir`, run now if there is none (studies)."""
     data, _ = read_texts(config)
     source = find_backbone(config.backbone.model_name_or_path, config.backbone.trust_remote_code)
     name = run_fingerprint(settle(config, source)[0], source, data)
     if not (runs_dir / name / RESULT).is_file():
-        run_task(config.with_values(output_dir=str(runs_dir), run_name=name, overwrite=True, verbose=False))
+        choose_training(config)(config.with_values(output_dir=str(runs_dir), run_name=name, overwrite=True, verbose=False))
     return str(runs_dir / name)
 
 
@@ -159,6 +223,8 @@ def encode_once(configs: list[RunConfig]) -> float:
     return clock.seconds["encode"]
 
 
+MTEB_CACHE = "mteb-results"
+"""Under `--output_dir`: what mteb remembers of finished tasks, shared by all runs."""
 DEMO_POOLERS = ("cls", "mean", "max", "adapool", "glot")
 DEMO = {
     "task": "stress",
@@ -236,7 +302,7 @@ def plan(config: RunConfig) -> str:
     lines = {
         "task": f"{config.data.task}, rows: {rows}; selection: {config.data.selection}",
         "backbone": f"{source.name} ({kind}, {source.num_layers} layers), hidden state {config.backbone.hidden_layer}, {length}",
-        "states": f"of {len(index.texts):,} distinct texts, {states}",
+        "states": f"of {len(index):,} distinct texts, {states}",
         "pooler": f"{config.pooler.pooling_method}, {config.train.epochs} epochs, lr {config.train.lr:g}",
         "seeds": config.train.seeds or str(config.train.seed),
         "output": str(Path(config.output.output_dir) / run_name(config, run_fingerprint(config, source, data))),
@@ -245,8 +311,10 @@ def plan(config: RunConfig) -> str:
     return "\n".join(f"{name:10}{text}" for name, text in lines.items())
 
 
-def read_texts(config: RunConfig) -> tuple[TaskData, TextIndex]:
+def read_texts(config: RunConfig) -> tuple[TaskData | PairData, Texts]:
     """The rows of a run and its distinct texts; the last few are remembered, since runs of one study share them."""
+    if config.data.task == "embedding":
+        return _read_pairs(config.data, config.contrastive, config.data_seed, config.output.verbose)
     return _read_texts(config.data, config.stress, config.backbone.max_length, config.data_seed)
 
 
@@ -256,7 +324,23 @@ def _read_texts(data: DataConfig, stress: StressConfig, max_length: int, data_se
     return rows, TextIndex(rows.splits)
 
 
-def run_fingerprint(config: RunConfig, source: BackboneSource, data: TaskData) -> str:
+@lru_cache(maxsize=2)
+def _read_pairs(data: DataConfig, contrastive: ContrastiveConfig, data_seed: int, verbose: bool) -> tuple[PairData, PairFile]:
+    return load_pair_data(TASKS[data.task], data, contrastive, data_seed, verbose)
+
+
+def make_loaders(
+    config: RunConfig, data: TaskData | PairData, texts: Texts, tokens: TokenSource, device: torch.device
+) -> Loaders | PairLoaders:
+    """Batches and scores of labelled rows, or of pairs."""
+    task = TASKS[config.data.task]
+    if isinstance(data, PairData):
+        return PairLoaders(config, task, data, tokens, device)
+    assert isinstance(texts, TextIndex)
+    return Loaders(config, task, data, texts, tokens, device)
+
+
+def run_fingerprint(config: RunConfig, source: BackboneSource, data: TaskData | PairData) -> str:
     """What a settled run is known by: its configuration, the backbone's files, the rows, and the versions that can change a number."""
     return config.fingerprint(source.identity, data.sha256, str(sorted(versions().items())))
 
@@ -279,7 +363,7 @@ def run_name(config: RunConfig, fingerprint: str) -> str:
     return config.output.run_name or f"{config.data.task}-{config.pooler.pooling_method}-{seed}-{fingerprint[:8]}"
 
 
-def announce(config: RunConfig, run_dir: Path, data: TaskData, model: SentenceModel) -> None:
+def announce(config: RunConfig, run_dir: Path, data: TaskData | PairData, model: SentenceModel) -> None:
     """One line before training starts."""
     rows = f"{len(data.train):,} training rows, scored on {', '.join(f'{len(split):,} {split.split}' for split in data.watched)}"
     say(f"{run_dir}: {config.pooler.pooling_method}, {model.trainable_params:,} parameters, {rows}", config.output.verbose)
@@ -293,7 +377,8 @@ def make_optimizer(config: RunConfig, model: SentenceModel, tokens: TokenSource)
     return torch.optim.Adam(groups, weight_decay=config.train.weight_decay)
 
 
-def fit_options(config: RunConfig, task: TaskSpec) -> FitOptions:
-    """How `fit` picks its epoch under each `--selection`."""
+def fit_options(config: RunConfig, task: TaskSpec, optimizer: torch.optim.Optimizer) -> FitOptions:
+    """How `fit` picks its epoch under each `--selection`, and how the learning rate follows the loss where the task says so."""
     select_by = {"best": task.select_by, "last": (), "heldout": task.metrics[:1]}[config.data.selection]
-    return FitOptions(config.train.epochs, select_by, config.output.log_every, config.output.verbose)
+    schedule = None if task.patience is None else ReduceLROnPlateau(optimizer, patience=task.patience).step
+    return FitOptions(config.train.epochs, select_by, config.output.log_every, config.output.verbose, schedule)

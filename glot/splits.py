@@ -1,16 +1,16 @@
-"""The splits of a run as batches, and the scores of a model on them."""
+"""The splits of a run as batches, and the scores of a model on them: labelled rows, and pairs."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from glot.checkpoint import write_predictions
+from glot.checkpoint import write_predictions, write_ranks
 from glot.config import RunConfig
-from glot.evaluate import predict, score
+from glot.evaluate import predict, rank_positives, score
 from glot.loader import BatchLoader, TextIndex
 from glot.model import SentenceModel
-from glot.tasks import TaskData, TaskSpec, targets
+from glot.tasks import PairData, PairRows, TaskData, TaskSpec, targets, training_loss
 from glot.types import Examples, TokenSource
 
 
@@ -44,3 +44,32 @@ class Loaders:
     def _loader(self, split: Examples, batch_size: int, seed: int | None) -> BatchLoader:
         labels = targets(self.task, split, self.config.data.label_scale)
         return BatchLoader(self.index.sides(split), labels, self.tokens, batch_size, self.device, seed, self.config.train.num_workers)
+
+
+@dataclass(frozen=True)
+class PairLoaders:
+    """The batches of contrastive training: no text twice in a batch. The counterpart of `Loaders`."""
+
+    config: RunConfig
+    task: TaskSpec
+    data: PairData
+    tokens: TokenSource
+    device: torch.device
+
+    @property
+    def train(self) -> BatchLoader:
+        """Shuffled by the seed, anew in each epoch."""
+        return self._loader(self.data.train, self.config.train.seed)
+
+    def score(self, model: SentenceModel, splits: list[PairRows], predictions: Path | None = None) -> dict[str, float]:
+        """Retrieval metrics of the held-out slice; its ranks go to a file where one is named."""
+        (split,) = splits
+        loss = training_loss(self.task, self.config.to_dict())
+        scores, ranks = rank_positives(model, self._loader(split, None), split.sides[1], loss)
+        if predictions is not None:
+            write_ranks(predictions, ranks)
+        return scores
+
+    def _loader(self, split: PairRows, seed: int | None) -> BatchLoader:
+        train = self.config.train
+        return BatchLoader(split.sides, None, self.tokens, train.batch_size, self.device, seed, train.num_workers)

@@ -3,17 +3,18 @@
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
-from typing import NamedTuple
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from torch import nn
 
-from glot.config import DataConfig, StressConfig
-from glot.datasets import StressOptions, generate_stress, hold_out, load_splits
+from glot.config import ContrastiveConfig, DataConfig, StressConfig
+from glot.datasets import PairFile, PairOptions, StressOptions, draw_rows, generate_stress, hold_out, load_splits
 from glot.errors import DataError
-from glot.heads import CosineHead, PairHead, SingleHead
-from glot.losses import cosine_mse, cross_entropy
+from glot.heads import CosineHead, InBatchHead, PairHead, SingleHead
+from glot.losses import cosine_mse, cross_entropy, symmetric_info_nce
 from glot.store.layout import texts_sha256
 from glot.types import Examples
 
@@ -29,6 +30,8 @@ class TaskSpec(NamedTuple):
         select_by: the metrics whose mean picks the best epoch (the release's habit).
         eval_splits: split -> suffix of its metric names.
         subset_rows: rows that `--num_train_samples=subset` takes; None = all.
+        head_flags, loss_flags: flags that the head's constructor and the loss take besides, under their names.
+        patience: steps without a lower loss after which the learning rate falls to a tenth; None = it stays.
     """
 
     head: Callable[[int, int], nn.Module]
@@ -38,6 +41,9 @@ class TaskSpec(NamedTuple):
     select_by: tuple[str, ...]
     eval_splits: dict[str, str]
     subset_rows: int | None = None
+    head_flags: tuple[str, ...] = ()
+    loss_flags: tuple[str, ...] = ()
+    patience: int | None = None
 
 
 ACCURACY = ("accuracy",)
@@ -56,6 +62,18 @@ TASKS: dict[str, TaskSpec] = {
     "wnli": TaskSpec(PairHead, 2, cross_entropy, ("accuracy", "f1"), ACCURACY, VALIDATION),
     "imdb": TaskSpec(SingleHead, 2, cross_entropy, ("accuracy", "mcc"), ACCURACY, {"test": ""}),
     "stress": TaskSpec(SingleHead, 2, cross_entropy, ACCURACY, ACCURACY, VALIDATION, 2_000),
+    "embedding": TaskSpec(
+        InBatchHead,
+        0,
+        symmetric_info_nce,
+        ("mrr@10", "recall@1", "loss"),
+        ("mrr@10",),
+        {"heldout": ""},
+        SUBSET,
+        head_flags=("contrastive_normalize",),
+        loss_flags=("temperature",),
+        patience=50,
+    ),
 }
 """`--task` -> row. A new task is a row here and, at most, a loader in `glot/datasets`."""
 
@@ -65,6 +83,11 @@ LABEL_SCALES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "raw": lambda labels: labels,
 }
 """`--label_scale` -> target of the cosine, from scores 0 to 5."""
+
+
+def training_loss(task: TaskSpec, flags: dict[str, Any]) -> Callable:
+    """The loss of a task, (output, labels) -> scalar, with the flags that it takes."""
+    return partial(task.loss, **{name: flags[name] for name in task.loss_flags})
 
 
 def training_rows(task: TaskSpec, num_train_samples: str) -> int | None:
@@ -151,3 +174,61 @@ def load_task_data(task: TaskSpec, data: DataConfig, stress: StressConfig, seq_l
         return TaskData(train, reported, reported, notes, train)
     kept, held = hold_out(train, data.heldout_fraction, data_seed, stratify=task.num_labels > 1)
     return TaskData(kept, [held], reported, notes, train)
+
+
+LARGEST_SLICE = 2000
+"""Most rows of pairs that are kept out of training to be ranked after every epoch."""
+
+
+@dataclass(frozen=True)
+class PairRows:
+    """Some rows of a file of pairs: places of their texts, one array a side."""
+
+    split: str
+    sides: tuple[np.ndarray, ...]
+
+    def __len__(self) -> int:
+        return len(self.sides[0])
+
+
+@dataclass(frozen=True)
+class PairData:
+    """The rows of contrastive training, and the slice that every epoch is scored on; the counterpart of `TaskData`."""
+
+    train: PairRows
+    heldout: PairRows
+    notes: list[str]
+    sha256: str
+
+    @property
+    def watched(self) -> list[PairRows]:
+        return [self.heldout]
+
+    @property
+    def reported(self) -> list[PairRows]:
+        return [self.heldout]
+
+
+def load_pair_data(
+    task: TaskSpec, data: DataConfig, contrastive: ContrastiveConfig, data_seed: int, verbose: bool
+) -> tuple[PairData, PairFile]:
+    """Read a file of pairs and keep a slice of its rows, drawn with the data seed, out of training.
+
+    Raises:
+        DataError: see `PairFile`; or hard negatives are asked for and no row has any.
+    """
+    wanted = training_rows(task, data.num_train_samples)
+    pairs = PairFile(Path(contrastive.train_file), PairOptions(wanted, contrastive.hard_negatives, contrastive.skip_bad_rows, verbose))
+    notes = [f"{pairs.bad:,} malformed rows were skipped"] if pairs.bad else []
+    if wanted is not None and pairs.num_rows < wanted:
+        notes.append(f"{wanted:,} training rows asked for, {pairs.num_rows:,} are there")
+    if pairs.short_rows:
+        if not (pairs.negatives >= 0).any():
+            raise DataError(f"--hard_negatives={contrastive.hard_negatives}: no row of {pairs.path} has a negative; use 0")
+        notes.append(f"{pairs.short_rows:,} rows have fewer than {contrastive.hard_negatives} negatives and bring those they have")
+    kept, held = draw_rows(pairs.num_rows, data.heldout_fraction, data_seed, LARGEST_SLICE)
+    sides = (pairs.queries, pairs.positives, pairs.negatives) if contrastive.hard_negatives else (pairs.queries, pairs.positives)
+    train, heldout = (PairRows(name, tuple(side[rows] for side in sides)) for name, rows in (("train", kept), ("heldout", held)))
+    notes.append(f"{len(heldout):,} rows are held out of training and ranked after every epoch")
+    digest = hashlib.sha256(pairs.sha256.encode() + held.tobytes()).hexdigest()
+    return PairData(train, heldout, notes, digest), pairs

@@ -23,12 +23,14 @@ class FitOptions:
         select_by: metrics whose mean picks the epoch; empty = the last.
         log_every: steps between two logged losses.
         verbose: bars, and a line an epoch.
+        schedule: called with the loss of every step, to adapt the learning rate.
     """
 
     epochs: int
     select_by: tuple[str, ...]
     log_every: int = 10
     verbose: bool = True
+    schedule: Callable[[float], None] | None = None
 
 
 def fit(
@@ -89,6 +91,8 @@ def _train_epoch(
         optimizer.zero_grad(set_to_none=True)
         value.backward()
         optimizer.step()
+        if options.schedule is not None:
+            options.schedule(float(value.detach()))
         step += 1
         total = total + value.detach() * len(batch)  # stays on the device: one synchronisation an epoch
         rows += len(batch)

@@ -138,6 +138,21 @@ class TokenSource(Protocol):
         ...
 
 
+class Texts(Protocol):
+    """Distinct texts, each to be encoded once: in memory, or streamed from a file anew each time it is iterated."""
+
+    sha256: str
+    """One hash over the texts in order."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[str]: ...
+
+    def where(self, place: int) -> str:
+        """The first row that holds a text, in words."""
+        ...
+
+
 @runtime_checkable
 class Pooler(Protocol):
     """A module that turns token states into sentence vectors; `out_dim` is known without a forward pass."""

@@ -14,20 +14,23 @@ RANKS = {
     3: ("poolers", "model", "loader", "census"),
     4: ("tasks", "tokens", "train", "evaluate"),
     5: ("checkpoint", "result", "report"),
-    6: ("splits", "heatmap"),
-    7: ("recipes",),
-    8: ("flags",),
-    9: ("sweep",),
-    10: ("cli",),
-    11: ("__main__",),
+    6: ("splits", "heatmap", "released"),
+    7: ("encoder",),
+    8: ("integrations",),
+    9: ("recipes",),
+    10: ("flags",),
+    11: ("sweep",),
+    12: ("cli",),
+    13: ("__main__",),
 }
 RANK = {name: rank for rank, names in RANKS.items() for name in names}
 INSIDE = {
     "backbone": ("source", "model", "__init__"),
     "poolers": ("gat", "convs", "fixed", "scored", "attention", "glot", "__init__"),
     "store": ("layout", "writer", "reader", "__init__"),
-    "datasets": ("hub", "stress", "shortcuts", "__init__"),
-    "report": ("statistics", "tables", "plots", "study", "__init__"),
+    "datasets": ("hub", "stress", "shortcuts", "pairs", "__init__"),
+    "report": ("statistics", "tables", "plots", "published", "mteb", "study", "__init__"),
+    "integrations": ("mteb", "sentence_transformers", "export", "__init__"),
 }
 """Inside a package a module imports only those before it."""
 DOORS = {
@@ -36,8 +39,8 @@ DOORS = {
     "torch_geometric": ("poolers",),
     "accelerate": (),
     "peft": (),
-    "mteb": (),
-    "sentence_transformers": (),
+    "mteb": ("integrations",),
+    "sentence_transformers": ("integrations",),
     "wandb": ("tracking",),
     "matplotlib": ("report",),
     "argparse": ("flags", "sweep"),

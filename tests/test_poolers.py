@@ -84,7 +84,7 @@ def test_golden_outputs_and_gradients(path, engine, side):
 def test_golden_contrastive_loss(temperature):
     with safe_open(Path(__file__).parent / "golden" / "losses.safetensors", "pt") as file:
         a, b, expected = file.get_tensor("a"), file.get_tensor("b"), file.get_tensor(f"contrastive_t{temperature}")
-    torch.testing.assert_close(symmetric_info_nce(a @ b.T, temperature), expected.squeeze(), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(symmetric_info_nce(a @ b.T, temperature=temperature), expected.squeeze(), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", CONFIGS)

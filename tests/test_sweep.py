@@ -11,6 +11,7 @@ from glot.cli import glot_main
 from glot.errors import ConfigError, DataError
 from glot.report import plots
 from glot.report import study as report
+from glot.report.published import published_score
 from glot.sweep import list_runs, read_study, resolve_cells, run_study
 
 WANDB = """
@@ -199,11 +200,11 @@ seeds: [0, 1]
 
 
 def test_published_figures_are_matched_by_backbone_pooler_and_task():
-    result = {"model": "bert-base-uncased", "pooler": "cls", "task": "cola"}
-    assert report.published_score("table 1", result, "mcc", {}) == 0.2266
-    assert report.published_score("table 1", {**result, "model": "minilm"}, "mcc", {}) is None
-    stress = {"model": "mistralai/Mistral-7B-v0.1", "pooler": "glot", "task": "stress"}
-    assert report.published_score("table 7", stress, "accuracy", {"distractor_ratio": "0.90"}) > 0.9
+    assert published_score("bert-base-uncased", "cls", "cola", "mcc", "table 1") == 0.2266
+    assert published_score("google-bert/bert-base-uncased", "cls", "SciFact", "ndcg_at_10") == 0.0231
+    assert published_score("minilm", "cls", "cola", "mcc", "table 1") is None
+    assert published_score("bert-base-uncased", "cls", "cola", "mcc", "table 3") is None
+    assert published_score("mistralai/Mistral-7B-v0.1", "glot", "stress@0.9", "accuracy", "table 7") > 0.9
 
 
 @pytest.mark.parametrize("path", sorted((Path(__file__).parents[1] / "configs").glob("*.yaml")), ids=lambda path: path.stem)

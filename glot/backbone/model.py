@@ -3,6 +3,7 @@
 Padding is to the right and exists only here: what leaves this module is packed.
 """
 
+import copy
 from collections.abc import Iterator
 from contextlib import nullcontext
 from functools import cached_property
@@ -127,6 +128,12 @@ class Backbone:
             states = self.encode([coded["input_ids"]])
         spans = [(int(start), int(end)) for start, end in coded["offset_mapping"]]
         return states.with_tokens(states.tokens.float()), [text[start:end].strip() for start, end in spans], spans
+
+    def copy_to(self, device: torch.device) -> "Backbone":
+        """The same model on another device; the tokenizer is shared."""
+        other = copy.copy(self)
+        other.model, other.device = copy.deepcopy(self.model).to(device), device
+        return other
 
     def save(self, folder: Path) -> None:
         """Write model and tokenizer so that any tool of the library loads them."""

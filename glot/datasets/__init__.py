@@ -1,16 +1,28 @@
 """Text and labels of every task, and the held-out split. The only door to the `datasets` library (`hub.py`)."""
 
+import math
 from pathlib import Path
 
 import numpy as np
 from sklearn.model_selection import train_test_split
 
 from glot.datasets.hub import TABLES, load_hub_examples
+from glot.datasets.pairs import PairFile, PairOptions
 from glot.datasets.stress import StressOptions, generate_stress
 from glot.errors import DataError
 from glot.types import Examples
 
-__all__ = ["TABLES", "StressOptions", "generate_stress", "hold_out", "load_hub_examples", "load_splits"]
+__all__ = [
+    "TABLES",
+    "PairFile",
+    "PairOptions",
+    "StressOptions",
+    "draw_rows",
+    "generate_stress",
+    "hold_out",
+    "load_hub_examples",
+    "load_splits",
+]
 
 
 def load_splits(
@@ -26,16 +38,27 @@ def load_splits(
     return load_hub_examples(name, train_split, folder, num_train), evaluations
 
 
-def hold_out(train: Examples, fraction: float, seed: int, stratify: bool) -> tuple[Examples, Examples]:
-    """Split training rows into those kept and a held-out share, stratified by label for classes; both stay in file order.
+def draw_rows(
+    count: int, fraction: float, seed: int, most: int | None = None, stratify: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Which of `count` rows to keep and which share (at most `most` rows) to hold out, both in file order.
 
     Raises:
         DataError: too few rows for that share.
     """
-    rows = np.arange(len(train))
-    by = train.labels if stratify else None
+    size = min(math.ceil(count * fraction), most or count)
     try:
-        kept, held = train_test_split(rows, test_size=fraction, random_state=seed, stratify=by)
+        kept, held = train_test_split(np.arange(count), test_size=size, random_state=seed, stratify=stratify)
     except ValueError as error:
-        raise DataError(f"--heldout_fraction={fraction:g}: cannot be taken from {len(train)} rows of {train.name} ({error})") from error
-    return train.take(np.sort(kept), "train"), train.take(np.sort(held), "heldout")
+        raise DataError(f"--heldout_fraction={fraction:g}: cannot be taken from {count} training rows ({error})") from error
+    return np.sort(kept), np.sort(held)
+
+
+def hold_out(train: Examples, fraction: float, seed: int, stratify: bool) -> tuple[Examples, Examples]:
+    """Split training rows into those kept and a held-out share, stratified by label for classes.
+
+    Raises:
+        DataError: see `draw_rows`.
+    """
+    kept, held = draw_rows(len(train), fraction, seed, stratify=train.labels if stratify else None)
+    return train.take(kept, "train"), train.take(held, "heldout")

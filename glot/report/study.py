@@ -5,7 +5,6 @@ import json
 import math
 from dataclasses import dataclass, replace
 from functools import cache
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from glot.config import BackboneConfig, DataConfig, RunConfig, StressConfig
 from glot.datasets.shortcuts import SHORTCUTS, score_shortcuts
 from glot.errors import DataError
 from glot.report.plots import plot_arms, plot_lines
+from glot.report.published import published_score
 from glot.report.statistics import Paired, Spread, floors, holm, paired, spread
 from glot.report.tables import latex, markdown
 from glot.tasks import TASKS, load_task_data
@@ -145,7 +145,7 @@ def read_row(cell: dict[str, Any], published: str | None) -> Row:
         if value is not None:
             values[run["seed"]] = value
     failed = sum(run["run_dir"] is None for run in cell["runs"])
-    figure = None if result is None or published is None else published_score(published, result, metric, cell["grid"])
+    figure = None if result is None or published is None else _published(published, result, metric, cell["grid"])
     return Row(cell["grid"], cell["arm"], metric, values, cell["tuned"]["values"], failed, floor, figure)
 
 
@@ -209,17 +209,11 @@ def compare(rows: list[Row], baseline: str | None) -> tuple[list[str], list[list
     return header, lines
 
 
-def published_score(table: str, result: dict[str, Any], metric: str, point: dict[str, str]) -> float | None:
-    """The paper's figure where backbone, pooler, task (for stress with its ratio) and metric agree, else None."""
+def _published(table: str, result: dict[str, Any], metric: str, point: dict[str, str]) -> float | None:
+    """The paper's figure for a result; the stress test's tasks carry their ratio."""
     ratio = point.get("distractor_ratio")
     task = f"{result['task']}@{float(ratio):g}" if ratio else result["task"]
-    wanted = (table.removeprefix("table").strip(), result["pooler"], task, metric)
-    text = resources.files("glot").joinpath("resources/scores.csv").read_text(encoding="utf-8")
-    for row in csv.DictReader(text.splitlines()):
-        found = (row["table"], row["pooler"], row["task"], row["metric"])
-        if found == wanted and result["model"] in (row["backbone"], row["backbone"].split("/")[-1]):
-            return float(row["score"])
-    return None
+    return published_score(result["model"], result["pooler"], task, metric, table)
 
 
 def explain(study: dict[str, Any], rows: list[Row]) -> str:

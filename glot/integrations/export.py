@@ -1,0 +1,178 @@
+"""`glot export`: a run as a folder that `SentenceTransformer(folder, trust_remote_code=True)` loads, with or without this package."""
+
+import ast
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Normalize, Transformer
+
+import glot
+from glot.backbone import find_backbone
+from glot.checkpoint import BACKBONE, RESULT, load_run
+from glot.config import RunConfig
+from glot.errors import CheckpointError, ConfigError
+from glot.integrations.sentence_transformers import BUNDLE, AttachedTransformer, GlotPooling, open_transformer
+
+BUNDLED = (
+    "errors",
+    "progress",
+    "types",
+    "segment",
+    "graph",
+    "poolers.gat",
+    "poolers.convs",
+    "poolers.fixed",
+    "poolers.scored",
+    "poolers.attention",
+    "poolers.glot",
+    "poolers.__init__",
+    "backbone.source",
+    "integrations.sentence_transformers",
+)
+"""Modules that an export needs, in the order in which they import each other."""
+NEEDS_PYG = ("gcn", "gin", "gine")
+
+
+def export_run(run_dir: Path, folder: Path, head_only: bool = False, max_length: int | None = None) -> str:
+    """Write the export; returns what was written, in words.
+
+    Args:
+        run_dir: of a finished run.
+        folder: new, or empty.
+        head_only: name the backbone instead of storing its weights.
+        max_length: tokens a text is cut to; default: as in training.
+
+    Raises:
+        CheckpointError: no finished run, or its backbone is not the one on this machine.
+        ConfigError: the folder is in use, or `max_length` is more than the backbone reads.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError(f"--to={folder}: is there already; choose a new folder, or move it away")
+    model, config, resolved = load_run(run_dir)
+    if not (run_dir / RESULT).is_file():
+        raise CheckpointError(f"{run_dir}: no {RESULT}; give the folder of a finished run")
+    result = json.loads((run_dir / RESULT).read_text())
+    tuned = (run_dir / BACKBONE).is_dir()
+    if tuned and head_only:
+        raise ConfigError(f"--head_only: {run_dir} has trained its backbone too; export it whole")
+    source = find_backbone(str(run_dir / BACKBONE) if tuned else config.backbone.model_name_or_path, config.backbone.trust_remote_code)
+    if not tuned and source.identity != resolved["backbone"]:
+        raise CheckpointError(f"{run_dir}: was trained on another {source.name} ({resolved['backbone']} there, {source.identity} here)")
+    length = max_length or (None if config.backbone.adaptive_length else config.backbone.max_length)
+    if length is not None:
+        source.check_length(length)
+    layer = None if config.backbone.hidden_layer == str(source.num_layers) else config.backbone.hidden_layer
+    kind = AttachedTransformer if head_only else Transformer
+    transformer = open_transformer(kind, source, length, layer is not None, {})
+    if isinstance(transformer, AttachedTransformer):
+        transformer.attach(source.name, source.identity)
+    flags = dataclasses.asdict(config.pooler), dataclasses.asdict(config.graph)
+    pooling = GlotPooling(*flags, resolved["hidden_size"], config.data_seed, layer)
+    pooling.net.load_state_dict(model.pooler.state_dict())
+    SentenceTransformer(modules=[transformer, pooling, Normalize()], device="cpu").save(str(folder), create_model_card=False)
+    _make_independent(folder, config)
+    (folder / "README.md").write_text(model_card(config, result, source.name, pooling, transformer.max_seq_length), encoding="utf-8")
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    return f"{folder}: {config.pooler.pooling_method}, D = {pooling.net.out_dim}, {size / 2**20:.1f} MiB{', backbone by name' * head_only}"
+
+
+def _make_independent(folder: Path, config: RunConfig) -> None:
+    """Replace references to this package by the joined source, and declare what it needs."""
+    (folder / BUNDLE).write_text(bundle(), encoding="utf-8")
+    modules = json.loads((folder / "modules.json").read_text())
+    for module in modules:
+        package, _, name = module["type"].rpartition(".")
+        if package == GlotPooling.__module__:
+            module["type"] = f"{Path(BUNDLE).stem}.{name}"
+    (folder / "modules.json").write_text(json.dumps(modules, indent=2))
+    path = folder / "config_sentence_transformers.json"
+    settings = json.loads(path.read_text())
+    settings["requirements"] = requirements(config)
+    path.write_text(json.dumps(settings, indent=2, sort_keys=True))
+
+
+def requirements(config: RunConfig) -> dict[str, str]:
+    """What must be installed to load an export: torch_geometric only where its layers hold the weights."""
+    pooler = config.pooler
+    layered = pooler.pooling_method == "glot" and pooler.num_layers > 0
+    with_pyg = pooler.pooling_method == "mlp" or (layered and (pooler.gnn_type in NEEDS_PYG or pooler.jk_mode == "lstm"))
+    return {"sentence-transformers": ">=6.0"} | ({"torch-geometric": ">=2.6"} if with_pyg else {})
+
+
+def bundle() -> str:
+    """The modules of `BUNDLED` as one source file: their imports first, each once, then everything else in order."""
+    root = Path(glot.__file__).parent
+    imports: dict[str, None] = {"import importlib": None}
+    bodies = []
+    for name in BUNDLED:
+        text = (root / f"{name.replace('.', '/')}.py").read_text(encoding="utf-8")
+        lines = text.splitlines()
+        for index, node in enumerate(ast.parse(text).body):
+            is_import = isinstance(node, ast.Import | ast.ImportFrom)
+            if is_import and not (isinstance(node, ast.ImportFrom) and str(node.module).split(".")[0] == "glot"):
+                imports[ast.unparse(node)] = None
+            is_docstring = index == 0 and isinstance(node, ast.Expr)
+            if is_import or is_docstring:
+                lines[node.lineno - 1 : node.end_lineno] = [""] * ((node.end_lineno or node.lineno) - node.lineno + 1)
+        bodies.append(f"# {name}\n" + "\n".join(lines).strip("\n"))
+    notice = f'"""The pooler of a GLOT export, version {glot.__version__} of glot-toolkit, MIT licence. Written by `glot export`."""'
+    joined = "\n".join([notice, "", "from __future__ import annotations", "", *imports, "\n", "\n\n\n".join(bodies), ""])
+    return _import_pyg_late(joined)
+
+
+def _import_pyg_late(text: str) -> str:
+    """The library's loader demands whatever stands in an import statement; torch_geometric must be asked for only when it is needed."""
+    lines = []
+    for line in text.splitlines():
+        words = line.split()
+        if words[:3] == ["from", "torch_geometric.nn", "import"]:
+            indent = line[: len(line) - len(line.lstrip())]
+            line = f'{indent}{words[3]} = importlib.import_module("torch_geometric.nn").{words[3]}'
+        lines.append(line)
+    return "\n".join(lines) + "\n"
+
+
+def model_card(config: RunConfig, result: dict[str, Any], backbone: str, pooling: GlotPooling, max_length: int) -> str:
+    """README.md of an export: how to use it, what it was trained on, what came out, where its limits are."""
+    front = ["---", "library_name: sentence-transformers", "pipeline_tag: sentence-similarity", f"base_model: {backbone}"]
+    front += ["tags: [sentence-transformers, feature-extraction, glot]", "---"]
+    data = config.contrastive.train_file if config.data.task == "embedding" else config.data.task
+    best = ", ".join(f"{name} {value:.4f}" for name, value in result["best"]["metrics"].items() if value is not None)
+    return "\n".join(
+        [
+            *front,
+            "",
+            f"# {config.pooler.pooling_method} on {backbone}",
+            "",
+            f"Sentence vectors of {pooling.net.out_dim} numbers, of length one: a pooler over the frozen token states of {backbone}.",
+            "",
+            "```python",
+            "from sentence_transformers import SentenceTransformer",
+            "",
+            'model = SentenceTransformer("this/folder", trust_remote_code=True)',
+            'vectors = model.encode(["one text", "another"])',
+            "```",
+            "",
+            "`encode(..., output_value=None)` also returns `readout_weights`, the share of every token, where the pooler weighs tokens.",
+            "",
+            "## Training",
+            "",
+            f"- data: {data}, {result['rows']['train']:,} rows, texts cut to {config.backbone.max_length} tokens",
+            f"- {config.train.epochs} epochs, batches of {config.train.batch_size}, Adam at {config.train.lr:g}, seed {config.train.seed}; "
+            f"{result['trainable_params']:,} parameters trained, the backbone {'too' if config.backbone.finetune_backbone else 'was not'}",
+            f"- figures: {best} ({result['select_by']})",
+            "",
+            "## Limits",
+            "",
+            f"- Texts are cut to {max_length} tokens. Trained on one data set with one seed: the figures above say nothing of other data.",
+            *["- Trained for a classification task: its vectors were made to be told apart there, not to be compared by cosine."]
+            * (config.data.task != "embedding"),
+            "- What the backbone cannot tell apart, no pooler can; its biases are in these vectors too.",
+            "",
+            "Written by `glot export`. `trust_remote_code` runs `glot_model.py` of this folder: plain Python, readable, MIT licence.",
+            "",
+        ]
+    )

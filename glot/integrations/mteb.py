@@ -1,0 +1,112 @@
+"""Our encoder as MTEB sees models, tasks by name or benchmark with data from the hub or a local folder, and their scores.
+
+The only door to mteb, which is imported late: it takes seconds.
+"""
+
+import difflib
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import mteb
+import numpy as np
+from mteb.models.abs_encoder import AbsEncoder
+from mteb.models.model_meta import ModelMeta
+
+from glot.encoder import SentenceEncoder
+from glot.errors import ConfigError
+
+LANGUAGE = "eng"
+
+
+class MtebScore(NamedTuple):
+    """What one task gave: its main score (a fraction of 1) and the metric's name, or the first line of what went wrong."""
+
+    task: str
+    category: str
+    metric: str
+    score: float | None
+    error: str | None
+
+
+class MtebModel(AbsEncoder):
+    """mteb's encoder protocol over a SentenceEncoder; vectors have length one, as in the release's evaluation."""
+
+    def __init__(self, encoder: SentenceEncoder, revision: str, settings: dict[str, Any]) -> None:
+        self.encoder = encoder
+        self.mteb_model_meta = ModelMeta(
+            name=f"glot/{encoder.name}",
+            revision=revision,
+            experiment_kwargs=settings,
+            loader=None,
+            release_date=None,
+            languages=["eng-Latn"],
+            n_parameters=sum(p.numel() for module in (encoder.backbone.model, encoder.pooler) for p in module.parameters()),
+            memory_usage_mb=None,
+            max_tokens=encoder.backbone.max_length,
+            embed_dim=encoder.dim,
+            license=None,
+            open_weights=None,
+            public_training_code=None,
+            public_training_data=None,
+            framework=["PyTorch"],
+            similarity_fn_name="cosine",
+            use_instructions=False,
+            training_datasets=None,
+            adapted_from=encoder.backbone.source.name,
+        )
+
+    def encode(self, inputs: Any, *, batch_size: int = 32, show_progress_bar: bool = False, **about: Any) -> np.ndarray:
+        """Vectors of all texts of a DataLoader: (S, D); `about` says which task asks, which changes nothing here."""
+        texts = [text for batch in inputs for text in batch["text"]]
+        return self.encoder.encode(texts, batch_size, show_progress_bar=show_progress_bar)
+
+
+def find_tasks(names: str, data_dir: Path | None) -> list[Any]:
+    """The tasks of one name, a benchmark (its name may hold a comma), or a comma list; in English where a task has several languages.
+
+    A task whose data lies under `data_dir` in mteb's own layout (`mteb/<name>/...`) reads it there.
+
+    Raises:
+        ConfigError: no such task or benchmark.
+    """
+    logging.getLogger("mteb").setLevel(logging.ERROR)
+    known = {task.metadata.name for task in mteb.get_tasks(exclude_superseded=False)}
+    benchmarks = {benchmark.name for benchmark in mteb.get_benchmarks()}
+    if names in benchmarks:
+        tasks = list(mteb.get_benchmark(names).tasks)
+    else:
+        asked = [name.strip() for name in names.split(",")]
+        unknown = next((name for name in asked if name not in known), None)
+        if unknown is not None:
+            close = difflib.get_close_matches(unknown, known | benchmarks, n=3)
+            hint = f"did you mean {' or '.join(map(repr, close))}?" if close else "see mteb's list of tasks"
+            raise ConfigError(f"--mteb_task={names}: {unknown!r} is no task and no benchmark of mteb {mteb.__version__}; {hint}")
+        tasks = [mteb.get_task(name, languages=[LANGUAGE], exclusive_language_filter=True) for name in asked]
+    for task in tasks:
+        local = data_dir / task.metadata.dataset["path"] if data_dir is not None else None
+        if local is not None and local.is_dir():
+            task.metadata = task.metadata.model_copy(update={"dataset": {**task.metadata.dataset, "path": str(local), "revision": "local"}})
+    return tasks
+
+
+def evaluate_tasks(model: MtebModel, tasks: list[Any], cache: Path, batch_size: int, rerun: bool, verbose: bool) -> Iterator[MtebScore]:
+    """The score of one task after the other; what failed is reported and the next goes on. Finished ones come from `cache`."""
+    for task in tasks:
+        found = mteb.evaluate(
+            model,
+            task,
+            raise_error=False,
+            encode_kwargs={"batch_size": batch_size, "show_progress_bar": verbose},
+            cache=mteb.ResultCache(cache),
+            overwrite_strategy="always" if rerun else "only-missing",
+            show_progress_bar=verbose,
+        )
+        about = task.metadata
+        if found.task_results:
+            yield MtebScore(about.name, about.type, about.main_score, float(found.task_results[0].get_score()), None)
+        else:
+            error = found.exceptions[0].exception if found.exceptions else "no result"
+            lines = [line for line in str(error).splitlines() if line.strip()] or ["no result"]
+            yield MtebScore(about.name, about.type, about.main_score, None, lines[0])
