@@ -37,9 +37,10 @@ from glot.errors import DataError, GlotError
 from glot.heatmap import draw_heat_map
 from glot.loader import TextIndex
 from glot.model import SentenceModel
+from glot.names import EVALUATIONS
 from glot.progress import Clock, say
 from glot.released import check_released_file, released_name, save_released_file
-from glot.report.mteb import write_mteb_tables
+from glot.report.mteb import main_scores, write_mteb_tables
 from glot.report.plots import plot_census, plot_demo
 from glot.report.tables import census_table, demo_table
 from glot.result import Result, make_result, selection_in_words, store_entry, summarise
@@ -115,7 +116,8 @@ def run_seeds(config: RunConfig) -> Result:
     shared = config.with_values(seeds=None, data_seed=config.data_seed, output_dir=str(folder))  # one data seed: one store
     runs = []
     for seed in parse_seeds(config.train.seeds or ""):
-        runs.append(choose_training(config)(shared.with_values(seed=seed, run_name=f"seed-{seed}")))
+        own = shared.with_values(seed=seed, run_name=f"seed-{seed}", save_dir=str(folder / f"seed-{seed}"))
+        runs.append(choose_training(config)(own))
         shared = shared.with_values(override_precompute=False)  # built anew once is enough
     result = {"runs": runs, "summary": summarise(runs), "run_dir": str(folder)}
     write_json(folder / RESULT, result)
@@ -162,13 +164,13 @@ def run_mteb(config: RunConfig) -> Result:
         say(note)
     root = Path(config.output.output_dir)
     run_dir = create_run_folder(root, config.output.run_name or f"mteb-{encoder.name}-{revision[:8]}", config.output.overwrite)
-    write_config(run_dir, config, {"hidden_size": encoder.backbone.hidden_size, "backbone": encoder.backbone.source.identity})
+    facts = {"hidden_size": encoder.backbone.hidden_size, "backbone": encoder.backbone.source.identity}
+    write_config(run_dir, config, {**facts, "data": [task.metadata.name for task in tasks]})
     tracker = make_tracker(report_to, run_dir)
     tracker.start(config.to_dict())
     model = mteb.MtebModel(encoder, revision, {"max_length": encoder.backbone.max_length})
     scores = []
-    rerun, batch_size = config.output.overwrite, config.train.eval_batch_size
-    for score in mteb.evaluate_tasks(model, tasks, root / MTEB_CACHE, batch_size, rerun, config.output.verbose):
+    for score in mteb.evaluate_tasks(model, tasks, root / MTEB_CACHE, config.train.eval_batch_size, config.output.verbose):
         scores.append(score)
         say(f"{score.task}: {score.error if score.score is None else f'{score.metric} {score.score:.4f}'}")
         tracker.log({score.task: math.nan if score.score is None else score.score}, len(scores))
@@ -180,10 +182,13 @@ def run_mteb(config: RunConfig) -> Result:
         "task": "mteb",
         "model": config.backbone.model_name_or_path,
         "pooler": config.pooler.pooling_method,
+        "seed": config.train.seed,
         "revision": revision,
+        "select_by": "nothing is trained",
+        "best": {"epoch": None, "metrics": main_scores(scores)},
         "scores": [score._asdict() for score in scores],
         "notes": notes,
-        "versions": versions(),
+        "versions": {**versions(), "mteb": mteb.VERSION},
         "run_dir": str(run_dir),
     }
     write_json(run_dir / RESULT, result)
@@ -192,11 +197,14 @@ def run_mteb(config: RunConfig) -> Result:
 
 def run_or_reuse(config: RunConfig, runs_dir: Path) -> str:
     """The folder of a finished run with this very fingerprint under `runs_dir`, run now if there is none (studies)."""
+    where = {"output_dir": str(runs_dir), "overwrite": True, "verbose": False}
+    if config.data.task in EVALUATIONS:  # mteb itself knows which tasks are finished
+        return run_mteb(config.with_values(**where, run_name=config.fingerprint()))["run_dir"]
     data, _ = read_texts(config)
     source = find_backbone(config.backbone.model_name_or_path, config.backbone.trust_remote_code)
     name = run_fingerprint(settle(config, source)[0], source, data)
     if not (runs_dir / name / RESULT).is_file():
-        choose_training(config)(config.with_values(output_dir=str(runs_dir), run_name=name, overwrite=True, verbose=False))
+        choose_training(config)(config.with_values(**where, run_name=name, save_dir=str(runs_dir / name)))
     return str(runs_dir / name)
 
 
@@ -208,10 +216,9 @@ def encode_once(configs: list[RunConfig]) -> float:
     clock = Clock("load", "encode")
     groups: dict[RunConfig, dict[str, None]] = {}
     for config in configs:
-        if config.store.precompute_hidden_states:
-            alike = RunConfig(config.backbone, data=config.data, stress=config.stress, store=config.store).with_values(
-                hidden_layer="-1", data_seed=config.data_seed, selection="best"
-            )
+        if config.store.precompute_hidden_states and config.data.task not in EVALUATIONS:
+            parts = {"data": config.data, "stress": config.stress, "store": config.store, "contrastive": config.contrastive}
+            alike = RunConfig(config.backbone, **parts).with_values(hidden_layer="-1", data_seed=config.data_seed, selection="best")
             groups.setdefault(alike, {})[config.backbone.hidden_layer] = None
     for config, layers in groups.items():
         try:

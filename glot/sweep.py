@@ -22,6 +22,7 @@ import yaml
 from glot.config import RunConfig, parse_seeds
 from glot.errors import ConfigError, GlotError, nearest
 from glot.flags import FLAGS, STRESS_DEFAULTS, parse
+from glot.names import EVALUATIONS
 
 WANDB_KEYS = ("program", "method", "metric", "parameters", "command", "run_cap", "name", "project", "description", "entity")
 STUDY_KEYS = ("kind", "name", "runs_with", "grid", "arms", "tune", "seeds", "baseline", "published", "program")
@@ -191,6 +192,8 @@ def resolve_cells(path: Path, study: Study) -> list[RunConfig]:
         inert = [name for remark in parsed.remarks for name in _named(remark) if name in set(cell.flags) - shared] if cell.arm else []
         problems += [f"{where}: --{name} has no effect in this arm; leave it out" for name in inert]
         config = parsed.config
+        if study.tune and config.data.task in EVALUATIONS:
+            problems.append(f"{where}: tune: --task={config.data.task} trains nothing, so there is nothing to tune")
         configs.append(config if config.data.data_seed is not None else config.with_values(data_seed=0))
     seen: dict[str, Cell] = {}
     for cell, config in zip(study.cells, configs, strict=False):

@@ -18,6 +18,9 @@ from glot.encoder import SentenceEncoder
 from glot.errors import ConfigError
 
 LANGUAGE = "eng"
+DIGITS = 6
+"""To which mteb rounds what it remembers: a score is the same whether it was just computed or found."""
+VERSION: str = mteb.__version__
 
 
 class MtebScore(NamedTuple):
@@ -71,7 +74,7 @@ def find_tasks(names: str, data_dir: Path | None) -> list[Any]:
     Raises:
         ConfigError: no such task or benchmark.
     """
-    logging.getLogger("mteb").setLevel(logging.ERROR)
+    logging.getLogger("mteb").setLevel(logging.CRITICAL)  # what fails is said once, by the caller
     known = {task.metadata.name for task in mteb.get_tasks(exclude_superseded=False)}
     benchmarks = {benchmark.name for benchmark in mteb.get_benchmarks()}
     if names in benchmarks:
@@ -91,7 +94,7 @@ def find_tasks(names: str, data_dir: Path | None) -> list[Any]:
     return tasks
 
 
-def evaluate_tasks(model: MtebModel, tasks: list[Any], cache: Path, batch_size: int, rerun: bool, verbose: bool) -> Iterator[MtebScore]:
+def evaluate_tasks(model: MtebModel, tasks: list[Any], cache: Path, batch_size: int, verbose: bool) -> Iterator[MtebScore]:
     """The score of one task after the other; what failed is reported and the next goes on. Finished ones come from `cache`."""
     for task in tasks:
         found = mteb.evaluate(
@@ -100,12 +103,12 @@ def evaluate_tasks(model: MtebModel, tasks: list[Any], cache: Path, batch_size: 
             raise_error=False,
             encode_kwargs={"batch_size": batch_size, "show_progress_bar": verbose},
             cache=mteb.ResultCache(cache),
-            overwrite_strategy="always" if rerun else "only-missing",
+            overwrite_strategy="only-missing",
             show_progress_bar=verbose,
         )
         about = task.metadata
         if found.task_results:
-            yield MtebScore(about.name, about.type, about.main_score, float(found.task_results[0].get_score()), None)
+            yield MtebScore(about.name, about.type, about.main_score, round(float(found.task_results[0].get_score()), DIGITS), None)
         else:
             error = found.exceptions[0].exception if found.exceptions else "no result"
             lines = [line for line in str(error).splitlines() if line.strip()] or ["no result"]

@@ -45,8 +45,18 @@ def mteb_table(scores: Sequence[Score], backbone: str, pooler: str) -> tuple[lis
             ours = math.fsum(own for own, _ in inside) / len(inside)
             figures = [figure for _, figure in inside if figure is not None]
             published = math.fsum(figures) / len(figures) if len(figures) == len(inside) else None
-            rows.append([MEAN, category or "all", f"{len(inside)} tasks", _hundredths(ours), _hundredths(published), ""])
+            rows.append(
+                [MEAN, category or "all", f"{len(inside)} task{'s' * (len(inside) > 1)}", _hundredths(ours), _hundredths(published), ""]
+            )
     return ["task", "category", "metric", "score", "published", "failed"], rows
+
+
+def main_scores(scores: Sequence[Score]) -> dict[str, float | None]:
+    """Main scores (fractions of 1) under their tasks' names; for several tasks their mean first, null where one failed."""
+    own = {score.task: score.score for score in scores}
+    found = [score for score in own.values() if score is not None]
+    mean = math.fsum(found) / len(own) if len(found) == len(own) else None
+    return own if len(own) == 1 else {MEAN: mean, **own}
 
 
 def _hundredths(value: float | None) -> str:

@@ -151,6 +151,8 @@ def read_row(cell: dict[str, Any], published: str | None) -> Row:
 
 def run_floor(run_dir: Path, metric: str) -> float | None:
     """What a constant answer scores on the labels of a run's predictions; None for similarities."""
+    if not (run_dir / "predictions.csv").is_file():
+        return None
     with (run_dir / "predictions.csv").open(encoding="utf-8") as stream:
         rows = list(csv.DictReader(stream))
     if "score_0" not in rows[0]:

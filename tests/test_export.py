@@ -1,0 +1,226 @@
+"""Runs as sentence-transformers models: the same vectors, with or without this package."""
+
+import ast
+import json
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.evaluation import EmbeddingSimilarityEvaluator, InformationRetrievalEvaluator
+
+import glot
+from glot.cli import glot_main, main
+from glot.integrations.export import bundle, requirements
+from glot.integrations.sentence_transformers import GlotPooling
+from glot.types import TokenBatch
+
+TEXTS = ["red cat", "the big dog runs", "a", "not the small blue cat sleeps", "green"]
+POOLERS = {
+    "glot": ["--pooling_method=glot", "--gat_hidden_dim=8", "--tau=0.4"],
+    "random graph": ["--pooling_method=glot", "--gat_hidden_dim=8", "--graph_adj=random", "--tau=0.4", "--data_seed=3"],
+    "gcn max": ["--pooling_method=glot", "--gat_hidden_dim=8", "--gnn_type=gcn", "--jk_mode=max", "--tau=0.4"],
+    "adapool": ["--pooling_method=adapool", "--scorer_hidden=8"],
+    "pma": ["--pooling_method=pma"],
+    "mean": ["--pooling_method=mean"],
+    "last": ["--pooling_method=cls", "--decoder_cls_last_token=1"],
+}
+
+
+@pytest.fixture(scope="module")
+def train(tmp_path_factory, mirror):
+    """Train on tiny stsb and return the run folder: train(model, *flags)."""
+
+    def run(model: Path, *flags: str) -> Path:
+        root = tmp_path_factory.mktemp("runs")
+        words = ["--task=stsb", "--epochs=1", "--lr=1e-2", "--max_length=7", "--verbose=0", f"--output_dir={root}", "--run_name=run"]
+        words += [f"--model_name_or_path={model}", f"--data_dir={mirror}"]
+        words += [] if "--finetune_backbone=1" in flags else [f"--store_dir={root / 'hidden'}"]
+        assert main([*words, *flags]) == 0
+        return root / "run"
+
+    return run
+
+
+def export(run: Path, *flags: str) -> Path:
+    folder = run.parent / f"export{'-'.join(flags)}"
+    assert glot_main(["export", str(run), "--to", str(folder), *flags]) == 0
+    return folder
+
+
+PAIRS = [("tiny_llama", pooler) for pooler in POOLERS] + [("tiny_bert", pooler) for pooler in ("glot", "adapool", "mean", "last")]
+
+
+@pytest.mark.parametrize(("backbone", "pooler"), PAIRS)
+def test_an_export_gives_our_vectors(request, train, backbone, pooler):
+    run = train(request.getfixturevalue(backbone), *POOLERS[pooler])
+    expected = glot.load(run).encode(TEXTS)
+    model = SentenceTransformer(str(export(run)), trust_remote_code=True, device="cpu")
+    assert model.max_seq_length == 7 and model.get_embedding_dimension() == expected.shape[1]
+    assert {parameter.dtype for parameter in model.parameters()} <= {torch.float32}
+    for side in ("right", "left") if backbone == "tiny_llama" else ("right",):  # BERT counts positions from the left, padding included
+        model.tokenizer.padding_side = side
+        np.testing.assert_allclose(model.encode(TEXTS, batch_size=3), expected, atol=1e-5)
+    np.testing.assert_allclose(model.encode(TEXTS, normalize_embeddings=True), expected, atol=1e-5)
+    features = model.encode(TEXTS, output_value=None)
+    assert all(("readout_weights" in item) == (pooler in ("glot", "random graph", "gcn max", "adapool")) for item in features)
+    for item in features:
+        if "readout_weights" in item:
+            real = item["attention_mask"].bool()
+            assert float(item["readout_weights"].sum()) == pytest.approx(1, abs=1e-5) and not item["readout_weights"][~real].any()
+
+
+def test_head_only_names_its_backbone_and_refuses_another(train, tiny_bert, tmp_path, capsys):
+    import shutil
+
+    backbone = tmp_path / "backbone"
+    shutil.copytree(tiny_bert, backbone)
+    run = train(backbone, *POOLERS["glot"])
+    folder = export(run, "--head_only", "--max_length=5")
+    assert "backbone by name" in capsys.readouterr().out
+    sizes = {path.name: path.stat().st_size for path in folder.iterdir() if path.is_file()}
+    assert sum(sizes.values()) < 100_000 and not [name for name in sizes if name.endswith(".safetensors")]
+    model = SentenceTransformer(str(folder), trust_remote_code=True, device="cpu")
+    assert model.max_seq_length == 5
+    np.testing.assert_allclose(model.encode(TEXTS), glot.load(run, max_length=5).encode(TEXTS), atol=1e-5)
+    model.save(str(tmp_path / "again"))
+    again = SentenceTransformer(str(tmp_path / "again"), trust_remote_code=True, device="cpu")
+    np.testing.assert_allclose(again.encode(TEXTS), model.encode(TEXTS), atol=1e-6)
+    (backbone / "config.json").write_text((backbone / "config.json").read_text() + "\n")
+    with pytest.raises(ValueError, match="was trained on backbone"):
+        SentenceTransformer(str(folder), trust_remote_code=True, device="cpu")
+    assert glot_main(["export", str(run), "--to", str(tmp_path / "new")]) == 2
+    assert "was trained on another" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("layer", ["0", "1"])
+def test_other_layers_are_exported_as_such(train, tiny_llama, layer):
+    run = train(tiny_llama, *POOLERS["adapool"], f"--hidden_layer={layer}")
+    expected = glot.load(run).encode(TEXTS)
+    for flags in ([], ["--head_only"]):
+        model = SentenceTransformer(str(export(run, *flags)), trust_remote_code=True, device="cpu")
+        np.testing.assert_allclose(model.encode(TEXTS), expected, atol=1e-5)
+
+
+def test_a_trained_backbone_is_exported_with_its_head(train, tiny_bert, capsys):
+    run = train(tiny_bert, *POOLERS["mean"], "--finetune_backbone=1", "--backbone_lr=1e-2")
+    model = SentenceTransformer(str(export(run)), trust_remote_code=True, device="cpu")
+    np.testing.assert_allclose(model.encode(TEXTS), glot.load(run).encode(TEXTS), atol=1e-5)
+    plain = train(tiny_bert, *POOLERS["mean"])
+    assert np.abs(glot.load(plain).encode(TEXTS) - glot.load(run).encode(TEXTS)).max() > 1e-3
+    assert glot_main(["export", str(run), "--to", str(run.parent / "head"), "--head_only"]) == 2
+    assert "has trained its backbone too" in capsys.readouterr().err
+
+
+def pooling(include_prompt: bool) -> GlotPooling:
+    torch.manual_seed(0)
+    flags = {"pooling_method": "glot", "gat_hidden_dim": 4, "num_layers": 1, "gnn_type": "gat", "jk_mode": "cat"}
+    graph = {"graph_adj": "threshold", "tau": 0.0, "knn_k": 2, "window_size": 2}
+    return GlotPooling(flags, graph, 6, include_prompt=include_prompt).eval()
+
+
+@pytest.mark.parametrize("prompt", [0, 2, 9])
+@pytest.mark.parametrize("include", [True, False])
+def test_padding_flattening_and_prompts_against_one_sentence_at_a_time(prompt, include):
+    module, draw = pooling(include), torch.Generator().manual_seed(1)
+    lengths = [5, 3, 1]
+    sentences = [torch.randn(length, 6, generator=draw) for length in lengths]
+    skipped = [0 if include else min(prompt, length - 1) for length in lengths]
+    parts = [sentence[skip:] for sentence, skip in zip(sentences, skipped, strict=True)]
+    expected = torch.cat([module.net(TokenBatch.from_lengths(part, torch.tensor([len(part)]))) for part in parts])
+    for left in (False, True):
+        states, mask = torch.full((3, 5, 6), 7.0), torch.zeros(3, 5, dtype=torch.int64)
+        for row, sentence in enumerate(sentences):
+            place = slice(5 - len(sentence), 5) if left else slice(0, len(sentence))
+            states[row, place], mask[row, place] = sentence, 1
+        kept = mask.clone()
+        found = module({"token_embeddings": states, "attention_mask": mask, "prompt_length": prompt})
+        torch.testing.assert_close(found["sentence_embedding"], expected, atol=1e-5, rtol=1e-5)
+        assert torch.equal(mask, kept) and found["readout_weights"].shape == (3, 5)
+    bounds = torch.tensor([0, 5, 8, 9], dtype=torch.int32)
+    flat = module({"token_embeddings": torch.cat(sentences).unsqueeze(0), "cu_seq_lens_q": bounds, "prompt_length": prompt})
+    torch.testing.assert_close(flat["sentence_embedding"], expected, atol=1e-5, rtol=1e-5)
+    assert flat["readout_weights"].shape == (9,) and float(flat["readout_weights"].detach().sum()) == pytest.approx(3, abs=1e-4)
+
+
+def test_prompts_of_a_loaded_model(train, tiny_bert):
+    run = train(tiny_bert, *POOLERS["mean"])
+    model = SentenceTransformer(str(export(run)), trust_remote_code=True, device="cpu")
+    with_prompt = model.encode(TEXTS[:2], prompt="big green ")
+    np.testing.assert_allclose(with_prompt, model.encode([f"big green {text}" for text in TEXTS[:2]]), atol=1e-6)
+    model[1].include_prompt = False
+    assert np.abs(model.encode(TEXTS[:2], prompt="big green ") - with_prompt).max() > 1e-3
+
+
+def test_the_joined_source_names_nothing_twice_and_needs_no_package_of_ours():
+    tree = ast.parse(bundle())
+    named = Counter(node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef))
+    named += Counter(target.id for node in tree.body if isinstance(node, ast.Assign) for target in node.targets)
+    named += Counter(node.target.id for node in tree.body if isinstance(node, ast.AnnAssign))
+    assert [name for name, count in named.items() if count > 1] == []
+    modules = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    modules |= {str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    assert not {name for name in modules if name.split(".")[0] in ("glot", "torch_geometric")}
+
+
+@pytest.mark.slow
+def test_an_export_loads_without_this_package_and_without_torch_geometric(train, tiny_bert, tmp_path):
+    run = train(tiny_bert, *POOLERS["glot"])
+    np.save(tmp_path / "expected.npy", glot.load(run).encode(TEXTS))
+    program = f"""
+import sys
+sys.modules.update(glot=None, torch_geometric=None)   # importing either fails
+import numpy
+from sentence_transformers import SentenceTransformer
+model = SentenceTransformer({str(export(run))!r}, trust_remote_code=True, device="cpu")
+numpy.testing.assert_allclose(model.encode({TEXTS!r}), numpy.load({str(tmp_path / "expected.npy")!r}), atol=1e-5)
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_requirements_name_torch_geometric_only_where_its_layers_are(train, tiny_bert):
+    from glot.config import RunConfig
+
+    def needs(**flags) -> bool:
+        return "torch-geometric" in requirements(RunConfig().with_values(**flags))
+
+    assert not needs(pooling_method="glot") and not needs(pooling_method="adapool") and not needs(pooling_method="mean")
+    assert needs(pooling_method="mlp") and needs(pooling_method="glot", jk_mode="lstm")
+    assert all(needs(pooling_method="glot", gnn_type=name) for name in ("gcn", "gin", "gine"))
+    settings = json.loads((export(train(tiny_bert, *POOLERS["mean"])) / "config_sentence_transformers.json").read_text())
+    assert settings["requirements"] == {"sentence-transformers": ">=6.0"}
+
+
+def test_the_librarys_evaluators_run_on_an_export(train, tiny_bert):
+    run = train(tiny_bert, *POOLERS["glot"])
+    model = SentenceTransformer(str(export(run)), trust_remote_code=True, device="cpu")
+    vectors = glot.load(run).encode(TEXTS)
+    cosines = (vectors[:4] * vectors[1:]).sum(1)
+    similarity = EmbeddingSimilarityEvaluator(TEXTS[:4], TEXTS[1:], cosines.tolist())(model)
+    assert similarity["pearson_cosine"] == pytest.approx(1, abs=1e-4)
+    queries, corpus = {str(row): text for row, text in enumerate(TEXTS)}, {f"d{row}": text for row, text in enumerate(TEXTS)}
+    found = InformationRetrievalEvaluator(queries, corpus, {str(row): {f"d{row}"} for row in range(5)})(model)
+    assert found["cosine_mrr@10"] == 1.0
+
+
+def test_mistakes(train, tiny_bert, tmp_path, capsys):
+    run = train(tiny_bert, *POOLERS["mean"])
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used/file").touch()
+    for words, complaint in {
+        ("export",): "required: run, --to",
+        ("export", str(run), "--to", str(tmp_path / "used")): "is there already; choose a new folder",
+        ("export", str(tmp_path / "none"), "--to", str(tmp_path / "new")): "no config.json; give the folder of a finished run",
+        ("export", str(run), "--to", str(tmp_path / "new"), "--max_length=0"): "--max_length=0: must be at least 1",
+        ("export", str(run), "--to", str(tmp_path / "new"), "--max_length=65"): "reads at most 64 tokens",
+    }.items():
+        assert glot_main(list(words)) == 2
+        assert complaint in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+    text = (export(run) / "README.md").read_text()
+    assert "24 rows, texts cut to 7 tokens" in text and "Trained for a classification task" in text and "spearman" in text

@@ -1,0 +1,219 @@
+"""MTEB through the command line, on small tasks in mteb's own layout; the real figures are in test_real.py's manner, marked slow."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import mteb
+import pytest
+import yaml
+from conftest import ROOT, WORDS, write_rows
+from sentence_transformers import SentenceTransformer
+
+from glot.cli import glot_main, main
+from glot.config import RunConfig
+from glot.errors import CheckpointError, ConfigError
+from glot.flags import FLAGS, parse
+from glot.integrations.mteb import find_tasks
+from glot.names import CHOICES
+from glot.report.mteb import mteb_table
+from glot.sweep import read_study
+
+NAMES = [flag.name for flag in FLAGS]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    """Tiny STS, classification and retrieval tasks where mteb's real ones would lie."""
+    root = tmp_path_factory.mktemp("data")
+    texts = [f"the {one} {other}" for one in WORDS[5:10] for other in WORDS[10:16]]
+    scored = [{"sentence1": texts[row], "sentence2": texts[(row * 7 + 1) % 30], "score": float(row % 6)} for row in range(30)]
+    write_rows(root / "mteb/biosses-sts/test.jsonl", scored)
+    write_rows(root / "mteb/sts12-sts/test.jsonl", scored[::-1])
+    labelled = [{"text": text, "label": row % 6, "label_text": str(row % 6)} for row, text in enumerate(texts * 8)]
+    for split in ("train", "validation", "test"):
+        write_rows(root / f"mteb/emotion/{split}.jsonl", labelled)
+    scifact = root / "mteb/scifact"
+    write_rows(scifact / "corpus.jsonl", [{"_id": str(row), "title": "", "text": text} for row, text in enumerate(texts)])
+    write_rows(scifact / "queries.jsonl", [{"_id": f"q{row}", "text": text.removeprefix("the ")} for row, text in enumerate(texts)])
+    write_rows(scifact / "qrels/test.jsonl", [{"query-id": f"q{row}", "corpus-id": str(row), "score": 1} for row in range(30)])
+    parts = {"corpus": ("corpus", "corpus.jsonl"), "queries": ("queries", "queries.jsonl"), "default": ("test", "qrels/test.jsonl")}
+    configs = [{"config_name": name, "data_files": [{"split": split, "path": path}]} for name, (split, path) in parts.items()]
+    (scifact / "README.md").write_text(f"---\n{yaml.safe_dump({'configs': configs})}---\n")
+    return root
+
+
+@pytest.fixture
+def flags(data, tiny_bert, tmp_path) -> list[str]:
+    return ["--task=mteb", f"--data_dir={data}", f"--model_name_or_path={tiny_bert}", f"--output_dir={tmp_path}/runs", "--verbose=0"]
+
+
+def run(capsys, words: list[str]) -> dict:
+    assert main(words) == 0, capsys.readouterr().err
+    return json.loads(capsys.readouterr().out)
+
+
+def test_local_tasks_of_three_kinds_are_scored_and_tabled(capsys, flags):
+    names = "BIOSSES,EmotionClassification,SciFact,STS12"
+    result = run(capsys, [*flags, f"--mteb_task={names}", "--pooling_method=mean", "--mteb_max_length=16"])
+    scores = {row["task"]: row for row in result["scores"]}
+    assert list(scores) == names.split(",") and all(row["error"] is None and -1 <= row["score"] <= 1 for row in scores.values())
+    assert [row["metric"] for row in scores.values()] == ["cosine_spearman", "accuracy", "ndcg_at_10", "cosine_spearman"]
+    folder = Path(result["run_dir"])
+    with (folder / "table.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    means = {row["category"]: float(row["score"]) for row in rows if row["task"] == "mean"}
+    assert means["STS"] == pytest.approx(50 * (scores["BIOSSES"]["score"] + scores["STS12"]["score"]), abs=0.01)
+    assert means["all"] == pytest.approx(25 * sum(row["score"] for row in scores.values()), abs=0.01)
+    assert (folder / "table.md").read_text().count("\n") == len(rows) + 2
+    assert result["best"]["metrics"]["mean"] == pytest.approx(means["all"] / 100, abs=1e-4)
+
+
+def test_finished_tasks_are_not_run_again_and_poolers_do_not_share_results(capsys, flags, monkeypatch):
+    words = [*flags, "--mteb_task=BIOSSES", "--mteb_max_length=16"]
+    first = run(capsys, [*words, "--pooling_method=mean"])
+    other = run(capsys, [*words, "--pooling_method=max"])
+    longer = run(capsys, [*words, "--pooling_method=mean", "--mteb_max_length=4"])
+    assert len({result["revision"] for result in (first, other, longer)}) == 3
+    assert len({result["scores"][0]["score"] for result in (first, other, longer)}) == 3
+    monkeypatch.setattr("glot.encoder.SentenceEncoder.encode", lambda *_, **__: pytest.fail("a finished task was run again"))
+    again = run(capsys, [*words, "--pooling_method=mean"])
+    assert again["scores"] == first["scores"] and again["run_dir"] != first["run_dir"]
+
+
+def test_one_failing_task_does_not_stop_the_others(capsys, flags):
+    result = run(capsys, [*flags, "--mteb_task=STS13,BIOSSES", "--pooling_method=mean"])
+    assert result["scores"][0]["score"] is None and "mteb/sts13-sts" in result["scores"][0]["error"]
+    assert result["scores"][1]["score"] is not None and result["best"]["metrics"]["mean"] is None
+    assert main([*flags, "--mteb_task=STS13", "--pooling_method=mean"]) == 2
+    assert capsys.readouterr().err.strip().splitlines()[-1].startswith("error: --mteb_task=STS13: no task could be run; the first: STS13:")
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_bert, mirror, tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("trained")
+    words = "--task=stsb --pooling_method=glot --gat_hidden_dim=8 --tau=0.6 --epochs=1 --max_length=9 --verbose=0 --run_name=run"
+    words += f" --output_dir={root} --store_dir={root}/hidden --data_dir={mirror} --model_name_or_path={tiny_bert} --lr=1e-2"
+    assert main(words.split()) == 0
+    return root / "run"
+
+
+def test_a_checkpoint_brings_its_own_configuration_and_refuses_another(capsys, flags, trained):
+    words = [flag for flag in flags if "model_name" not in flag] + ["--mteb_task=BIOSSES", f"--checkpoint_path={trained}"]
+    result = run(capsys, words)
+    assert (result["pooler"], result["best"]["metrics"].keys()) == ("glot", {"BIOSSES"})
+    config = RunConfig.from_dict(json.loads((Path(result["run_dir"]) / "config.json").read_text())["flags"])
+    assert (config.graph.tau, config.pooler.gat_hidden_dim, config.mteb.mteb_max_length) == (0.6, 8, 512)
+    assert run(capsys, [*words, "--pooling_method=glot", "--tau=0.6"])["scores"] == result["scores"]
+    given = ["--tau=0.3", "--num_layers=3", "--jk_mode=mean", "--gat_hidden_dim=9", "--model_name_or_path=minilm", "--pooling_method=glot"]
+    assert main([*words, *given]) == 2
+    errors = capsys.readouterr().err
+    for name, value in (("tau=0.3", "0.6"), ("num_layers=3", "2"), ("jk_mode=mean", "cat"), ("gat_hidden_dim=9", "8")):
+        assert f"--{name}: {trained} was trained with {value}; leave the flag out" in errors
+    assert "--model_name_or_path=minilm" in errors
+
+
+def test_a_bare_pth_says_what_is_assumed(capsys, flags, trained, tmp_path):
+    import torch
+
+    from glot.checkpoint import load_run
+
+    model = load_run(trained)[0]
+    torch.save(model.pooler.state_dict(), tmp_path / "bare.pth")
+    words = [*flags, "--mteb_task=BIOSSES", f"--checkpoint_path={tmp_path}/bare.pth", "--pooling_method=glot", "--tau=0.6"]
+    result = run(capsys, words)
+    (note,) = [note for note in result["notes"] if "bare.pth" in note]
+    assert "read off its shapes: glot, d = 16, h = 8, K = 2, jump cat; assumed: --tau=0.6, --model_name_or_path=" in note
+    assert result["scores"] == run(capsys, [*flags, "--mteb_task=BIOSSES", f"--checkpoint_path={trained}"])["scores"]
+    assert main([*words[:-1], "--tau=0.6", "--model_name_or_path=minilm"]) == 2
+    assert "its pooler takes d = 16, --model_name_or_path=minilm gives 384" in capsys.readouterr().err
+    with pytest.raises(CheckpointError, match="not there; give a run folder"):
+        parse([*flags, "--checkpoint_path=/no/such.pth"])
+
+
+def test_what_is_random_or_shortened_is_said(capsys, flags, tiny_bert):
+    result = run(capsys, [*flags, "--mteb_task=BIOSSES", "--pooling_method=adapool"])
+    assert result["notes"] == [
+        f"--mteb_max_length=512: {tiny_bert} reads at most 64 tokens",
+        "--pooling_method=adapool: no --checkpoint_path, so its weights are random (--seed=42)",
+    ]
+    assert main([*flags, "--seeds=0,1"]) == 2 and "--seeds: has no effect in this run" in capsys.readouterr().err
+
+
+def test_an_export_scores_what_the_task_scores(capsys, flags, trained, tmp_path):
+    names = ["BIOSSES", "EmotionClassification", "SciFact"]
+    ours = run(capsys, [*flags, f"--mteb_task={','.join(names)}", f"--checkpoint_path={trained}", "--mteb_max_length=9"])
+    assert glot_main(["export", str(trained), "--to", str(tmp_path / "export")]) == 0
+    model = SentenceTransformer(str(tmp_path / "export"), trust_remote_code=True, device="cpu")
+    data_dir = Path(next(flag for flag in flags if "data_dir" in flag).split("=")[1])
+    found = mteb.evaluate(model, find_tasks(",".join(names), data_dir), cache=None, encode_kwargs={"batch_size": 64})
+    theirs = {result.task_name: result.get_score() for result in found.task_results}
+    for row in ours["scores"]:
+        assert theirs[row["task"]] == pytest.approx(row["score"], abs=2e-3)
+
+
+def test_names_of_tasks_and_benchmarks():
+    (task,) = find_tasks("AmazonCounterfactualClassification", None)
+    assert task.hf_subsets == ["en-ext", "en"] or set(task.hf_subsets) == {"en", "en-ext"}
+    assert len(find_tasks("MTEB(eng, v2)", None)) == 41 and len(find_tasks("MTEB(eng, v1)", None)) == 56
+    for wrong, complaint in (
+        ("SciFacts", "did you mean 'SciFact'"),
+        ("STS12,,", "'' is no task"),
+        ("MTEB(eng)", "is no task and no benchmark"),
+    ):
+        with pytest.raises(ConfigError, match=complaint):
+            find_tasks(wrong, None)
+
+
+def test_tables_put_published_figures_beside_ours():
+    from glot.integrations.mteb import MtebScore
+
+    scores = [
+        MtebScore("SciFact", "Retrieval", "ndcg_at_10", 0.5, None),
+        MtebScore("STS12", "STS", "cosine_spearman", 0.25, None),
+        MtebScore("STS13", "STS", "cosine_spearman", None, "lost"),
+    ]
+    _, rows = mteb_table(scores, "bert-base-uncased", "mean")
+    assert rows[0] == ["SciFact", "Retrieval", "ndcg_at_10", "50.00", "17.69", ""] and rows[2][3:] == ["", "", "lost"]
+    assert rows[3] == ["mean", "Retrieval", "1 task", "50.00", "17.69", ""] and rows[4][1:4] == ["STS", "1 task", "25.00"]
+    assert rows[5] == ["mean", "all", "2 tasks", "37.50", "24.28", ""]
+
+
+@pytest.mark.parametrize("path", [ROOT / "mteb_eval_config.yaml", ROOT / "configs/mteb7.yaml"], ids=lambda path: path.stem)
+def test_the_shipped_sweeps_are_flags_and_tasks(path, trained):
+    content = yaml.safe_load(path.read_text())
+    assert set(content["parameters"]) <= set(NAMES)
+    tasks = content["parameters"]["mteb_task"]["values"]
+    assert len(tasks) == (49 if "eval" in path.stem else 7) and len(find_tasks(",".join(tasks), None)) == len(tasks)
+    study = read_study(path)
+    for cell in study.cells[:2]:
+        own = {**cell.flags, **({"checkpoint_path": "standard"} if "checkpoint_path" in cell.flags else {})}
+        parsed = parse([f"--{name}={value}" for name, value in own.items()])
+        assert parsed.config.data.task == "mteb" and all(value in CHOICES["pooling_method"] for value in (own["pooling_method"],))
+    assert content["command"][0] == "${env}" and content["program"] == "main.py"
+
+
+def test_the_local_runner_takes_a_sweep_of_mteb(capsys, data, tiny_bert, tmp_path, monkeypatch):
+    monkeypatch.setenv("GLOT_DATA_DIR", str(data))
+    text = (ROOT / "configs/mteb7.yaml").read_text().replace("value: minilm", f"value: {tiny_bert}")
+    start = text.index("    values: [Emotion")
+    text = text[:start] + "    values: [BIOSSES, STS12]\n" + text[text.index("\n", start) + 1 :]
+    (tmp_path / "tiny.yaml").write_text(text.replace("[cls, mean, max]", "[mean, max]"))
+    assert glot_main(["sweep", str(tmp_path / "tiny.yaml"), f"--output_dir={tmp_path}/runs"]) == 0
+    report = capsys.readouterr().out
+    assert report.count("| BIOSSES") + report.count(" BIOSSES ") >= 2 and (tmp_path / "runs/mteb7/report.csv").is_file()
+    shutil.rmtree(tmp_path / "runs")
+    (tmp_path / "tuned.yaml").write_text(
+        "kind: study\nname: t\nruns_with: {task: mteb}\narms: {a: {pooling_method: mean}}\ntune: {lr: [1, 2]}\n"
+    )
+    assert (
+        glot_main(["sweep", str(tmp_path / "tuned.yaml")]) == 2 and "trains nothing, so there is nothing to tune" in capsys.readouterr().err
+    )
+
+
+@pytest.mark.slow
+def test_mtebs_own_mock_run_passes_on_an_export(trained, tmp_path):
+    assert glot_main(["export", str(trained), "--to", str(tmp_path / "export")]) == 0
+    model = SentenceTransformer(str(tmp_path / "export"), trust_remote_code=True, device="cpu")
+    mteb.mock_run(model)
