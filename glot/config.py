@@ -359,6 +359,10 @@ def parse_seeds(text: str) -> list[int]:
 def _check_seeds(config: RunConfig) -> list[str]:
     if config.train.seeds is None:
         return []
+    if os.environ.get("WANDB_SWEEP_ID"):
+        return [
+            f"--seeds={config.train.seeds}: a wandb agent counts one run for one process; put seed: {{values: [...]}} into the sweep file"
+        ]
     try:
         parse_seeds(config.train.seeds)
     except ValueError:

@@ -47,9 +47,8 @@ class WandbTracker:
         import wandb
 
         mode = os.environ.get("WANDB_MODE")  # said again: a look for a login earlier in the process would have frozen the setting
-        self._run: Any = wandb.init(
-            mode=mode, project=os.environ.get("WANDB_PROJECT", PROJECT), name=self._name, dir=self._folder, config=config
-        )
+        project = None if os.environ.get("WANDB_SWEEP_ID") else os.environ.get("WANDB_PROJECT", PROJECT)  # a sweep has its own
+        self._run: Any = wandb.init(mode=mode, project=project, name=self._name, dir=self._folder, config=config)
 
     def log(self, values: dict[str, float], step: int) -> None:
         """Send numbers."""

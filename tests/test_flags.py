@@ -58,9 +58,13 @@ def test_the_release_glue_and_imdb_lines():
     assert (imdb.data.task, imdb.backbone.max_length) == ("imdb", 512)
 
 
-def test_the_release_embedding_stress_and_sweep_lines():
+def test_the_release_embedding_stress_and_sweep_lines(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert problems(*shlex.split(EMBEDDING))[0].startswith("--train_file=./data/msmarco-triplets.jsonl: no such file")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/msmarco-triplets.jsonl").touch()
     config = parse(shlex.split(EMBEDDING)).config
-    assert (config.data.num_train_samples, config.pooler.num_layers, config.release.proj_dim, config.train.lr) == ("full", 4, 512, 2e-5)
+    assert (config.data.num_train_samples, config.pooler.num_layers, config.contrastive.proj_dim, config.train.lr) == ("full", 4, 512, 2e-5)
     stress = parse(shlex.split(STRESS), defaults=STRESS_DEFAULTS).config
     assert (stress.data.task, stress.data.num_train_samples, stress.stress.distractor_ratio, stress.train.lr) == (
         "stress",

@@ -113,13 +113,15 @@ def test_gat_engines_agree_on_random_graphs(kind, tau):
     torch.manual_seed(1)
     batch = random_batch([7, 1, 20, 3, 64, 64], seed=3)
     graph = TokenGraph(batch, GraphRule(kind, tau, knn_k=3))
-    dense, edges = GatConv(12, 8, "dense"), GatConv(12, 8, "edges")
+    dense, edges, auto = (GatConv(12, 8, engine) for engine in ("dense", "edges", "auto"))
     edges.load_state_dict(dense.state_dict())
+    auto.load_state_dict(dense.state_dict())
     outputs = []
     for conv in (dense, edges):
         outputs.append(conv(batch.tokens, graph))
         outputs[-1].pow(2).sum().backward()
     torch.testing.assert_close(*outputs, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(auto(batch.tokens, graph), outputs[0], atol=1e-5, rtol=1e-5)
     for (name, one), (_, other) in zip(dense.named_parameters(), edges.named_parameters(), strict=True):
         scale = max(1.0, float(other.grad.abs().max()))
         torch.testing.assert_close(
@@ -155,7 +157,7 @@ def test_without_edges_glot_is_a_token_wise_network():
     states = [batch.tokens]
     for conv in pooler.convs:
         states.append((states[-1] @ conv.lin.weight.T + conv.bias).relu())
-    torch.testing.assert_close(pooler.states(batch), torch.cat(states, 1))
+    torch.testing.assert_close(torch.cat(pooler.states(batch), 1), torch.cat(states, 1))
 
 
 @pytest.mark.parametrize("method", ["adapool", "glot"])

@@ -248,8 +248,6 @@ def test_refusals_before_the_backbone_is_loaded(capsys, tiny_flags, monkeypatch)
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.setenv("HOME", "/nonexistent")
     assert "nobody is logged in; set WANDB_MODE=offline" in fail(capsys, [*tiny_flags, "--report_to=wandb"])[-1]
-    lines = fail(capsys, [*tiny_flags, "--task=mteb"])
-    assert "error: --task=mteb: cannot be run by this version yet" in lines[-1]
 
 
 def test_a_hub_model_without_a_network_is_one_line(capsys, tiny_flags):

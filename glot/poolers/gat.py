@@ -28,7 +28,7 @@ class GatConv(nn.Module):
     Args:
         in_dim: width of the tokens.
         out_dim: h.
-        engine: auto (dense up to `DENSE_TOKENS` tokens a sentence), dense or edges.
+        engine: auto (dense up to `DENSE_TOKENS` tokens a sentence; without edges neither), dense or edges.
     """
 
     def __init__(self, in_dim: int, out_dim: int, engine: str = "auto") -> None:
@@ -48,6 +48,8 @@ class GatConv(nn.Module):
 
     def forward(self, x: Tensor, graph: TokenGraph) -> Tensor:
         """(N, in) -> (N, h)."""
+        if self.engine == "auto" and graph.rule.kind == "none":  # a softmax over one token is one
+            return self.lin(x) + self.bias
         long = int(graph.batch.lengths.max()) > DENSE_TOKENS
         on_edges = self.engine == "edges" or (self.engine == "auto" and long)
         return self._on_edges(x, graph) if on_edges else self._dense(x, graph)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from glot.errors import lookup
 from glot.graph import GraphRule, TokenGraph
 from glot.poolers.convs import CONVS
-from glot.poolers.scored import make_scorer, readout
+from glot.poolers.scored import make_scorer, readout, score
 from glot.types import TokenBatch
 
 
@@ -24,7 +24,8 @@ class Jump(NamedTuple):
     """(d, h, K) -> D."""
     build: Callable[[int, int], nn.Module | None]
     """(h, K) -> the module that joins, where joining has parameters."""
-    join: Callable[[nn.Module | None, Tensor, list[Tensor]], Tensor]
+    join: Callable[[nn.Module | None, Tensor, list[Tensor]], list[Tensor]]
+    """(module, x, [h_1 .. h_K]) -> the state's columns, in parts."""
 
 
 def _build_lstm(width: int, num_layers: int) -> nn.Module:
@@ -34,10 +35,10 @@ def _build_lstm(width: int, num_layers: int) -> nn.Module:
 
 
 JUMPS: dict[str, Jump] = {
-    "cat": Jump(lambda d, h, k: d + k * h, lambda h, k: None, lambda jk, x, layers: torch.cat([x, *layers], 1)),
-    "max": Jump(lambda d, h, k: h, lambda h, k: None, lambda jk, x, layers: torch.stack(layers).amax(0)),
-    "mean": Jump(lambda d, h, k: h, lambda h, k: None, lambda jk, x, layers: torch.stack(layers).mean(0)),
-    "lstm": Jump(lambda d, h, k: h, _build_lstm, lambda jk, x, layers: jk(layers)),
+    "cat": Jump(lambda d, h, k: d + k * h, lambda h, k: None, lambda jk, x, layers: [x, *layers]),
+    "max": Jump(lambda d, h, k: h, lambda h, k: None, lambda jk, x, layers: [torch.stack(layers).amax(0)]),
+    "mean": Jump(lambda d, h, k: h, lambda h, k: None, lambda jk, x, layers: [torch.stack(layers).mean(0)]),
+    "lstm": Jump(lambda d, h, k: h, _build_lstm, lambda jk, x, layers: [jk(layers)]),
 }
 """`--jk_mode` -> how layers are joined. Only `cat` keeps x."""
 
@@ -73,8 +74,11 @@ class GlotPooler(nn.Module):
         self.jk = self.jump.build(hidden_dim, num_layers)
         self.score_layer = make_scorer(self.out_dim, max(SMALLEST_SCORER, self.out_dim // 2))
 
-    def states(self, batch: TokenBatch) -> Tensor:
-        """One state a token after convolutions and jump: (N, D)."""
+    def states(self, batch: TokenBatch) -> list[Tensor]:
+        """One state a token after convolutions and jump: (N, D), its columns in parts.
+
+        Joining them would copy them and have autograd compute a gradient for the raw tokens, which nobody asks for.
+        """
         graph = TokenGraph(batch, self.rule)
         layers = [batch.tokens]
         for conv in self.convs:
@@ -84,7 +88,7 @@ class GlotPooler(nn.Module):
     def readout(self, batch: TokenBatch) -> tuple[Tensor, Tensor]:
         """Vectors (B, D) and the weight of each token (N,)."""
         states = self.states(batch)
-        return readout(states, self.score_layer(states).squeeze(1), batch)
+        return readout(states, score(self.score_layer, states), batch)
 
     def forward(self, batch: TokenBatch) -> Tensor:
         """(B, D)."""

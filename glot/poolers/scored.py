@@ -1,6 +1,8 @@
 """Poolers that look at each token by itself: AdaPool, and the MLP that stands in for GLOT without a graph."""
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from glot.segment import segment_mean, segment_softmax, segment_sum
 from glot.types import TokenBatch
@@ -11,10 +13,20 @@ def make_scorer(in_dim: int, hidden: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(in_dim, hidden), nn.Tanh(), nn.Linear(hidden, 1))
 
 
-def readout(states: Tensor, scores: Tensor, batch: TokenBatch) -> tuple[Tensor, Tensor]:
-    """Softmax of `scores (N,)` inside each sentence, then the weighted sum of `states (N, D)`: vectors (B, D) and weights (N,)."""
+def score(scorer: nn.Sequential, states: list[Tensor]) -> Tensor:
+    """Scores (N,) of token states whose columns come in parts `(N, D_i)`."""
+    first, squash, last = scorer
+    weights = first.weight.split([part.shape[1] for part in states], 1)
+    hidden = F.linear(states[0], weights[0], first.bias)
+    for part, weight in zip(states[1:], weights[1:], strict=True):
+        hidden = hidden + part @ weight.T
+    return last(squash(hidden)).squeeze(1)
+
+
+def readout(states: list[Tensor], scores: Tensor, batch: TokenBatch) -> tuple[Tensor, Tensor]:
+    """Softmax of `scores (N,)` inside each sentence, then the weighted sum of the states: vectors (B, D) and weights (N,)."""
     weights = segment_softmax(scores, batch)
-    return segment_sum(states, batch, weights), weights
+    return torch.cat([segment_sum(part, batch, weights) for part in states], 1), weights
 
 
 class AdaPooler(nn.Module):
@@ -27,7 +39,8 @@ class AdaPooler(nn.Module):
 
     def readout(self, batch: TokenBatch) -> tuple[Tensor, Tensor]:
         """Vectors (B, d) and the weight of each token (N,)."""
-        return readout(batch.tokens, self.score_layer(batch.tokens).squeeze(1), batch)
+        states = [batch.tokens]
+        return readout(states, score(self.score_layer, states), batch)
 
     def forward(self, batch: TokenBatch) -> Tensor:
         """(B, d)."""

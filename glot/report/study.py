@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from glot.datasets.shortcuts import SHORTCUTS, score_shortcuts
 from glot.errors import DataError
 from glot.report.plots import plot_arms, plot_lines
 from glot.report.published import published_score
-from glot.report.statistics import Paired, Spread, floors, holm, paired, spread
+from glot.report.statistics import LEVEL, Paired, Spread, floors, holm, paired, spread
 from glot.report.tables import latex, markdown
 from glot.tasks import TASKS, load_task_data
 from glot.tokens import signal_kept
@@ -63,8 +63,10 @@ def write_report(folder: Path) -> str:
     study = json.loads(path.read_text())
     rows = [read_row(cell, study["published"]) for cell in study["cells"]]
     check_together(rows, study["cells"])
-    table = compare(rows, study["baseline"])
-    parts = [markdown(*table), explain(study, rows), shortcut_table(study["cells"])]
+    tests = compare(rows, study["baseline"])
+    table = full_table(rows, tests)
+    short = [markdown(*short_table(rows, tests))] if len({label(row.point) for row in rows}) > 1 else []
+    parts = [*short, markdown(*table), explain(study, rows), shortcut_table(study["cells"])]
     text = "\n\n".join(filter(None, parts)) + "\n"
     (folder / "report.md").write_text(text, encoding="utf-8")
     (folder / "report.tex").write_text(latex(*table), encoding="utf-8")
@@ -183,8 +185,15 @@ def check_together(rows: list[Row], cells: list[dict[str, Any]]) -> None:
                     )
 
 
-def compare(rows: list[Row], baseline: str | None) -> tuple[list[str], list[list[str]]]:
-    """Header and cells of the table; p is corrected by Holm over all comparisons in it."""
+class Test(NamedTuple):
+    """An arm against the baseline at its point (None for the baseline itself), and p corrected by Holm over the whole study."""
+
+    paired: Paired | None
+    p: float
+
+
+def compare(rows: list[Row], baseline: str | None) -> list[Test]:
+    """Every row against the baseline over equal seeds."""
     base = {label(row.point): row.values for row in rows if row.arm == baseline}
     tests: list[Paired | None] = []
     for row in rows:
@@ -193,9 +202,27 @@ def compare(rows: list[Row], baseline: str | None) -> tuple[list[str], list[list
         tested = row.arm != baseline and seeds
         tests.append(paired([row.values[seed] for seed in seeds], [other[seed] for seed in seeds]) if tested else None)
     corrected = holm([math.nan if test is None else test.p for test in tests])
+    return [Test(test, p) for test, p in zip(tests, corrected, strict=True)]
+
+
+def short_table(rows: list[Row], tests: list[Test]) -> tuple[list[str], list[list[str]]]:
+    """One line an arm, one column a point of the grid: mean and half-width of the interval, starred where p is below 0.05."""
+    points = {label(row.point): row.metric for row in rows}
+    cells = {}
+    for row, test in zip(rows, tests, strict=True):
+        found = _spread(row) if row.values else None
+        star = "*" if test.p < 1 - LEVEL else ""
+        cells[row.arm, label(row.point)] = "" if found is None else f"{found.mean:.3f} ± {found.half_width:.3f}{star}"
+    arms = list(dict.fromkeys(row.arm for row in rows))
+    header = ["arm", *(f"{point} ({metric})" for point, metric in points.items())]
+    return header, [[arm or "-", *(cells.get((arm, point), "") for point in points)] for arm in arms]
+
+
+def full_table(rows: list[Row], tests: list[Test]) -> tuple[list[str], list[list[str]]]:
+    """One line for each arm and point, with everything that is known of it."""
     header = ["arm", "where", "metric", "mean", "sd", "95 %", "n", "tuned", "difference", "p (Holm)", "detectable", "floor", "published"]
     lines = []
-    for row, test, p in zip(rows, tests, corrected, strict=True):
+    for row, (test, p) in zip(rows, tests, strict=True):
         found = _spread(row) if row.values else Spread(math.nan, math.nan, 0, math.nan)
         tuned = " ".join(f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}" for name, value in row.tuned.items())
         difference = ["", "", ""] if test is None else [f"{test.difference:+.4f}", _number(p), _number(test.detectable)]
@@ -227,7 +254,7 @@ def explain(study: dict[str, Any], rows: list[Row]) -> str:
         else ""
     )
     sentences = [
-        "`sd` is over seeds, `95 %` the half-width of the t-interval.",
+        "Mean ± half-width of the 95 % t-interval over seeds; * = p below 0.05 after Holm. `sd` is over seeds.",
         f"{against}p corrected by Holm over the table, and the smallest difference that these seeds could have shown." if against else "",
         "`floor` is what a constant answer scores (majority class; F1 of answering 1 to everything).",
         f"{failed} runs failed and are not counted." if failed else "",
