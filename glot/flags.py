@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from glot.config import RunConfig, check, kinds, read_saved
+from glot.checks import check
+from glot.config import RunConfig, kinds, read_saved
 from glot.errors import ConfigError, nearest, unknown_name
 from glot.names import CHOICES, EVALUATIONS
 

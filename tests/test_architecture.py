@@ -10,7 +10,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 RANKS = {
     0: ("errors", "names"),
     1: ("types", "config", "metrics", "losses", "progress"),
-    2: ("segment", "graph", "heads", "datasets", "backbone", "store", "tracking"),
+    2: ("checks", "segment", "graph", "heads", "datasets", "backbone", "store", "tracking"),
     3: ("poolers", "model", "loader", "census"),
     4: ("tasks", "tokens", "train", "evaluate"),
     5: ("checkpoint", "result", "report"),
