@@ -10,7 +10,17 @@ import numpy as np
 matplotlib.use("Agg")
 from matplotlib import pyplot
 
-COLOURS = {"cls": "#8c8c8c", "mean": "#5b8db8", "max": "#9a7fc0", "adapool": "#e08a3c", "glot": "#c23b4b"}
+COLOURS = {
+    "cls": "#8c6d46",
+    "mean": "#5b8db8",
+    "max": "#9a7fc0",
+    "adapool": "#e08a3c",
+    "glot": "#c23b4b",
+    "no graph": "#2b2b2b",
+    "K = 0": "#3f9b6c",
+    "random": "#d36ba6",
+}
+"""Poolers and controls keep their colours from figure to figure."""
 
 
 def plot_demo(runs: list[dict[str, Any]], shortcuts: dict[str, float], path: Path) -> None:
@@ -118,7 +128,7 @@ def plot_census(census: list[Any], tau: float, path: Path) -> None:
     pyplot.close(figure)
 
 
-LINE_COLOURS = ("#c23b4b", "#e08a3c", "#5b8db8", "#3f9b6c", "#9a7fc0", "#8c6d46", "#555555", "#d36ba6")
+FURTHER_COLOURS = ("#1f6f78", "#b5a642", "#7a4e9e", "#9c3d1f", "#6b8e23", "#808080")
 
 
 def plot_lines(
@@ -133,9 +143,10 @@ def plot_lines(
         path: of the picture.
     """
     panels, arms = list(dict.fromkeys(row[0] for row in rows)), list(dict.fromkeys(row[2] for row in rows))
-    figure, grid = pyplot.subplots(1, len(panels), figsize=(1.6 + 3.4 * len(panels), 3.8), dpi=150, squeeze=False, sharey=True)
+    figure, grid = pyplot.subplots(1, len(panels), figsize=(1.6 + 3.4 * len(panels), 3.8), dpi=150, squeeze=False, sharex=True, sharey=True)
     for axes, panel in zip(grid[0], panels, strict=True):
-        for arm, colour in zip(arms, itertools.cycle(LINE_COLOURS), strict=False):
+        for arm, other in zip(arms, itertools.cycle(FURTHER_COLOURS), strict=False):
+            colour = COLOURS.get(arm, other)
             line = sorted((x, found) for where, x, own, found in rows if (where, own) == (panel, arm))
             xs, means = [x for x, _ in line], [found.mean for _, found in line]
             half = [found.half_width if found.n > 1 else 0.0 for _, found in line]
@@ -147,7 +158,7 @@ def plot_lines(
             values = [shortcuts[panel, x][name] for x in places]
             axes.plot(places, values, color="#b0b0b0", linestyle=style, linewidth=1, zorder=0, label=f"({name})")
         axes.set_title(panel, fontsize=10, loc="left")
-        axes.set_xlabel(names[0])
+        axes.set_xlabel(names[0].replace("_", " "))
         axes.spines[["top", "right"]].set_visible(False)
     grid[0][0].set_ylabel(names[1])
     grid[0][-1].legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
