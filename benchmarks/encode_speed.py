@@ -1,6 +1,6 @@
 """Our encoder against SentenceTransformer.encode on one backbone, and GLOT against the mean: `python benchmarks/encode_speed.py DATA_DIR`.
 
-2,000 real sentences each: IMDB reviews cut at 256 tokens, and both sides of STS-B. Batch size 32, float32, the machine's cores. Ratios below 1: ours is faster.
+2,000 real sentences each: IMDB reviews cut at 256 tokens, and both sides of STS-B; batches of 32, float32. Ratios below 1: ours is faster.
 """
 
 import sys

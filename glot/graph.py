@@ -57,7 +57,7 @@ class Block:
 
 @dataclass(frozen=True, eq=False)
 class TokenGraph:
-    """One rule applied to one batch: `dense()` for a block at a time, `edges()` for the whole batch."""
+    """One rule applied to one batch: `dense` for a block at a time, `rows` for a part of a long sentence, `edges` for the whole batch."""
 
     batch: TokenBatch
     rule: GraphRule
@@ -69,10 +69,45 @@ class TokenGraph:
         return [make_block(self.batch.ptr, rows, device) for rows in group_by_length(self.batch.lengths)]
 
     @cached_property
-    def dense(self) -> list[Tensor]:
-        """For each block (b, n, n) bool: may token i (row) see token j (column). Padding sees only itself, so no row is empty."""
-        unit = unit_rows(self.batch.tokens)
-        return [adjacency(unit, block, self.rule) for block in self.blocks]
+    def unit(self) -> Tensor:
+        """(N, d) float32 rows of length one."""
+        return unit_rows(self.batch.tokens)
+
+    def dense(self, block: Block) -> Tensor:
+        """(b, n, n) bool, made once: may token i (row) see token j (column). Padding sees only itself, so no row is empty."""
+        if id(block) not in self._made:
+            self._made[id(block)] = adjacency(self.unit, block, self.rule)
+        return self._made[id(block)]
+
+    @torch.no_grad()
+    def rows(self, block: Block, start: int, stop: int) -> Tensor:
+        """Rows `start` to `stop` of the adjacency of a block that holds one sentence, (r, n) bool: nothing of size n x n is made.
+
+        Raises:
+            KeyError: a random graph, which is drawn for a whole sentence.
+        """
+        unit = self.unit[block.index[0]]
+        nearest = self._nearest(block, unit) if self.rule.kind == "knn" else None
+        allowed = ROW_RULES[self.rule.kind](unit, start, stop, self.rule, nearest)
+        steps = torch.arange(start, stop, device=unit.device)
+        allowed[steps - start, steps] = True
+        return allowed
+
+    def _nearest(self, block: Block, unit: Tensor) -> Tensor:
+        """(n, k): the nearest neighbours of every token of one sentence, made once, some rows at a time."""
+        if id(block) not in self._made:
+            parts = []
+            for start in range(0, len(unit), step := rows_at_once(len(unit))):
+                similar = unit[start : start + step] @ unit.T
+                own = torch.arange(len(similar), device=unit.device)
+                similar[own, start + own] = -torch.inf
+                parts.append(similar.topk(min(self.rule.knn_k, len(unit))).indices)
+            self._made[id(block)] = torch.cat(parts)
+        return self._made[id(block)]
+
+    @cached_property
+    def _made(self) -> dict[int, Tensor]:
+        return {}
 
     @cached_property
     def places(self) -> Tensor:
@@ -99,8 +134,8 @@ class TokenGraph:
     def edges(self) -> Tensor:
         """(2, E) int64 as PyG wants them: row 0 sends, row 1 receives; the diagonal is in."""
         pairs = []
-        for block, allowed in zip(self.blocks, self.dense, strict=True):
-            real = allowed & block.mask.unsqueeze(1) & block.mask.unsqueeze(2)
+        for block in self.blocks:
+            real = self.dense(block) & block.mask.unsqueeze(1) & block.mask.unsqueeze(2)
             sentence, receiver, sender = real.nonzero(as_tuple=True)
             pairs.append(torch.stack([block.index[sentence, sender], block.index[sentence, receiver]]))
         return torch.cat(pairs, 1)
@@ -235,3 +270,31 @@ RULES: dict[str, Callable[[Tensor, Block, GraphRule], Tensor]] = {
     "window": _window,
 }
 """Graph kind -> rule(unit rows, block, options) -> (b, n, n) bool; `adjacency` adds the diagonal and cuts the padding."""
+
+
+def rows_at_once(length: int) -> int:
+    """How many rows of a long sentence's adjacency are made at a time: as many elements as one block has."""
+    return max(1, BLOCK_ELEMENTS // length)
+
+
+def _knn_rows(unit: Tensor, start: int, stop: int, rule: GraphRule, nearest: Tensor | None) -> Tensor:
+    assert nearest is not None
+    chosen = torch.zeros(stop - start, len(unit), dtype=torch.bool, device=unit.device).scatter_(1, nearest[start:stop], True)
+    other, slot = ((nearest >= start) & (nearest < stop)).nonzero(as_tuple=True)
+    chosen[nearest[other, slot] - start, other] = True
+    return chosen
+
+
+def _window_rows(unit: Tensor, start: int, stop: int, rule: GraphRule, nearest: Tensor | None) -> Tensor:
+    steps = torch.arange(len(unit), device=unit.device)
+    return (steps.unsqueeze(0) - steps[start:stop].unsqueeze(1)).abs() <= rule.window_size
+
+
+ROW_RULES: dict[str, Callable[[Tensor, int, int, GraphRule, Tensor | None], Tensor]] = {
+    "threshold": lambda unit, start, stop, rule, _: unit[start:stop] @ unit.T > rule.tau,
+    "none": lambda unit, start, stop, rule, _: torch.zeros(stop - start, len(unit), dtype=torch.bool, device=unit.device),
+    "complete": lambda unit, start, stop, rule, _: torch.ones(stop - start, len(unit), dtype=torch.bool, device=unit.device),
+    "knn": _knn_rows,
+    "window": _window_rows,
+}
+"""Graph kind -> rule(unit rows (n, d) of one sentence, start, stop, options, nearest neighbours) -> (r, n) bool, without the diagonal."""

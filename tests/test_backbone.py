@@ -1,5 +1,6 @@
 """Finding, loading and running backbones: tiny ones here, the embedded ones marked slow."""
 
+import json
 import re
 import shutil
 import unicodedata
@@ -115,6 +116,34 @@ def test_what_a_cut_leaves_of_a_text(tiny_bert, tiny_llama):
     assert kept_characters(find_backbone(str(tiny_bert)), texts, 4) == [8, 7, 1]  # two of the four are special
     assert kept_characters(find_backbone(str(tiny_llama)), texts, 3) == [14, 11, 1]
     assert kept_characters(find_backbone(str(tiny_llama)), texts, None) == [14, 16, 1]
+
+
+OWN_CODE = """
+from transformers import BertConfig, BertModel
+
+
+class OwnConfig(BertConfig):
+    model_type = "own"
+
+
+class OwnModel(BertModel):
+    config_class = OwnConfig
+"""
+
+
+def test_code_that_comes_with_a_model_runs_only_when_it_is_trusted(tiny_bert, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
+    folder = tmp_path / "own"
+    shutil.copytree(tiny_bert, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"model_type": "own", "auto_map": {"AutoConfig": "own.OwnConfig", "AutoModel": "own.OwnModel"}}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "own.py").write_text(OWN_CODE)
+    with pytest.raises(ConfigError, match="--trust_remote_code=1 runs the model's own code"):
+        find_backbone(str(folder))
+    backbone = Backbone(find_backbone(str(folder), True), None, "float32", "2", CPU)
+    assert type(backbone.model).__name__ == "OwnModel"
+    torch.testing.assert_close(backbone.encode([[2, 5, 3]]).tokens, load(tiny_bert).encode([[2, 5, 3]]).tokens)
 
 
 def test_backbones_that_cannot_be_used(tmp_path):

@@ -108,6 +108,23 @@ def test_every_pooler_trains_on_a_single_token(name):
 
 
 @pytest.mark.parametrize("kind", ["threshold", "none", "complete", "random", "knn", "window"])
+def test_a_long_sentence_by_rows_is_the_same(kind, monkeypatch):
+    monkeypatch.setattr("glot.poolers.gat.DENSE_TOKENS", 40)
+    monkeypatch.setattr("glot.graph.BLOCK_ELEMENTS", 700)  # ten rows of the longest at a time, and long sentences stand alone
+    batch = random_batch([7, 70, 41, 3, 20], seed=5)
+    results = []
+    for engine in ("auto", "edges"):
+        torch.manual_seed(2)
+        conv = GatConv(12, 8, engine)
+        x = batch.tokens.clone().requires_grad_()
+        out = conv(x, TokenGraph(batch, GraphRule(kind, 0.1, knn_k=3)))
+        out.pow(2).sum().backward()
+        results.append([out, x.grad, conv.lin.weight.grad, conv.bias.grad])
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["threshold", "none", "complete", "random", "knn", "window"])
 @pytest.mark.parametrize("tau", [-1.0, 0.0, 0.5, 0.99])
 def test_gat_engines_agree_on_random_graphs(kind, tau):
     torch.manual_seed(1)

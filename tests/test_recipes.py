@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from sklearn.metrics import accuracy_score, matthews_corrcoef
 from transformers import AutoModel, AutoTokenizer
 
+from glot import splits
 from glot.checkpoint import load_run
 from glot.cli import demo_main, glot_main, main, stress_main
 from glot.datasets.stress import needle_tokens
@@ -238,6 +239,14 @@ def test_odd_texts(capsys, tiny_flags, tiny_llama, tmp_path):
     assert fail(capsys, [*flags, f"--model_name_or_path={tiny_llama}"]) == [
         "error: cola train: row 0: '' has no token with this tokenizer; remove the row"
     ]
+
+
+def test_evaluation_batches_are_as_large_as_asked(capsys, tiny_flags, monkeypatch):
+    sizes = []
+    whole = splits.BatchLoader
+    monkeypatch.setattr(splits, "BatchLoader", lambda *args: sizes.append((args[3], args[5] is None)) or whole(*args))
+    run(capsys, [*tiny_flags, "--batch_size=7", "--eval_batch_size=5", "--epochs=1"])
+    assert set(sizes) == {(7, False), (5, True)}
 
 
 def test_refusals_before_the_backbone_is_loaded(capsys, tiny_flags, monkeypatch):

@@ -1,24 +1,27 @@
-"""One-head graph attention with the parameters of PyG's `GATConv(in, h, edge_dim=1)` and two exact engines.
+"""One-head graph attention with the parameters of PyG's `GATConv(in, h, edge_dim=1)` and exact engines.
 
 `edges` runs PyG's own layer on the edge list. `dense` is the same sum written as a masked softmax over the n x n pairs of a sentence and a
 batched product, which on a CPU is an order of magnitude faster unless the graph is sparse and long: PyG builds an (E, h) message tensor.
+A long sentence is taken some rows at a time, and those rows are made anew in the backward pass, so memory is linear in its length.
 
 Why dense needs no edge features: every edge weighs 1, and PyG gives a self-loop the mean of its token's incoming features, which is 1 too,
 or 0 for a token without neighbours, whose softmax has a single term and is 1 whatever the logit. So the edge term is one learned number.
 """
 
 import math
-from functools import cache
+from collections.abc import Callable
+from functools import cache, partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
-from glot.graph import TokenGraph
+from glot.graph import ROW_RULES, TokenGraph, rows_at_once
 
 NEGATIVE_SLOPE = 0.2
 DENSE_TOKENS = 2048
-"""Longest sentence that the dense engine takes by itself: n x n float32 is 16 MiB there."""
+"""Longest sentence that is taken as a whole: n x n float32 is 16 MiB there."""
 ENGINES = ("auto", "dense", "edges")
 
 
@@ -28,7 +31,8 @@ class GatConv(nn.Module):
     Args:
         in_dim: width of the tokens.
         out_dim: h.
-        engine: auto (dense up to `DENSE_TOKENS` tokens a sentence; without edges neither), dense or edges.
+        engine: dense, edges, or auto: dense (by rows beyond `DENSE_TOKENS` tokens), nothing at all where there are no edges, and edges for
+            long sentences with a random graph.
     """
 
     def __init__(self, in_dim: int, out_dim: int, engine: str = "auto") -> None:
@@ -51,13 +55,18 @@ class GatConv(nn.Module):
         if self.engine == "auto" and graph.rule.kind == "none":  # a softmax over one token is one
             return self.lin(x) + self.bias
         long = int(graph.batch.lengths.max()) > DENSE_TOKENS
-        on_edges = self.engine == "edges" or (self.engine == "auto" and long)
+        on_edges = self.engine == "edges" or (self.engine == "auto" and long and graph.rule.kind not in ROW_RULES)
         return self._on_edges(x, graph) if on_edges else self._dense(x, graph)
 
     def _dense(self, x: Tensor, graph: TokenGraph) -> Tensor:
         edge = self.lin_edge.weight.view(-1) @ self.att_edge.view(-1)
-        blocks = zip(graph.pad(self.lin(x)), graph.dense, strict=True)
-        mixed = [_mix(hidden, hidden @ self.att_src.view(-1), hidden @ self.att_dst.view(-1) + edge, allowed) for hidden, allowed in blocks]
+        mixed = []
+        for block, hidden in zip(graph.blocks, graph.pad(self.lin(x)), strict=True):
+            sent, received = hidden @ self.att_src.view(-1), hidden @ self.att_dst.view(-1) + edge
+            if self.engine == "auto" and hidden.shape[1] > DENSE_TOKENS:
+                mixed.append(_mix_by_rows(hidden, sent, received, partial(graph.rows, block)))
+            else:
+                mixed.append(_mix(hidden, sent, received, graph.dense(block)))
         return graph.unpad(mixed) + self.bias
 
     def _on_edges(self, x: Tensor, graph: TokenGraph) -> Tensor:
@@ -80,3 +89,18 @@ def _mix(hidden: Tensor, sent: Tensor, received: Tensor, allowed: Tensor) -> Ten
     """Attention inside one block: hidden (b, n, h), logit halves (b, n), allowed (b, n, n) -> (b, n, h)."""
     logits = F.leaky_relu(received.unsqueeze(2) + sent.unsqueeze(1), NEGATIVE_SLOPE)
     return logits.masked_fill(~allowed, -torch.inf).softmax(-1) @ hidden
+
+
+def _mix_by_rows(hidden: Tensor, sent: Tensor, received: Tensor, rows: Callable[[int, int], Tensor]) -> Tensor:
+    """The same for one long sentence, (1, n, h): only the inputs are kept for the backward pass."""
+    length = hidden.shape[1]
+    parts = []
+    for start in range(0, length, step := rows_at_once(length)):
+        stop = min(start + step, length)
+        own = (hidden, sent, received[:, start:stop], rows, start, stop)
+        parts.append(checkpoint(_mix_rows, *own, use_reentrant=False, preserve_rng_state=False))
+    return torch.cat(parts, 1)
+
+
+def _mix_rows(hidden: Tensor, sent: Tensor, received: Tensor, rows: Callable[[int, int], Tensor], start: int, stop: int) -> Tensor:
+    return _mix(hidden, sent, received, rows(start, stop).unsqueeze(0))
