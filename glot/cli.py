@@ -115,9 +115,9 @@ def _demo(parsed: Parsed) -> None:
     if fixed or parsed.print_config:
         names = fixed or ["print_config"]
         raise ConfigError(*(f"--{name}: the demo is always the same; it takes --{', --'.join(sorted(DEMO_FLAGS))}" for name in names))
-    from glot import recipes
+    from glot.demo import run_demo
 
-    print(recipes.run_demo(parsed.config))
+    print(run_demo(parsed.config))
 
 
 def _graph(parsed: Parsed) -> None:

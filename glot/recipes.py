@@ -1,11 +1,12 @@
 """What the commands do, a straight line each. Start reading here.
 
-run_task    text -> hidden states on disk -> pooler and head trained on them -> scores in a run folder
-run_seeds   the same for several seeds on one store, with mean and spread
-run_stress  run_task on the stress test, with what shortcuts score and a heat map
-run_demo    five poolers on the stress test, a table and a figure
-run_graph   how dense the token graph is
-run_estimate  tokens, bytes and hours of a store, before there is one
+run_task       text -> hidden states on disk -> pooler and head trained on them -> scores in a run folder
+run_seeds      the same for several seeds on one store, with mean and spread
+run_stress     run_task on the stress test, with what shortcuts score and a heat map
+run_embedding  run_task on pairs, with a checkpoint as the release knows it
+run_mteb       a pooler, trained or not, on MTEB
+run_graph      how dense the token graph is
+run_estimate   tokens, bytes and hours of a store, before there is one
 """
 
 import math
@@ -41,8 +42,8 @@ from glot.names import EVALUATIONS
 from glot.progress import Clock, say
 from glot.released import check_released_file, released_name, save_released_file
 from glot.report.mteb import main_scores, write_mteb_tables
-from glot.report.plots import plot_census, plot_demo
-from glot.report.tables import census_table, demo_table
+from glot.report.plots import plot_census
+from glot.report.tables import census_table
 from glot.result import Result, make_result, selection_in_words, store_entry, summarise
 from glot.splits import Loaders, PairLoaders
 from glot.tasks import TASKS, PairData, TaskData, TaskSpec, load_pair_data, load_task_data, training_loss
@@ -142,13 +143,28 @@ def run_stress(config: RunConfig) -> Result:
 
 
 def run_embedding(config: RunConfig) -> Result:
-    """`run_task` on pairs; the pooler besides as a `.pth` that the release could read, under `--save_dir`."""
+    """`run_task` on pairs; beside it what mean pooling without training scores, and the pooler as a `.pth` that the release could read."""
     target = released_name(config)
     check_released_file(target, config)
     result = run_task(config)
+    if config.store.precompute_hidden_states:
+        result["mean_untrained"] = score_untrained_mean(config)
+        found = "  ".join(f"{name} {value:.4f}" for name, value in result["mean_untrained"].items())
+        say(f"mean pooling, untrained: {found}", config.output.verbose)
     result["checkpoint"] = str(save_released_file(target, Path(result["run_dir"]), config))
     write_json(Path(result["run_dir"]) / RESULT, result)
     return result
+
+
+def score_untrained_mean(config: RunConfig) -> dict[str, float]:
+    """Metrics of mean pooling on the held-out slice of a contrastive run whose states are stored: what training has to beat."""
+    data, texts = read_texts(config)
+    source = find_backbone(config.backbone.model_name_or_path, config.backbone.trust_remote_code)
+    device = pick_device(config.backbone.device)
+    settled, _ = settle(config.with_values(override_precompute=False), source)
+    tokens = open_tokens(settled, source, texts, device, Clock())
+    untrained = build_model(config.with_values(pooling_method="mean"), tokens.hidden_size).to(device)
+    return make_loaders(config, data, texts, tokens, device).score(untrained, data.reported)
 
 
 def run_mteb(config: RunConfig) -> Result:
@@ -235,36 +251,6 @@ def encode_once(configs: list[RunConfig]) -> float:
 
 MTEB_CACHE = "mteb-results"
 """Under `--output_dir`: what mteb remembers of finished tasks, shared by all runs."""
-DEMO_POOLERS = ("cls", "mean", "max", "adapool", "glot")
-DEMO = {
-    "task": "stress",
-    "distractor_ratio": 0.9,
-    "lr": 1e-3,
-    "epochs": 6,
-    "tau": 0.6,
-    "num_layers": 2,
-    "gat_hidden_dim": 128,
-    "scorer_hidden": 128,
-    "data_seed": 0,
-    "seed": 0,
-}
-"""What `glot demo` runs: the stress test at its hardest published ratio, on the embedded backbone."""
-
-
-def run_demo(config: RunConfig) -> str:
-    """Train five poolers on one store of the stress test; returns a table and saves it beside a figure.
-
-    What is trained and how is `DEMO`; a configuration chooses backbone, folders and device.
-    """
-    config = config.with_values(**DEMO)
-    folder = create_run_folder(Path(config.output.output_dir), "demo", config.output.overwrite)
-    runs = [run_task(config.with_values(pooling_method=name, output_dir=str(folder), run_name=name)) for name in DEMO_POOLERS]
-    data, _ = read_texts(config)
-    shortcuts = score_shortcuts(data.train, data.reported[0])
-    table = demo_table(runs, shortcuts)
-    (folder / "table.md").write_text(table, encoding="utf-8")
-    plot_demo(runs, shortcuts, folder / "figure.png")
-    return f"{table}\nfigure: {folder / 'figure.png'}\ntable:  {folder / 'table.md'}"
 
 
 def run_estimate(config: RunConfig) -> Result:

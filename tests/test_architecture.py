@@ -18,7 +18,7 @@ RANKS = {
     7: ("encoder",),
     8: ("integrations",),
     9: ("recipes",),
-    10: ("flags",),
+    10: ("flags", "demo"),
     11: ("sweep",),
     12: ("cli",),
     13: ("__main__",),

@@ -37,6 +37,7 @@ def test_a_run_and_the_file_that_the_release_could_read(capsys, flags, tmp_path,
     assert result["task"] == "embedding" and [entry["epoch"] for entry in result["history"]] == [1, 2]
     assert list(result["best"]["metrics"]) == ["mrr@10", "recall@1", "loss"] and result["rows"] == {"train": 21, "heldout": 9}
     assert "9 rows are held out of training and ranked after every epoch" in result["notes"]
+    assert set(result["mean_untrained"]) == {"mrr@10", "recall@1", "loss"} and result["mean_untrained"] != result["best"]["metrics"]
     folder = Path(result["run_dir"])
     ranks = [int(line.split(",")[1]) for line in (folder / "predictions.csv").read_text().splitlines()[1:]]
     assert len(ranks) == 9 and result["best"]["metrics"]["recall@1"] == pytest.approx(ranks.count(1) / 9)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from glot import recipes
+from glot import demo
 from glot.backbone import Backbone, LiveTokens, find_backbone
 from glot.cli import demo_main, main
 from glot.config import GraphConfig, PoolerConfig, RunConfig
@@ -69,11 +69,11 @@ def test_a_glue_line_on_real_data_beats_the_majority(real_data, tmp_path, capsys
 
 
 def test_the_demo_on_a_tiny_backbone(tiny_bert, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(recipes, "DEMO", {**recipes.DEMO, "epochs": 2, "num_train_samples": "60", "num_eval_samples": 40, "max_length": 48})
+    monkeypatch.setattr(demo, "DEMO", {**demo.DEMO, "epochs": 2, "num_train_samples": "60", "num_eval_samples": 40, "max_length": 48})
     flags = [f"--model_name_or_path={tiny_bert}", f"--output_dir={tmp_path / 'runs'}", f"--store_dir={tmp_path / 'hidden'}", "--verbose=0"]
     assert demo_main(flags) == 0
     table = capsys.readouterr().out
-    for name in recipes.DEMO_POOLERS:
+    for name in demo.DEMO_POOLERS:
         assert f"| {name} " in table
     assert "| (length alone)" in table and table.split("(length alone)")[1].split("|")[1].strip() == "100.0 %"
     assert (tmp_path / "runs/demo/table.md").read_text() in table
