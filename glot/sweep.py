@@ -7,13 +7,15 @@ Every backbone/data pair is encoded once; finished runs are known by their finge
 import argparse
 import itertools
 import json
+import os
 import random
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any
 
@@ -331,11 +333,18 @@ def _pool(jobs: int) -> Iterator[Executor]:
 
 
 def _share_cores(jobs: int) -> None:
-    import os
-
+    """What a worker does first: take its share of the cores, and end when the study is killed, which would leave it waiting for ever."""
     import torch
 
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // jobs))
+    parent = parent_process()
+    assert parent is not None
+
+    def follow() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
 
 
 def parse_sweep(argv: list[str]) -> argparse.Namespace:

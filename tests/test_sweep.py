@@ -2,9 +2,14 @@
 
 import csv
 import json
+import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
 
 from glot import recipes, sweep, tokens
 from glot.cli import glot_main
@@ -226,6 +231,25 @@ def test_layers_of_a_study_are_encoded_in_one_pass(tiny_study, tmp_path, monkeyp
     record = json.loads((folder / "study.json").read_text())
     assert len(loads) == 1 and len(record["cells"]) == 9 and all(cell["runs"][0]["run_dir"] for cell in record["cells"])
     assert len(list((tmp_path / "hidden").iterdir())) == 3
+
+
+@pytest.mark.slow
+def test_workers_of_a_killed_study_do_not_stay(tmp_path):
+    program = tmp_path / "study.py"
+    program.write_text(
+        "import os, time\nfrom glot.sweep import _pool\n"
+        "if __name__ == '__main__':\n"
+        "    with _pool(2) as pool:\n"
+        "        print(pool.submit(os.getpid).result(), flush=True)\n        time.sleep(600)\n"
+    )
+    study = subprocess.Popen([sys.executable, str(program)], stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    worker = int(study.stdout.readline())
+    study.kill()
+    study.wait()
+    deadline = time.monotonic() + 30
+    while Path(f"/proc/{worker}").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not Path(f"/proc/{worker}").exists()
 
 
 def test_sweep_command_line(tiny_study, capsys):
