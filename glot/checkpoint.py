@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from glot.config import RunConfig
+from glot.config import RunConfig, read_config
 from glot.errors import CheckpointError, ConfigError
 from glot.model import SentenceModel
 from glot.poolers import build_pooler
@@ -84,15 +85,14 @@ def load_run(folder: Path) -> tuple[SentenceModel, RunConfig, dict[str, Any]]:
     Raises:
         CheckpointError: the folder is no finished run, or its weights do not fit its configuration.
     """
-    for name in (CONFIG, WEIGHTS):
-        if not (folder / name).is_file():
-            raise CheckpointError(f"{folder}: no {name}; give the folder of a finished run")
-    saved = json.loads((folder / CONFIG).read_text())
+    saved = read_config(folder / CONFIG)
+    if not (folder / WEIGHTS).is_file():
+        raise CheckpointError(f"{folder}: no {WEIGHTS}; give the folder of a finished run that trained a pooler")
     config, resolved = RunConfig.from_dict(saved["flags"]), saved["resolved"]
     model = build_model(config, resolved["hidden_size"])
     try:
         model.load_state_dict(load_file(folder / WEIGHTS))
-    except RuntimeError as error:
+    except (RuntimeError, SafetensorError) as error:
         raise CheckpointError(f"{folder}: weights and configuration disagree ({' '.join(str(error).split())})") from error
     return model.eval(), config, resolved
 

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 from glot.config import LARGEST_SEED, RunConfig, parse_seeds
-from glot.names import EMBEDDED_BACKBONES, FIXED_POOLERS
+from glot.names import EMBEDDED_BACKBONES, FIXED_POOLERS, MTEB_CACHE
 
 ROWS_WORDS = ("subset", "full")
 BOUNDS: dict[str, tuple[float, float]] = {
@@ -66,6 +66,8 @@ def _check_pooler(config: RunConfig) -> list[str]:
         return [f"--jk_mode={pooler.jk_mode}: with --num_layers=0 there is nothing to join; use cat, or at least one layer"]
     if config.data.task == "embedding" and pooler.pooling_method in FIXED_POOLERS:
         return [f"--pooling_method={pooler.pooling_method}: has no weights, so there is nothing to train; use it with --task=mteb as it is"]
+    if config.data.task == "embedding" and config.train.batch_size < 2:
+        return [f"--batch_size={config.train.batch_size}: a row is told apart from the others of its batch; use at least 2"]
     if pooler.pooling_method == "mlp" and pooler.num_layers == 0:
         return ["--num_layers=0: the mlp pooler needs at least one layer"]
     return []
@@ -139,6 +141,6 @@ def _check_folders(config: RunConfig) -> list[str]:
         if not path.is_dir() or not os.access(path, os.W_OK):
             problems.append(f"--{flag}={folder}: cannot be written ({path} is not a writable folder)")
     name = config.output.run_name
-    if name is not None and (name in ("", ".", "..") or "/" in name):
-        problems.append(f"--run_name={name}: must be a folder name without slashes")
+    if name is not None and (name in ("", ".", "..", MTEB_CACHE) or "/" in name):
+        problems.append(f"--run_name={name}: must be a folder name without slashes, and not {MTEB_CACHE}")
     return problems

@@ -157,4 +157,4 @@ def _export(words: list[str]) -> None:
     asked = parse_export(words)
     from glot.integrations.export import export_run
 
-    print(export_run(asked.run, asked.to, asked.head_only, asked.max_length))
+    print(export_run(asked.run, asked.to, asked.head_only, asked.max_length, asked.exclude_prompt))

@@ -216,18 +216,37 @@ def kinds() -> dict[str, type]:
     return found
 
 
-def read_saved(checkpoint: Path) -> dict[str, typing.Any] | None:
-    """What made a checkpoint: {flags, resolved} of a run folder or of the file beside a `.pth`; None for a bare `.pth`.
+def read_config(path: Path) -> dict[str, typing.Any]:
+    """What made a run or a checkpoint: {flags, resolved}.
 
     Raises:
-        CheckpointError: there is no such checkpoint.
+        CheckpointError: missing, damaged, of another tool, or with flags that this version does not know.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"{path.parent}: no {path.name}; give the folder of a finished run")
+    try:
+        saved = json.loads(path.read_text(encoding="utf-8"))
+        unknown = sorted(saved["flags"].keys() - sections().keys())
+        complete = isinstance(saved["resolved"]["hidden_size"], int)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path}: is no configuration of a run of this toolkit") from error
+    if unknown or not complete:
+        raise CheckpointError(f"{path}: was written by another version (unknown: {', '.join(unknown) or 'the form of resolved'})")
+    return saved
+
+
+def read_saved(checkpoint: Path) -> dict[str, typing.Any] | None:
+    """What made a checkpoint: of a run folder or of the file beside a `.pth`; None for a bare `.pth`.
+
+    Raises:
+        CheckpointError: there is no such checkpoint, or see `read_config`.
     """
     if not checkpoint.exists():
-        raise CheckpointError(f"--checkpoint_path={checkpoint}: not there; give a run folder, a .pth file, or standard for none")
-    path = checkpoint / "config.json" if checkpoint.is_dir() else checkpoint.with_name(checkpoint.name + ".json")
-    if checkpoint.is_dir() and not path.is_file():
-        raise CheckpointError(f"--checkpoint_path={checkpoint}: no config.json in it; give the folder of a finished run")
-    return json.loads(path.read_text()) if path.is_file() else None
+        raise CheckpointError(f"{checkpoint}: not there; give a run folder or a .pth file")
+    if checkpoint.is_dir():
+        return read_config(checkpoint / "config.json")
+    path = checkpoint.with_name(checkpoint.name + ".json")
+    return read_config(path) if path.is_file() else None
 
 
 LARGEST_SEED = 2**32 - 1

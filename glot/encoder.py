@@ -5,22 +5,23 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import asdict
 from pathlib import Path
 from threading import Lock
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from glot.backbone import Backbone, find_backbone, pick_device
+from glot.backbone import DTYPES, Backbone, find_backbone, pick_device
 from glot.checkpoint import BACKBONE
 from glot.config import RunConfig, read_saved
-from glot.errors import CheckpointError, ConfigError
+from glot.errors import CheckpointError, ConfigError, lookup
 from glot.poolers import build_pooler
 from glot.progress import counter, say
-from glot.released import load_pooler
+from glot.released import load_pooler, settle_checkpoint
 from glot.types import TokenBatch
 
 WINDOW = 1 << 16
@@ -34,10 +35,13 @@ class SentenceEncoder:
         backbone: loaded, on its device.
         pooler: TokenBatch -> (B, D).
         name: what it is called in reports.
+        settings: flags of the pooler and its graph, which its weights do not tell (for `fingerprint`).
     """
 
-    def __init__(self, backbone: Backbone, pooler: nn.Module, name: str = "sentence encoder") -> None:
-        self.backbone, self.name = backbone, name
+    def __init__(
+        self, backbone: Backbone, pooler: nn.Module, name: str = "sentence encoder", settings: dict[str, Any] | None = None
+    ) -> None:
+        self.backbone, self.name, self.settings = backbone, name, settings or {}
         self.pooler = pooler.to(backbone.device).eval()
         self.dim: int = pooler.out_dim
         self._replicas: dict[torch.device, tuple[Backbone, nn.Module]] = {backbone.device: (backbone, self.pooler)}
@@ -61,8 +65,10 @@ class SentenceEncoder:
             devices: share the batches among these (names as in `--device`); default: where the backbone is.
 
         Raises:
-            ConfigError: a device that is not there, or a batch size below 1.
+            ConfigError: a single text instead of several, a device that is not there, or a batch size below 1.
         """
+        if isinstance(texts, str):
+            raise ConfigError(f"encode takes a list of texts, got the text {texts[:40]!r}; put it into a list")
         if batch_size < 1:
             raise ConfigError(f"batch_size={batch_size}: must be at least 1")
         named = [pick_device(name) for name in dict.fromkeys(devices or ())]
@@ -87,17 +93,9 @@ class SentenceEncoder:
     def fingerprint(self) -> str:
         """16 hex digits over everything that a vector depends on: backbone, layer, length, precision, pooler and its weights."""
         backbone = self.backbone
-        rule = getattr(self.pooler, "rule", None)
-        facts = [
-            backbone.source.identity,
-            backbone.layer,
-            backbone.max_length,
-            str(backbone.model.dtype),
-            type(self.pooler).__name__,
-            str(rule),
-        ]
-        facts += [str(getattr(self.pooler, "last", "")), str(self.dim)]
-        digest = hashlib.sha256(json.dumps(facts).encode())
+        facts = [backbone.source.identity, backbone.layer, backbone.max_length, str(backbone.model.dtype), type(self.pooler).__name__]
+        facts += [getattr(self.pooler, "last", None), self.settings]
+        digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
         for name, tensor in sorted(self.pooler.state_dict().items()):
             digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()[:16]
@@ -157,45 +155,70 @@ def load_encoder(
         raise CheckpointError(f"{path}: nothing beside it says which backbone it belongs to; use main.py --task=mteb --checkpoint_path")
     config = RunConfig.from_dict(saved["flags"])
     trained_length = None if config.backbone.adaptive_length else config.backbone.max_length
-    asked = config.with_values(device=device, backbone_dtype=backbone_dtype or config.backbone.backbone_dtype)
-    backbone = _open_backbone(asked, path, max_length or trained_length)
-    return SentenceEncoder(backbone, load_pooler(path, config, backbone.hidden_size)[0], path.stem)
+    if max_length is not None and max_length < 1:
+        raise ConfigError(f"max_length={max_length}: must be at least 1")
+    precision = backbone_dtype or config.backbone.backbone_dtype
+    lookup(DTYPES, precision, "backbone_dtype")
+    asked = config.with_values(device=device, backbone_dtype=precision)
+    backbone = _open_backbone(asked, path, trained_length if max_length is None else max_length)
+    return SentenceEncoder(backbone, load_pooler(path, config, backbone.hidden_size), path.stem, pooler_settings(config))
 
 
-def open_encoder(config: RunConfig) -> tuple[SentenceEncoder, list[str]]:
-    """The encoder that `--task=mteb` scores: `--checkpoint_path` or a pooler as it is, texts cut to `--mteb_max_length`; and remarks.
+def pooler_settings(config: RunConfig) -> dict[str, Any]:
+    """Flags that decide what a pooler computes from its weights."""
+    return {**asdict(config.pooler), **asdict(config.graph), "data_seed": config.data_seed}
+
+
+def open_encoder(config: RunConfig) -> tuple[SentenceEncoder, RunConfig, list[str]]:
+    """The encoder that `--task=mteb` scores: `--checkpoint_path` or a pooler as it is, texts cut to `--mteb_max_length`.
+
+    Returns:
+        the encoder; the configuration of the pooler that it holds; remarks on what was assumed.
 
     Raises:
         CheckpointError, ConfigError: see `load_encoder`.
     """
     path, remarks = config.mteb.checkpoint, []
+    if path is not None:
+        config, remarks = settle_checkpoint(path, config)
     backbone = _open_backbone(config, path, None)
     if config.mteb.mteb_max_length > backbone.max_length:
-        remarks.append(
-            f"--mteb_max_length={config.mteb.mteb_max_length}: {backbone.source.name} reads at most {backbone.max_length} tokens"
-        )
+        wanted, limit = config.mteb.mteb_max_length, backbone.max_length
+        remarks.append(f"--mteb_max_length={wanted}: {backbone.source.name} reads at most {limit} tokens")
     backbone.max_length = min(config.mteb.mteb_max_length, backbone.max_length)
     if path is None:
+        config = config.with_values(decoder_cls_last_token=config.pooler.decoder_cls_last_token and backbone.source.is_decoder)
         torch.manual_seed(config.train.seed)
-        last = config.pooler.decoder_cls_last_token and backbone.source.is_decoder
-        pooler = build_pooler(replace(config.pooler, decoder_cls_last_token=last), config.graph, backbone.hidden_size, config.data_seed)
+        pooler = build_pooler(config.pooler, config.graph, backbone.hidden_size, config.data_seed)
         if any(True for _ in pooler.parameters()):
             method = config.pooler.pooling_method
             remarks.append(f"--pooling_method={method}: no --checkpoint_path, so its weights are random (--seed={config.train.seed})")
     else:
-        pooler, assumed = load_pooler(path, config, backbone.hidden_size)
-        remarks += assumed
-    return SentenceEncoder(backbone, pooler, f"{Path(backbone.source.name).name}-{config.pooler.pooling_method}"), remarks
+        pooler = load_pooler(path, config, backbone.hidden_size)
+    name = f"{Path(config.backbone.model_name_or_path).name}-{config.pooler.pooling_method}"
+    return SentenceEncoder(backbone, pooler, name, pooler_settings(config)), config, remarks
 
 
 def _open_backbone(config: RunConfig, checkpoint: Path | None, max_length: int | None) -> Backbone:
-    """The backbone of a configuration, or the one that a run fine-tuned; refused where a run was trained on another one."""
-    tuned = None if checkpoint is None else checkpoint / BACKBONE
-    fine_tuned = tuned is not None and tuned.is_dir()
-    source = find_backbone(str(tuned) if fine_tuned else config.backbone.model_name_or_path, config.backbone.trust_remote_code)
-    saved = None if checkpoint is None or fine_tuned else read_saved(checkpoint)
-    trained_on = source.identity if saved is None else saved["resolved"]["backbone"]
-    if trained_on != source.identity:
-        raise CheckpointError(f"{checkpoint}: was trained on another {source.name} ({trained_on} there, {source.identity} here)")
+    """The backbone of a configuration, or the one that a run fine-tuned.
+
+    Raises:
+        CheckpointError: the checkpoint was trained on another backbone or layer, or its fine-tuned backbone is gone.
+    """
+    saved = None if checkpoint is None else read_saved(checkpoint)
+    tuned = saved is not None and saved["flags"].get("finetune_backbone")
+    name = config.backbone.model_name_or_path
+    if tuned and checkpoint is not None:
+        run = checkpoint if checkpoint.is_dir() else Path(str(saved["run"]))
+        if not (run / BACKBONE).is_dir():
+            raise CheckpointError(f"{checkpoint}: was trained together with its backbone, which is not in {run}; give the run's folder")
+        name = str(run / BACKBONE)
+    source = find_backbone(name, config.backbone.trust_remote_code)
     layer = source.resolve_layer(config.backbone.hidden_layer)
+    if saved is not None:
+        trained_on, trained_layer = saved["resolved"]["backbone"], source.resolve_layer(saved["flags"]["hidden_layer"])
+        if not tuned and trained_on != source.identity:
+            raise CheckpointError(f"{checkpoint}: was trained on another {source.name} ({trained_on} there, {source.identity} here)")
+        if layer != trained_layer:
+            raise CheckpointError(f"--hidden_layer={layer}: {checkpoint} was trained on hidden state {trained_layer}; leave the flag out")
     return Backbone(source, max_length, config.backbone.backbone_dtype, layer, pick_device(config.backbone.device))

@@ -39,7 +39,7 @@ def rank_positives(
         loss: (head's output, None) -> scalar.
 
     Returns:
-        metrics mrr@10, recall@1, loss; and the rank of each row's positive, 1 = first: (S,).
+        metrics mrr_at_10, recall_at_1, loss; and the rank of each row's positive, 1 = first: (S,).
     """
     model.eval()
     queries, texts, losses, sizes = [], [], [], []
@@ -54,7 +54,12 @@ def rank_positives(
     ranks = []
     for rows, column in zip(torch.cat(queries).split(RANKED_AT_ONCE), torch.from_numpy(own).split(RANKED_AT_ONCE), strict=True):
         cosines = rows @ candidates.T
-        ranks.append(1 + (cosines > cosines.gather(1, column.unsqueeze(1))).sum(1))
+        worse = cosines < cosines.gather(1, column.unsqueeze(1))  # ties, and vectors that are no numbers, count against
+        ranks.append(len(candidates) - worse.sum(1))
     found = torch.cat(ranks).numpy()
-    metrics = {"mrr@10": mean_reciprocal_rank(found), "recall@1": recall_at_one(found), "loss": float(np.average(losses, weights=sizes))}
+    metrics = {
+        "mrr_at_10": mean_reciprocal_rank(found),
+        "recall_at_1": recall_at_one(found),
+        "loss": float(np.average(losses, weights=sizes)),
+    }
     return metrics, found

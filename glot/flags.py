@@ -275,10 +275,12 @@ def adopt_checkpoint(config: RunConfig, explicit: set[str]) -> tuple[RunConfig, 
     saved = read_saved(path)
     if saved is None:
         return config, []
-    flat, trained = config.to_dict(), saved["flags"]
-    named = [name for name in (*TRAINED, "model_name_or_path") if name in explicit and flat[name] != trained[name]]
+    trained = {**saved["flags"], "data_seed": RunConfig.from_dict(saved["flags"]).data_seed}
+    adopted = config.with_values(**{name: trained[name] for name in ADOPTED if name not in explicit})
+    flat, acting = config.to_dict(), {flag.name for flag in FLAGS if not flag.acts or CONDITIONS[flag.acts][1](adopted)}
+    named = [name for name in (*TRAINED, "model_name_or_path", "data_seed") if name in explicit & acting and flat[name] != trained[name]]
     problems = [f"--{name}={_as_text(flat[name])}: {path} was trained with {_as_text(trained[name])}; leave the flag out" for name in named]
-    return config.with_values(**{name: trained[name] for name in ADOPTED if name not in explicit}), problems
+    return adopted.with_values(**{name: trained[name] for name in TRAINED if name not in acting}), problems
 
 
 def effects(config: RunConfig, explicit: frozenset[str]) -> list[str]:
@@ -362,6 +364,7 @@ def parse_export(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("run", type=Path, help="folder of a finished run")
     parser.add_argument("--to", type=Path, required=True, metavar="DIR", help="new folder")
     parser.add_argument("--head_only", action="store_true", help="name the backbone instead of storing its weights (megabytes)")
+    parser.add_argument("--exclude_prompt", action="store_true", help="leave a prompt's tokens out of the pooling")
     parser.add_argument("--max_length", type=int, metavar="N", help="tokens a text is cut to [as in training]")
     asked = parser.parse_args(argv)
     if asked.max_length is not None and asked.max_length < 1:

@@ -75,9 +75,9 @@ class TokenGraph:
 
     def dense(self, block: Block) -> Tensor:
         """(b, n, n) bool, made once: may token i (row) see token j (column). Padding sees only itself, so no row is empty."""
-        if id(block) not in self._made:
-            self._made[id(block)] = adjacency(self.unit, block, self.rule)
-        return self._made[id(block)]
+        if (id(block), "dense") not in self._made:
+            self._made[id(block), "dense"] = adjacency(self.unit, block, self.rule)
+        return self._made[id(block), "dense"]
 
     @torch.no_grad()
     def rows(self, block: Block, start: int, stop: int) -> Tensor:
@@ -95,18 +95,18 @@ class TokenGraph:
 
     def _nearest(self, block: Block, unit: Tensor) -> Tensor:
         """(n, k): the nearest neighbours of every token of one sentence, made once, some rows at a time."""
-        if id(block) not in self._made:
+        if (id(block), "nearest") not in self._made:
             parts = []
             for start in range(0, len(unit), step := rows_at_once(len(unit))):
                 similar = unit[start : start + step] @ unit.T
                 own = torch.arange(len(similar), device=unit.device)
                 similar[own, start + own] = -torch.inf
                 parts.append(similar.topk(min(self.rule.knn_k, len(unit))).indices)
-            self._made[id(block)] = torch.cat(parts)
-        return self._made[id(block)]
+            self._made[id(block), "nearest"] = torch.cat(parts)
+        return self._made[id(block), "nearest"]
 
     @cached_property
-    def _made(self) -> dict[int, Tensor]:
+    def _made(self) -> dict[tuple[int, str], Tensor]:
         return {}
 
     @cached_property

@@ -1,6 +1,5 @@
 """Texts and token sources become epochs of batches."""
 
-import itertools
 import math
 from collections.abc import Iterator
 from functools import cached_property
@@ -67,7 +66,8 @@ class _Rows(Dataset):
 class DistinctBatches(Sampler[list[int]]):
     """Batches of shuffled rows in which no text stands twice: a text that is another row's match would be pushed away as a negative.
 
-    A row that would repeat a text waits for the next batch. A last batch of a single row is left out: it has nothing to be compared with.
+    A row that would repeat a text goes to a later batch. A row that would be alone in its batch is left out of the epoch: it has nothing
+    to be compared with.
     """
 
     def __init__(self, sides: tuple[np.ndarray, ...], batch_size: int, generator: torch.Generator) -> None:
@@ -78,25 +78,31 @@ class DistinctBatches(Sampler[list[int]]):
         return math.ceil(len(self._texts) / self._size)
 
     def __iter__(self) -> Iterator[list[int]]:
-        fresh = iter(torch.randperm(len(self._texts), generator=self._generator).tolist())
-        waiting: list[int] = []
-        while True:
-            batch, used, late = [], set(), []
-            queue = iter(waiting)
-            for row in itertools.chain(queue, fresh):
-                texts = {text for text in self._texts[row].tolist() if text >= 0}
-                if used & texts:
-                    late.append(row)
-                    continue
-                used |= texts
-                batch.append(row)
-                if len(batch) == self._size:
-                    break
-            if not batch:
-                return
-            if len(batch) > 1:
-                yield batch
-            waiting = [*late, *queue]
+        batches: list[list[int]] = []
+        free_from: dict[int, int] = {}  # text -> the first batch behind the last one that holds it
+        open_at: list[int] = []  # batch -> itself, or where to look on when it is full; chains are cut short as they are walked
+        for row in torch.randperm(len(self._texts), generator=self._generator).tolist():
+            texts = {text for text in self._texts[row].tolist() if text >= 0}
+            place = _first_open(open_at, max(free_from.get(text, 0) for text in texts))
+            while place >= len(batches):
+                open_at.append(len(batches))
+                batches.append([])
+            batches[place].append(row)
+            if len(batches[place]) == self._size:
+                open_at[place] = place + 1
+            free_from.update(dict.fromkeys(texts, place + 1))
+        yield from (batch for batch in batches if len(batch) > 1)
+
+
+def _first_open(open_at: list[int], place: int) -> int:
+    """The first batch from `place` on that is not full; `len(open_at)` is a new one."""
+    walked = []
+    while place < len(open_at) and open_at[place] != place:
+        walked.append(place)
+        place = open_at[place]
+    for passed in walked:
+        open_at[passed] = place
+    return place
 
 
 class BatchLoader:

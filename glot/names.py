@@ -6,6 +6,8 @@
 TASKS = ("cola", "sst2", "stsb", "mrpc", "qqp", "mnli", "qnli", "rte", "wnli", "imdb", "stress", "embedding")
 EVALUATIONS = ("mteb",)
 """Values of `--task` that train nothing."""
+MTEB_CACHE = "mteb-results"
+"""Under `--output_dir`: what mteb remembers of finished tasks, shared by all runs."""
 FIXED_POOLERS = ("cls", "max", "mean", "weightedmean")
 """Poolers without weights."""
 POOLERS = ("cls", "adapool", "max", "mean", "mlp", "glot", "weightedmean", "pma", "latent")

@@ -30,7 +30,7 @@ from glot.checkpoint import (
     write_config,
     write_json,
 )
-from glot.config import ContrastiveConfig, DataConfig, RunConfig, StressConfig, parse_seeds, versions
+from glot.config import DataConfig, RunConfig, StressConfig, parse_seeds, versions
 from glot.datasets import PairFile
 from glot.datasets.shortcuts import score_shortcuts
 from glot.encoder import open_encoder
@@ -38,23 +38,26 @@ from glot.errors import DataError, GlotError
 from glot.heatmap import draw_heat_map
 from glot.loader import TextIndex
 from glot.model import SentenceModel
-from glot.names import EVALUATIONS
+from glot.names import EVALUATIONS, MTEB_CACHE
 from glot.progress import Clock, say
 from glot.released import check_released_file, released_name, save_released_file
-from glot.report.mteb import main_scores, write_mteb_tables
+from glot.report.mteb import write_mteb_tables
 from glot.report.plots import plot_census
 from glot.report.tables import census_table
-from glot.result import Result, make_result, selection_in_words, store_entry, summarise
+from glot.result import Result, make_mteb_result, make_result, selection_in_words, store_entry, summarise
 from glot.splits import Loaders, PairLoaders
-from glot.tasks import TASKS, PairData, TaskData, TaskSpec, load_pair_data, load_task_data, training_loss
+from glot.tasks import TASKS, PairData, PairSpec, TaskData, TaskSpec, load_pair_data, load_task_data, training_loss
 from glot.tokens import estimate_store, open_tokens, signal_kept, write_layers
 from glot.tracking import make_tracker, resolve_report_to
 from glot.train import FitOptions, fit
 from glot.types import Texts, TokenSource
 
 
-def run_task(config: RunConfig) -> Result:
-    """Encode once, train a pooler, score it; writes the run folder and returns the result object of its `result.json`."""
+def run_task(config: RunConfig, further: Callable[[Result], None] | None = None) -> Result:
+    """Encode once, train a pooler, score it; writes the run folder and returns the result object of its `result.json`.
+
+    `further` adds to the run folder and to the result before `result.json`, which is written last.
+    """
     clock = Clock("load", "encode", "train", "evaluate")
     report_to, device = resolve_report_to(config.output.report_to), pick_device(config.backbone.device)
     with clock.phase("load"):
@@ -93,6 +96,8 @@ def run_task(config: RunConfig) -> Result:
         "run_dir": str(run_dir),
         "fingerprint": fingerprint,
     }
+    if further is not None:
+        further(result)
     write_json(run_dir / RESULT, result)
     return result
 
@@ -134,26 +139,27 @@ def run_stress(config: RunConfig) -> Result:
     lines.append(f"{100 * whole:.1f} % of the evaluation texts keep their signal when cut to the backbone's tokens")
     for line in lines:
         say(line, config.output.verbose)
-    result = run_task(config)
-    result["notes"] += lines
-    run_dir = Path(result["run_dir"])
-    draw_heat_map(run_dir, data.reported[0].columns[0][0])
-    write_json(run_dir / RESULT, result)
-    return result
+
+    def add(result: Result) -> None:
+        result["notes"] += lines
+        draw_heat_map(Path(result["run_dir"]), data.reported[0].columns[0][0])
+
+    return run_task(config, add)
 
 
 def run_embedding(config: RunConfig) -> Result:
     """`run_task` on pairs; beside it what mean pooling without training scores, and the pooler as a `.pth` that the release could read."""
     target = released_name(config)
     check_released_file(target, config)
-    result = run_task(config)
-    if config.store.precompute_hidden_states:
-        result["mean_untrained"] = score_untrained_mean(config)
-        found = "  ".join(f"{name} {value:.4f}" for name, value in result["mean_untrained"].items())
-        say(f"mean pooling, untrained: {found}", config.output.verbose)
-    result["checkpoint"] = str(save_released_file(target, Path(result["run_dir"]), config))
-    write_json(Path(result["run_dir"]) / RESULT, result)
-    return result
+
+    def add(result: Result) -> None:
+        if config.store.precompute_hidden_states:
+            result["mean_untrained"] = score_untrained_mean(config)
+            found = "  ".join(f"{name} {value:.4f}" for name, value in result["mean_untrained"].items())
+            say(f"mean pooling, untrained: {found}", config.output.verbose)
+        result["checkpoint"] = str(save_released_file(target, Path(result["run_dir"]), config))
+
+    return run_task(config, add)
 
 
 def score_untrained_mean(config: RunConfig) -> dict[str, float]:
@@ -171,10 +177,12 @@ def run_mteb(config: RunConfig) -> Result:
     """Score a pooler, trained (`--checkpoint_path`) or as it is, on MTEB tasks; writes results, a table and the run folder."""
     from glot.integrations import mteb
 
+    clock = Clock("load", "evaluate")
     report_to = resolve_report_to(config.output.report_to)
     data_dir = None if config.data.data_dir is None else Path(config.data.data_dir)
     tasks = mteb.find_tasks(config.mteb.mteb_task, data_dir)
-    encoder, notes = open_encoder(config)
+    with clock.phase("load"):
+        encoder, config, notes = open_encoder(config)
     revision = encoder.fingerprint()
     for note in notes:
         say(note)
@@ -186,30 +194,20 @@ def run_mteb(config: RunConfig) -> Result:
     tracker.start(config.to_dict())
     model = mteb.MtebModel(encoder, revision, {"max_length": encoder.backbone.max_length})
     scores = []
-    for score in mteb.evaluate_tasks(model, tasks, root / MTEB_CACHE, config.train.eval_batch_size, config.output.verbose):
-        scores.append(score)
-        say(f"{score.task}: {score.error if score.score is None else f'{score.metric} {score.score:.4f}'}")
-        tracker.log({score.task: math.nan if score.score is None else score.score}, len(scores))
-        write_mteb_tables(run_dir, scores, config.backbone.model_name_or_path, config.pooler.pooling_method)
-    found = [score.score for score in scores if score.score is not None]
+    with clock.phase("evaluate"):
+        for score in mteb.evaluate_tasks(model, tasks, root / MTEB_CACHE, config.train.eval_batch_size, config.output.verbose):
+            scores.append(score)
+            say(f"{score.task}: {score.error if score.score is None else f'{score.metric} {score.score:.4f}'}")
+            tracker.log({score.task: math.nan if score.score is None else score.score}, len(scores))
+            write_mteb_tables(run_dir, scores, config.backbone.model_name_or_path, config.pooler.pooling_method)
+    found = {score.task: score.score for score in scores if score.score is not None}
     if found:  # what the release's sweep file maximises
-        tracker.log({"metrics/acc": math.fsum(found) / len(found)}, len(scores))
+        tracker.log({"metrics/acc": math.fsum(found.values()) / len(found)}, len(scores))
     tracker.close()
     if not found:
         raise DataError(f"--mteb_task={config.mteb.mteb_task}: no task could be run; the first: {scores[0].task}: {scores[0].error}")
-    result = {
-        "task": "mteb",
-        "model": config.backbone.model_name_or_path,
-        "pooler": config.pooler.pooling_method,
-        "seed": config.train.seed,
-        "revision": revision,
-        "select_by": "nothing is trained",
-        "best": {"epoch": None, "metrics": main_scores(scores)},
-        "scores": [score._asdict() for score in scores],
-        "notes": notes,
-        "versions": {**versions(), "mteb": mteb.VERSION},
-        "run_dir": str(run_dir),
-    }
+    result = make_mteb_result(config, found, {score.task: score.error for score in scores if score.error}, revision, clock.seconds)
+    result |= {"notes": notes, "versions": {**versions(), "mteb": mteb.VERSION}, "run_dir": str(run_dir)}
     write_json(run_dir / RESULT, result)
     return result
 
@@ -247,10 +245,6 @@ def encode_once(configs: list[RunConfig]) -> float:
         except GlotError as error:
             say(f"cannot encode: {error}")
     return clock.seconds["encode"]
-
-
-MTEB_CACHE = "mteb-results"
-"""Under `--output_dir`: what mteb remembers of finished tasks, shared by all runs."""
 
 
 def run_estimate(config: RunConfig) -> Result:
@@ -310,7 +304,9 @@ def plan(config: RunConfig) -> str:
 def read_texts(config: RunConfig) -> tuple[TaskData | PairData, Texts]:
     """The rows of a run and its distinct texts; the last few are remembered, since runs of one study share them."""
     if config.data.task == "embedding":
-        return _read_pairs(config.data, config.contrastive, config.data_seed, config.output.verbose)
+        flags = config.to_dict() | {"data_seed": config.data_seed}
+        spec = PairSpec(**{name: flags[name] for name in PairSpec._fields})
+        return _read_pairs(spec, Path(spec.train_file).stat().st_mtime_ns, config.output.verbose)
     return _read_texts(config.data, config.stress, config.backbone.max_length, config.data_seed)
 
 
@@ -321,8 +317,8 @@ def _read_texts(data: DataConfig, stress: StressConfig, max_length: int, data_se
 
 
 @lru_cache(maxsize=2)
-def _read_pairs(data: DataConfig, contrastive: ContrastiveConfig, data_seed: int, verbose: bool) -> tuple[PairData, PairFile]:
-    return load_pair_data(TASKS[data.task], data, contrastive, data_seed, verbose)
+def _read_pairs(spec: PairSpec, changed: int, verbose: bool) -> tuple[PairData, PairFile]:
+    return load_pair_data(TASKS["embedding"], spec, verbose)
 
 
 def make_loaders(

@@ -4,6 +4,7 @@ The run folder stays the truth; these files are for tools that expect the releas
 """
 
 import json
+import os
 import pickle
 import re
 import zipfile
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from glot.checkpoint import CONFIG, load_run, write_json
-from glot.config import GraphConfig, PoolerConfig, RunConfig
+from glot.config import GraphConfig, PoolerConfig, RunConfig, read_config
 from glot.errors import CheckpointError, ConfigError
 from glot.poolers import build_pooler
 
@@ -31,29 +32,52 @@ def released_name(config: RunConfig) -> Path:
     return Path(contrastive.save_dir) / ("_".join(parts) + ".pth")
 
 
-def load_pooler(checkpoint: Path, config: RunConfig, hidden_size: int) -> tuple[nn.Module, list[str]]:
-    """The pooler of a run folder or a `.pth` for tokens of width `hidden_size`, and remarks on what had to be assumed.
+def load_pooler(checkpoint: Path, config: RunConfig, hidden_size: int) -> nn.Module:
+    """The pooler of a run folder or a `.pth` for tokens of width `hidden_size`; `config` is the checkpoint's own (`settle_checkpoint`).
 
     Raises:
         CheckpointError: not readable, or made for another width.
     """
-    remarks = []
     if checkpoint.is_dir():
         pooler = load_run(checkpoint)[0].pooler
     else:
-        pooler, found = load_release_head(checkpoint, config.graph, config.pooler.jk_mode)
-        if not beside(checkpoint).is_file():
-            sizes = f", h = {found.gat_hidden_dim}, K = {found.num_layers}, jump {found.jk_mode}" if found.pooling_method == "glot" else ""
-            remarks.append(
-                f"{checkpoint} says nothing of its training; read off its shapes: {found.pooling_method}, d = {pooler.in_dim}{sizes}; "
-                f"assumed: --tau={config.graph.tau:g}, --model_name_or_path={config.backbone.model_name_or_path}"
-            )
+        state = read_release_head(checkpoint)
+        width = infer_pooler(state)[1] if not beside(checkpoint).is_file() else hidden_size
+        pooler = _fill(build_pooler(config.pooler, config.graph, width, config.data_seed), state, checkpoint, config.pooler)
     if pooler.in_dim != hidden_size:
-        raise CheckpointError(
-            f"--checkpoint_path={checkpoint}: its pooler takes d = {pooler.in_dim}, "
-            f"--model_name_or_path={config.backbone.model_name_or_path} gives {hidden_size}"
-        )
-    return pooler.eval(), remarks
+        name = config.backbone.model_name_or_path
+        raise CheckpointError(f"{checkpoint}: its pooler takes d = {pooler.in_dim}, --model_name_or_path={name} gives {hidden_size}")
+    return pooler.eval()
+
+
+def settle_checkpoint(checkpoint: Path, config: RunConfig) -> tuple[RunConfig, list[str]]:
+    """The configuration of what a checkpoint holds, and a remark on what had to be assumed.
+
+    A run folder, or a `.pth` with its configuration beside it, has been asked already (`flags.adopt_checkpoint`); a bare `.pth` tells its
+    sizes by its shapes.
+
+    Raises:
+        CheckpointError: of no known pooler.
+    """
+    if checkpoint.is_dir() or beside(checkpoint).is_file():
+        return config, []
+    found, in_dim = infer_pooler(read_release_head(checkpoint))
+    if found.jk_mode == "max" and config.pooler.jk_mode == "mean":
+        found = replace(found, jk_mode="mean")
+    sizes = f", h = {found.gat_hidden_dim}, K = {found.num_layers}, jump {found.jk_mode}" if found.pooling_method == "glot" else ""
+    remark = (
+        f"{checkpoint} says nothing of its training; read off its shapes: {found.pooling_method}, d = {in_dim}{sizes}; "
+        f"assumed: --tau={config.graph.tau:g}, --model_name_or_path={config.backbone.model_name_or_path}"
+    )
+    return replace(config, pooler=found), [remark]
+
+
+def _fill(pooler: nn.Module, state: dict[str, Tensor], path: Path, config: PoolerConfig) -> nn.Module:
+    try:
+        pooler.load_state_dict(state)
+    except RuntimeError as error:
+        raise CheckpointError(f"{path}: does not fit a {config.pooling_method} pooler ({' '.join(str(error).split())})") from error
+    return pooler.eval()
 
 
 def beside(checkpoint: Path) -> Path:
@@ -67,12 +91,15 @@ def check_released_file(target: Path, config: RunConfig) -> None:
     Raises:
         ConfigError: naming what differs.
     """
+    longest = os.pathconf("/", "PC_NAME_MAX") - len(".json.partial")
+    if len(target.name) > longest:
+        raise ConfigError(f"--save_dir: the name of its file has {len(target.name)} characters, the system takes {longest}")
     if not target.exists():
         return
     way_out = "move it away, or choose another --save_dir"
     if not beside(target).is_file():
         raise ConfigError(f"--save_dir: {target} is there and nothing says what made it; {way_out}")
-    saved = json.loads(beside(target).read_text())["asked"]
+    saved = read_config(beside(target)).get("asked", {})
     own = config.determining()
     differing = [f"{name} ({saved.get(name)} there)" for name, value in own.items() if saved.get(name) != value]
     if differing:
@@ -97,12 +124,14 @@ def read_release_head(path: Path) -> dict[str, Tensor]:
         CheckpointError: not such a file.
     """
     if not zipfile.is_zipfile(path):
-        raise CheckpointError(f"{path}: not there, or not a .pth that torch.save wrote")
+        raise CheckpointError(f"{path}: not there, or not a .pth that torch.save of torch 1.6 or later wrote")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(f"{path}: holds more than tensors; refusing to run code from a checkpoint") from error
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+    except RuntimeError as error:
+        raise CheckpointError(f"{path}: not a .pth that torch.save wrote ({' '.join(str(error).split())})") from error
+    if not isinstance(state, dict) or not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()):
         raise CheckpointError(f"{path}: must be a state dict of tensors")
     return state
 
@@ -111,8 +140,15 @@ def infer_pooler(state: dict[str, Tensor]) -> tuple[PoolerConfig, int]:
     """The pooler that a bare state dict belongs to, read off names and shapes, and its d. tau leaves no trace in the weights.
 
     Raises:
-        CheckpointError: no known pooler has these names.
+        CheckpointError: no known pooler has these names and shapes.
     """
+    try:
+        return _infer_pooler(state)
+    except (KeyError, ValueError, IndexError) as error:
+        raise CheckpointError(f"a state dict of no known pooler: {error} is missing or of another shape") from error
+
+
+def _infer_pooler(state: dict[str, Tensor]) -> tuple[PoolerConfig, int]:
     if any(name.startswith("mlp.lins.") for name in state):
         layers = [name for name in state if re.fullmatch(r"mlp\.lins\.\d+\.weight", name)]
         first = state["mlp.lins.0.weight"]
@@ -143,21 +179,12 @@ def _infer_conv(state: dict[str, Tensor]) -> tuple[str, Tensor]:
     raise CheckpointError(f"convs.0.* of an unknown kind: {', '.join(name for name in state if name.startswith('convs.0.'))}")
 
 
-def load_release_head(path: Path, graph: GraphConfig, jk_mode: str = "max") -> tuple[nn.Module, PoolerConfig]:
+def load_release_head(path: Path, graph: GraphConfig) -> tuple[nn.Module, PoolerConfig]:
     """A pooler with the weights of a released `.pth`, its sizes read off the file; the graph rule is the caller's word.
-
-    `jk_mode` decides between the two jumps that leave no trace in the weights, max and mean.
 
     Raises:
         CheckpointError: unreadable, or of no known pooler.
     """
     state = read_release_head(path)
     config, in_dim = infer_pooler(state)
-    if config.jk_mode == "max" and jk_mode == "mean":
-        config = replace(config, jk_mode="mean")
-    pooler = build_pooler(config, graph, in_dim)
-    try:
-        pooler.load_state_dict(state)
-    except RuntimeError as error:
-        raise CheckpointError(f"{path}: does not fit a {config.pooling_method} pooler ({' '.join(str(error).split())})") from error
-    return pooler.eval(), config
+    return _fill(build_pooler(config, graph, in_dim), state, path, config), config

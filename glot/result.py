@@ -69,6 +69,24 @@ def make_result(config: RunConfig, task: TaskSpec, fitted: FitResult, scores: di
     }
 
 
+def make_mteb_result(
+    config: RunConfig, scores: dict[str, float], failed: dict[str, str], revision: str, seconds: dict[str, float]
+) -> Result:
+    """The result object of `--task=mteb`: main scores and reasons by task in place of best and last."""
+    return {
+        "task": "mteb",
+        "model": config.backbone.model_name_or_path,
+        "pooler": config.pooler.pooling_method,
+        "seed": config.train.seed,
+        "data_seed": config.data_seed,
+        "select_by": "nothing is trained",
+        "scores": scores,
+        "failed": failed,
+        "seconds": {phase: round(value, 3) for phase, value in seconds.items()},
+        "fingerprint": revision,
+    }
+
+
 def summarise(runs: list[Result]) -> dict[str, dict[str, float | int]]:
     """Mean and standard deviation (n - 1) over runs of each metric of the selected epoch; runs without a number do not count."""
     summary = {}

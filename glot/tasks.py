@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch import nn
 
-from glot.config import ContrastiveConfig, DataConfig, StressConfig
+from glot.config import DataConfig, StressConfig
 from glot.datasets import PairFile, PairOptions, StressOptions, draw_rows, generate_stress, hold_out, load_splits
 from glot.errors import DataError
 from glot.heads import CosineHead, InBatchHead, PairHead, SingleHead
@@ -66,8 +66,8 @@ TASKS: dict[str, TaskSpec] = {
         InBatchHead,
         0,
         symmetric_info_nce,
-        ("mrr@10", "recall@1", "loss"),
-        ("mrr@10",),
+        ("mrr_at_10", "recall_at_1", "loss"),
+        ("mrr_at_10",),
         {"heldout": ""},
         SUBSET,
         head_flags=("contrastive_normalize",),
@@ -209,26 +209,41 @@ class PairData:
         return [self.heldout]
 
 
-def load_pair_data(
-    task: TaskSpec, data: DataConfig, contrastive: ContrastiveConfig, data_seed: int, verbose: bool
-) -> tuple[PairData, PairFile]:
-    """Read a file of pairs and keep a slice of its rows, drawn with the data seed, out of training.
+class PairSpec(NamedTuple):
+    """What is read from a file of pairs; the fields are flags."""
+
+    train_file: str
+    num_train_samples: str = "subset"
+    hard_negatives: int = 0
+    skip_bad_rows: bool = False
+    heldout_fraction: float = 0.1
+    data_seed: int = 0
+
+
+def load_pair_data(task: TaskSpec, spec: PairSpec, verbose: bool = False) -> tuple[PairData, PairFile]:
+    """Read a file of pairs and keep a slice of its queries, drawn with the data seed, out of training.
 
     Raises:
         DataError: see `PairFile`; or hard negatives are asked for and no row has any.
     """
-    wanted = training_rows(task, data.num_train_samples)
-    pairs = PairFile(Path(contrastive.train_file), PairOptions(wanted, contrastive.hard_negatives, contrastive.skip_bad_rows, verbose))
+    wanted = training_rows(task, spec.num_train_samples)
+    pairs = PairFile(Path(spec.train_file), PairOptions(wanted, spec.hard_negatives, spec.skip_bad_rows, verbose))
     notes = [f"{pairs.bad:,} malformed rows were skipped"] if pairs.bad else []
     if wanted is not None and pairs.num_rows < wanted:
         notes.append(f"{wanted:,} training rows asked for, {pairs.num_rows:,} are there")
     if pairs.short_rows:
         if not (pairs.negatives >= 0).any():
-            raise DataError(f"--hard_negatives={contrastive.hard_negatives}: no row of {pairs.path} has a negative; use 0")
-        notes.append(f"{pairs.short_rows:,} rows have fewer than {contrastive.hard_negatives} negatives and bring those they have")
-    kept, held = draw_rows(pairs.num_rows, data.heldout_fraction, data_seed, LARGEST_SLICE)
-    sides = (pairs.queries, pairs.positives, pairs.negatives) if contrastive.hard_negatives else (pairs.queries, pairs.positives)
+            raise DataError(f"--hard_negatives={spec.hard_negatives}: no row of {pairs.path} has a negative; use 0")
+        notes.append(f"{pairs.short_rows:,} rows have fewer than {spec.hard_negatives} negatives and bring those they have")
+    queries, query_of_row = np.unique(pairs.queries, return_inverse=True)
+    _, held_queries = draw_rows(len(queries), spec.heldout_fraction, spec.data_seed, LARGEST_SLICE)
+    is_held = np.isin(query_of_row, held_queries)  # all rows of a query, or what is ranked would have been trained on
+    kept, held = np.flatnonzero(~is_held), np.flatnonzero(is_held)
+    sides = (pairs.queries, pairs.positives, pairs.negatives) if spec.hard_negatives else (pairs.queries, pairs.positives)
     train, heldout = (PairRows(name, tuple(side[rows] for side in sides)) for name, rows in (("train", kept), ("heldout", held)))
+    most = int(np.unique(np.concatenate([side.ravel() for side in train.sides[:2]]), return_counts=True)[1].max())
+    if most > 1:
+        notes.append(f"a text stands in up to {most:,} training rows: no batch holds it twice, a row left alone in its batch is left out")
     notes.append(f"{len(heldout):,} rows are held out of training and ranked after every epoch")
     digest = hashlib.sha256(pairs.sha256.encode() + held.tobytes()).hexdigest()
     return PairData(train, heldout, notes, digest), pairs

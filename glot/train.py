@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from glot.errors import DataError
 from glot.progress import Clock, bar, say
 from glot.types import Batches, EpochResult, FitResult, Tracker
 
@@ -98,6 +99,8 @@ def _train_epoch(
         rows += len(batch)
         if step % options.log_every == 0:
             tracker.log({"loss/step": float(value.detach())}, step)
+    if not rows:
+        raise DataError("an epoch without a batch: every training row shares a text with every other, or there is one row alone; add rows")
     return float(total) / rows, step
 
 

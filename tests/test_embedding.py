@@ -35,12 +35,12 @@ def run(capsys, words: list[str]) -> dict:
 def test_a_run_and_the_file_that_the_release_could_read(capsys, flags, tmp_path, tiny_bert):
     result = run(capsys, flags)
     assert result["task"] == "embedding" and [entry["epoch"] for entry in result["history"]] == [1, 2]
-    assert list(result["best"]["metrics"]) == ["mrr@10", "recall@1", "loss"] and result["rows"] == {"train": 21, "heldout": 9}
+    assert list(result["best"]["metrics"]) == ["mrr_at_10", "recall_at_1", "loss"] and result["rows"] == {"train": 21, "heldout": 9}
     assert "9 rows are held out of training and ranked after every epoch" in result["notes"]
-    assert set(result["mean_untrained"]) == {"mrr@10", "recall@1", "loss"} and result["mean_untrained"] != result["best"]["metrics"]
+    assert set(result["mean_untrained"]) == {"mrr_at_10", "recall_at_1", "loss"} and result["mean_untrained"] != result["best"]["metrics"]
     folder = Path(result["run_dir"])
     ranks = [int(line.split(",")[1]) for line in (folder / "predictions.csv").read_text().splitlines()[1:]]
-    assert len(ranks) == 9 and result["best"]["metrics"]["recall@1"] == pytest.approx(ranks.count(1) / 9)
+    assert len(ranks) == 9 and result["best"]["metrics"]["recall_at_1"] == pytest.approx(ranks.count(1) / 9)
     model = str(tiny_bert).replace("/", "_")
     target = tmp_path / "saved" / NAME.format(model=model, rows="subset")
     assert result["checkpoint"] == str(target)
@@ -96,6 +96,7 @@ def test_what_is_refused_before_anything_slow(capsys, flags, tmp_path):
     for extra, complaint in {
         "--train_file=/no/such.jsonl": "--train_file=/no/such.jsonl: no such file",
         "--temperature=0": "--temperature=0.0: must be between",
+        "--batch_size=1": "--batch_size=1: a row is told apart from the others of its batch",
         "--eval_split=test": "--eval_split: has no effect in this run",
         "--distractor_ratio=0.5": "--distractor_ratio: has no effect in this run",
         f"--save_dir={tmp_path}/pairs.jsonl/x": "pairs.jsonl/x: cannot be written",
@@ -109,9 +110,14 @@ def test_what_is_refused_before_anything_slow(capsys, flags, tmp_path):
     assert main(["--task=cola", "--hard_negatives=2"]) == 2 and "--hard_negatives: has no effect" in capsys.readouterr().err
 
 
+def test_rows_that_cannot_be_told_apart_are_one_line(capsys, flags, tmp_path):
+    write_rows(tmp_path / "pairs.jsonl", [{"query": f"q{row}", "pos": ["the same"]} for row in range(20)])
+    assert main(flags) == 2 and "an epoch without a batch" in capsys.readouterr().err
+
+
 def test_several_seeds_and_the_plan(capsys, flags, tmp_path):
     result = run(capsys, [*flags, "--seeds=0,1"])
-    assert [entry["seed"] for entry in result["runs"]] == [0, 1] and result["summary"]["mrr@10"]["n"] == 2
+    assert [entry["seed"] for entry in result["runs"]] == [0, 1] and result["summary"]["mrr_at_10"]["n"] == 2
     assert all(Path(entry["checkpoint"]).parent == Path(entry["run_dir"]) for entry in result["runs"])
     assert {entry["data_seed"] for entry in result["runs"]} == {42} and not (tmp_path / "saved").exists()
     assert main([*flags, "--dry_run"]) == 0 and "21 train, 9 heldout" in capsys.readouterr().out

@@ -85,7 +85,8 @@ def test_the_fingerprint_follows_what_a_vector_depends_on(tiny_bert):
     backbones = [Backbone(source, length, "float32", layer, CPU) for length, layer in ((8, "2"), (9, "2"), (8, "1"))]
     prints = [SentenceEncoder(backbone, MeanPooler(16)).fingerprint() for backbone in backbones]
     prints += [SentenceEncoder(backbones[0], ClsPooler(16, last)).fingerprint() for last in (False, True)]
-    assert len(set(prints)) == 5 and prints[0] == SentenceEncoder(backbones[0], MeanPooler(16), "other name").fingerprint()
+    prints += [SentenceEncoder(backbones[0], MeanPooler(16), settings={"jk_mode": jump}).fingerprint() for jump in ("max", "mean")]
+    assert len(set(prints)) == 7 and prints[0] == SentenceEncoder(backbones[0], MeanPooler(16), "other name").fingerprint()
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +117,11 @@ def test_a_run_loads_with_the_public_api(trained):
 
 
 def test_checkpoints_that_cannot_be_loaded(trained, tmp_path, tiny_bert):
-    for path, complaint in ((tmp_path / "none", "not there"), (tmp_path, "no config.json in it")):
+    for path, complaint in (
+        (tmp_path / "none", "not there"),
+        (tmp_path, "no config.json; give the folder"),
+        (tiny_bert, "is no configuration"),
+    ):
         with pytest.raises(CheckpointError, match=complaint):
             glot.load(path)
     (released,) = (trained / "saved").glob("*.pth")
@@ -129,5 +134,64 @@ def test_checkpoints_that_cannot_be_loaded(trained, tmp_path, tiny_bert):
     saved = json.loads((copy / "config.json").read_text())
     saved["resolved"]["backbone"] = "sha256:0"
     (copy / "config.json").write_text(json.dumps(saved))
+    with pytest.raises(ConfigError, match="takes a list of texts"):
+        glot.load(released).encode("red cat")
+    with pytest.raises(ConfigError, match="--backbone_dtype=float8: unknown"):
+        glot.load(released, backbone_dtype="float8")
+    with pytest.raises(ConfigError, match="max_length=0: must be at least 1"):
+        glot.load(released, max_length=0)
     with pytest.raises(CheckpointError, match=r"was trained on another .* \(sha256:0 there, sha256:"):
         glot.load(copy)
+
+
+DAMAGES = {
+    "is no configuration of a run": lambda saved: "[",
+    "is no configuration of a run of this": lambda saved: json.dumps([saved]),
+    "written by another version \\(unknown: future\\)": lambda saved: json.dumps({**saved, "flags": {**saved["flags"], "future": 1}}),
+}
+
+
+@pytest.mark.parametrize("complaint", DAMAGES)
+def test_damaged_configurations(trained, tmp_path, complaint):
+    copy = tmp_path / "run"
+    shutil.copytree(trained / "runs/run", copy)
+    saved = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(DAMAGES[complaint](saved))
+    with pytest.raises(CheckpointError, match=complaint):
+        glot.load(copy)
+
+
+def test_damaged_weights(trained, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(trained / "runs/run", copy)
+    (copy / "model.safetensors").write_bytes(b"0" * 100)
+    with pytest.raises(CheckpointError, match="weights and configuration disagree"):
+        glot.load(copy)
+    (copy / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"no model.safetensors; give the folder of a finished run"):
+        glot.load(copy)
+
+
+EVERY_POOLER = {
+    "adapool": "--pooling_method=adapool --scorer_hidden=4",
+    "mlp": "--pooling_method=mlp --gat_hidden_dim=6",
+    "pma": "--pooling_method=pma",
+    "latent": "--pooling_method=latent --gat_hidden_dim=5",
+    "random graph": "--pooling_method=glot --gat_hidden_dim=4 --graph_adj=random --tau=0.2 --data_seed=3",
+    "mean of layers": "--pooling_method=glot --gat_hidden_dim=4 --jk_mode=mean",
+    "fine-tuned": "--pooling_method=adapool --finetune_backbone=1 --backbone_lr=1e-2",
+}
+
+
+@pytest.mark.parametrize("name", EVERY_POOLER)
+def test_the_released_file_of_every_pooler_gives_the_runs_vectors(name, trained, tmp_path, tiny_bert):
+    flags = f"--task=embedding --train_file={trained}/pairs.jsonl --lr=1e-2 --epochs=1 --batch_size=8 --max_length=12 --verbose=0"
+    flags += f" --run_name=run --model_name_or_path={tiny_bert} --output_dir={tmp_path} --save_dir={tmp_path}/saved {EVERY_POOLER[name]}"
+    flags += "" if name == "fine-tuned" else f" --store_dir={tmp_path}/hidden"
+    assert main(flags.split()) == 0
+    (released,) = (tmp_path / "saved").glob("*.pth")
+    np.testing.assert_allclose(glot.load(released).encode(TEXTS), glot.load(tmp_path / "run").encode(TEXTS), atol=1e-6)
+    if name == "fine-tuned":
+        shutil.rmtree(tmp_path / "run/backbone")
+        with pytest.raises(CheckpointError, match="was trained together with its backbone, which is not in"):
+            glot.load(released)

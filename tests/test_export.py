@@ -66,6 +66,9 @@ def test_an_export_gives_our_vectors(request, train, backbone, pooler):
         model.tokenizer.padding_side = side
         np.testing.assert_allclose(model.encode(TEXTS, batch_size=3), expected, atol=1e-5)
     np.testing.assert_allclose(model.encode(TEXTS, normalize_embeddings=True), expected, atol=1e-5)
+    model.tokenizer.padding_side = "right"
+    for empty in (["", "red cat"], [" "], ["red cat", "  ", ""]):  # alone, and among others
+        np.testing.assert_allclose(model.encode(empty), glot.load(run).encode(empty), atol=1e-5)
     features = model.encode(TEXTS, output_value=None)
     assert all(("readout_weights" in item) == (pooler in ("glot", "random graph", "gcn max", "adapool")) for item in features)
     for item in features:
@@ -156,6 +159,44 @@ def test_prompts_of_a_loaded_model(train, tiny_bert):
     assert np.abs(model.encode(TEXTS[:2], prompt="big green ") - with_prompt).max() > 1e-3
 
 
+def test_a_prompt_is_left_out_where_the_export_says_so(train, tiny_llama):
+    run = train(tiny_llama, *POOLERS["mean"])
+    model = SentenceTransformer(str(export(run, "--exclude_prompt")), trust_remote_code=True, device="cpu")
+    text, prompt = "the red cat", "big green "
+    tokens = model.encode(f"{prompt}{text}", output_value="token_embeddings")
+    expected = torch.nn.functional.normalize(tokens[2:].mean(0), dim=0)  # a decoder without special tokens: the prompt has two
+    np.testing.assert_allclose(model.encode(text, prompt=prompt), expected, atol=1e-5)
+    assert "left out" in (Path(run.parent / "export--exclude_prompt") / "README.md").read_text()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("pooler", ["glot", "adapool"])
+def test_half_precision_pools_in_float32(train, tiny_bert, pooler, dtype):
+    run = train(tiny_bert, *POOLERS[pooler])
+    model = SentenceTransformer(str(export(run)), trust_remote_code=True, device="cpu", model_kwargs={"dtype": dtype})
+    assert next(model[0].parameters()).dtype == dtype
+    name = str(dtype).removeprefix("torch.")
+    np.testing.assert_allclose(
+        model.encode(TEXTS, batch_size=1), glot.load(run, backbone_dtype=name).encode(TEXTS, batch_size=1), atol=1e-5
+    )
+
+
+def test_a_run_in_half_precision_is_exported_as_such(train, tiny_bert):
+    run = train(tiny_bert, *POOLERS["glot"], "--backbone_dtype=bfloat16")
+    expected = glot.load(run).encode(TEXTS, batch_size=1)
+    for flags in ([], ["--head_only"]):
+        model = SentenceTransformer(str(export(run, *flags)), trust_remote_code=True, device="cpu")
+        assert next(model[0].parameters()).dtype == torch.bfloat16
+        np.testing.assert_allclose(model.encode(TEXTS, batch_size=1), expected, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_several_processes_encode(train, tiny_bert):
+    run = train(tiny_bert, *POOLERS["glot"])
+    model = SentenceTransformer(str(export(run)), trust_remote_code=True, device="cpu")
+    np.testing.assert_allclose(model.encode(TEXTS, device=["cpu", "cpu"], chunk_size=2), glot.load(run).encode(TEXTS), atol=1e-5)
+
+
 def test_the_joined_source_names_nothing_twice_and_needs_no_package_of_ours():
     tree = ast.parse(bundle())
     named = Counter(node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef))
@@ -215,6 +256,8 @@ def test_mistakes(train, tiny_bert, tmp_path, capsys):
     for words, complaint in {
         ("export",): "required: run, --to",
         ("export", str(run), "--to", str(tmp_path / "used")): "is there already; choose a new folder",
+        ("export", str(run), "--to", str(tmp_path / "used/file/new")): "used/file is not a writable folder",
+        ("export", str(tiny_bert), "--to", str(tmp_path / "new")): "is no configuration of a run of this toolkit",
         ("export", str(tmp_path / "none"), "--to", str(tmp_path / "new")): "no config.json; give the folder of a finished run",
         ("export", str(run), "--to", str(tmp_path / "new"), "--max_length=0"): "--max_length=0: must be at least 1",
         ("export", str(run), "--to", str(tmp_path / "new"), "--max_length=65"): "reads at most 64 tokens",
@@ -223,4 +266,4 @@ def test_mistakes(train, tiny_bert, tmp_path, capsys):
         assert complaint in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
     text = (export(run) / "README.md").read_text()
-    assert "24 rows, texts cut to 7 tokens" in text and "Trained for a classification task" in text and "spearman" in text
+    assert "24 rows; texts cut to 7 tokens" in text and "Trained for a classification task" in text and "spearman" in text

@@ -1,4 +1,4 @@
-"""MTEB through the command line, on small tasks in mteb's own layout; the real figures are in test_real.py's manner, marked slow."""
+"""MTEB through the command line, on small tasks in mteb's own layout."""
 
 import csv
 import json
@@ -7,16 +7,20 @@ from pathlib import Path
 
 import mteb
 import pytest
+import torch
 import yaml
 from conftest import ROOT, WORDS, write_rows
 from sentence_transformers import SentenceTransformer
 
+from glot.backbone import Backbone, find_backbone
 from glot.cli import glot_main, main
 from glot.config import RunConfig
+from glot.encoder import SentenceEncoder
 from glot.errors import CheckpointError, ConfigError
 from glot.flags import FLAGS, parse
-from glot.integrations.mteb import find_tasks
-from glot.names import CHOICES
+from glot.integrations.mteb import MtebModel, _read_locally, evaluate_tasks, find_tasks
+from glot.names import CHOICES, MTEB_CACHE
+from glot.poolers.fixed import MeanPooler
 from glot.report.mteb import mteb_table
 from glot.sweep import read_study
 
@@ -57,17 +61,17 @@ def run(capsys, words: list[str]) -> dict:
 def test_local_tasks_of_three_kinds_are_scored_and_tabled(capsys, flags):
     names = "BIOSSES,EmotionClassification,SciFact,STS12"
     result = run(capsys, [*flags, f"--mteb_task={names}", "--pooling_method=mean", "--mteb_max_length=16"])
-    scores = {row["task"]: row for row in result["scores"]}
-    assert list(scores) == names.split(",") and all(row["error"] is None and -1 <= row["score"] <= 1 for row in scores.values())
-    assert [row["metric"] for row in scores.values()] == ["cosine_spearman", "accuracy", "ndcg_at_10", "cosine_spearman"]
+    scores = result["scores"]
+    assert list(scores) == names.split(",") and result["failed"] == {} and all(-1 <= score <= 1 for score in scores.values())
+    assert {"data_seed", "fingerprint", "seconds", "select_by", "versions"} <= result.keys() and "best" not in result
     folder = Path(result["run_dir"])
     with (folder / "table.csv").open() as stream:
         rows = list(csv.DictReader(stream))
     means = {row["category"]: float(row["score"]) for row in rows if row["task"] == "mean"}
-    assert means["STS"] == pytest.approx(50 * (scores["BIOSSES"]["score"] + scores["STS12"]["score"]), abs=0.01)
-    assert means["all"] == pytest.approx(25 * sum(row["score"] for row in scores.values()), abs=0.01)
+    assert means["STS"] == pytest.approx(50 * (scores["BIOSSES"] + scores["STS12"]), abs=0.01)
+    assert means["all"] == pytest.approx(25 * sum(scores.values()), abs=0.01)
     assert (folder / "table.md").read_text().count("\n") == len(rows) + 2
-    assert result["best"]["metrics"]["mean"] == pytest.approx(means["all"] / 100, abs=1e-4)
+    assert [row["metric"] for row in rows[:4]] == ["cosine_spearman", "accuracy", "ndcg_at_10", "cosine_spearman"]
 
 
 def test_finished_tasks_are_not_run_again_and_poolers_do_not_share_results(capsys, flags, monkeypatch):
@@ -75,19 +79,64 @@ def test_finished_tasks_are_not_run_again_and_poolers_do_not_share_results(capsy
     first = run(capsys, [*words, "--pooling_method=mean"])
     other = run(capsys, [*words, "--pooling_method=max"])
     longer = run(capsys, [*words, "--pooling_method=mean", "--mteb_max_length=4"])
-    assert len({result["revision"] for result in (first, other, longer)}) == 3
-    assert len({result["scores"][0]["score"] for result in (first, other, longer)}) == 3
+    assert len({result["fingerprint"] for result in (first, other, longer)}) == 3
+    assert len({result["scores"]["BIOSSES"] for result in (first, other, longer)}) == 3
     monkeypatch.setattr("glot.encoder.SentenceEncoder.encode", lambda *_, **__: pytest.fail("a finished task was run again"))
     again = run(capsys, [*words, "--pooling_method=mean"])
     assert again["scores"] == first["scores"] and again["run_dir"] != first["run_dir"]
 
 
+def test_what_other_data_gave_is_not_reported_again(capsys, flags, data, tmp_path):
+    words = [flag for flag in flags if "data_dir" not in flag] + ["--mteb_task=BIOSSES", "--pooling_method=mean"]
+    first = run(capsys, [*words, f"--data_dir={data}"])
+    rows = [json.loads(line) for line in (data / "mteb/biosses-sts/test.jsonl").read_text().splitlines()]
+    write_rows(
+        tmp_path / "other/mteb/biosses-sts/test.jsonl", [{**row, "score": row["score"] * (-1) ** place} for place, row in enumerate(rows)]
+    )
+    assert run(capsys, [*words, f"--data_dir={tmp_path}/other"])["scores"] != first["scores"]
+    assert run(capsys, [*words, f"--data_dir={data}"])["scores"] == first["scores"]
+
+
+def test_only_the_subsets_of_a_task_count(capsys, flags, data, tmp_path):
+    """A cached result of two subsets must not stand in for a benchmark's task of one."""
+    root = tmp_path / "two/mteb/amazon_counterfactual"
+    texts = [f"the {one} {other}" for one in WORDS[5:10] for other in WORDS[10:16]]
+    configs = []
+    for place, name in enumerate(("en", "en-ext")):
+        for split in ("train", "test"):
+            write_rows(
+                root / name / f"{split}.jsonl", [{"text": text, "label": (row // (place + 1)) % 2} for row, text in enumerate(texts * 4)]
+            )
+        configs.append(
+            {"config_name": name, "data_files": [{"split": split, "path": f"{name}/{split}.jsonl"} for split in ("train", "test")]}
+        )
+    (root / "README.md").write_text(f"---\n{yaml.safe_dump({'configs': configs})}---\n")
+    words = [flag for flag in flags if "data_dir" not in flag] + [f"--data_dir={tmp_path}/two", "--pooling_method=mean"]
+    both = run(capsys, [*words, "--mteb_task=AmazonCounterfactualClassification"])["scores"]["AmazonCounterfactualClassification"]
+    task = mteb.get_task("AmazonCounterfactualClassification", hf_subsets=["en"])
+    _read_locally(task, tmp_path / "two")
+    encoder = SentenceEncoder(
+        Backbone(find_backbone(flags[2].split("=")[1]), None, "float32", "2", torch.device("cpu")), MeanPooler(16), "bert-mean"
+    )
+    model = MtebModel(encoder, "1", {})
+    cached, fresh = tmp_path / "cached", tmp_path / "fresh"
+    whole = find_tasks("AmazonCounterfactualClassification", tmp_path / "two")
+    list(evaluate_tasks(model, whole, cached, 32, False))
+    one, other = (next(evaluate_tasks(model, [task], cache, 32, False)).score for cache in (cached, fresh))
+    assert one == other != pytest.approx(both, abs=1e-6)
+
+
 def test_one_failing_task_does_not_stop_the_others(capsys, flags):
-    result = run(capsys, [*flags, "--mteb_task=STS13,BIOSSES", "--pooling_method=mean"])
-    assert result["scores"][0]["score"] is None and "mteb/sts13-sts" in result["scores"][0]["error"]
-    assert result["scores"][1]["score"] is not None and result["best"]["metrics"]["mean"] is None
+    result = run(capsys, [*flags, "--mteb_task=STS13,CIFAR10ZeroShot,BIOSSES", "--pooling_method=mean"])
+    assert list(result["scores"]) == ["BIOSSES"] and "mteb/sts13-sts" in result["failed"]["STS13"] and result["failed"]["CIFAR10ZeroShot"]
     assert main([*flags, "--mteb_task=STS13", "--pooling_method=mean"]) == 2
     assert capsys.readouterr().err.strip().splitlines()[-1].startswith("error: --mteb_task=STS13: no task could be run; the first: STS13:")
+
+
+def test_a_score_that_is_no_number_is_a_failure(capsys, flags):
+    words = [*flags, "--pooling_method=cls", "--hidden_layer=0"]  # the first token's embedding: every vector is the same
+    result = run(capsys, [*words, "--mteb_task=BIOSSES,SciFact"])
+    assert "is no number" in result["failed"]["BIOSSES"] and list(result["scores"]) == ["SciFact"]
 
 
 @pytest.fixture(scope="module")
@@ -102,10 +151,13 @@ def trained(tiny_bert, mirror, tmp_path_factory) -> Path:
 def test_a_checkpoint_brings_its_own_configuration_and_refuses_another(capsys, flags, trained):
     words = [flag for flag in flags if "model_name" not in flag] + ["--mteb_task=BIOSSES", f"--checkpoint_path={trained}"]
     result = run(capsys, words)
-    assert (result["pooler"], result["best"]["metrics"].keys()) == ("glot", {"BIOSSES"})
+    assert (result["pooler"], list(result["scores"])) == ("glot", ["BIOSSES"])
     config = RunConfig.from_dict(json.loads((Path(result["run_dir"]) / "config.json").read_text())["flags"])
     assert (config.graph.tau, config.pooler.gat_hidden_dim, config.mteb.mteb_max_length) == (0.6, 8, 512)
-    assert run(capsys, [*words, "--pooling_method=glot", "--tau=0.6"])["scores"] == result["scores"]
+    assert (
+        run(capsys, [*words, "--pooling_method=glot", "--tau=0.6", "--scorer_hidden=128"])["scores"] == result["scores"]
+    )  # the last is inert
+    assert main([*words, "--hidden_layer=1"]) == 2 and "was trained on hidden state 2; leave the flag out" in capsys.readouterr().err
     given = ["--tau=0.3", "--num_layers=3", "--jk_mode=mean", "--gat_hidden_dim=9", "--model_name_or_path=minilm", "--pooling_method=glot"]
     assert main([*words, *given]) == 2
     errors = capsys.readouterr().err
@@ -115,14 +167,13 @@ def test_a_checkpoint_brings_its_own_configuration_and_refuses_another(capsys, f
 
 
 def test_a_bare_pth_says_what_is_assumed(capsys, flags, trained, tmp_path):
-    import torch
-
     from glot.checkpoint import load_run
 
     model = load_run(trained)[0]
     torch.save(model.pooler.state_dict(), tmp_path / "bare.pth")
-    words = [*flags, "--mteb_task=BIOSSES", f"--checkpoint_path={tmp_path}/bare.pth", "--pooling_method=glot", "--tau=0.6"]
+    words = [*flags, "--mteb_task=BIOSSES", f"--checkpoint_path={tmp_path}/bare.pth", "--tau=0.6"]
     result = run(capsys, words)
+    assert result["pooler"] == "glot" and "-glot-" in result["run_dir"]
     (note,) = [note for note in result["notes"] if "bare.pth" in note]
     assert "read off its shapes: glot, d = 16, h = 8, K = 2, jump cat; assumed: --tau=0.6, --model_name_or_path=" in note
     assert result["scores"] == run(capsys, [*flags, "--mteb_task=BIOSSES", f"--checkpoint_path={trained}"])["scores"]
@@ -138,6 +189,7 @@ def test_what_is_random_or_shortened_is_said(capsys, flags, tiny_bert):
         f"--mteb_max_length=512: {tiny_bert} reads at most 64 tokens",
         "--pooling_method=adapool: no --checkpoint_path, so its weights are random (--seed=42)",
     ]
+    assert main([*flags, f"--run_name={MTEB_CACHE}"]) == 2 and "must be a folder name" in capsys.readouterr().err
     assert main([*flags, "--seeds=0,1"]) == 2 and "--seeds: has no effect in this run" in capsys.readouterr().err
 
 
@@ -149,8 +201,7 @@ def test_an_export_scores_what_the_task_scores(capsys, flags, trained, tmp_path)
     data_dir = Path(next(flag for flag in flags if "data_dir" in flag).split("=")[1])
     found = mteb.evaluate(model, find_tasks(",".join(names), data_dir), cache=None, encode_kwargs={"batch_size": 64})
     theirs = {result.task_name: result.get_score() for result in found.task_results}
-    for row in ours["scores"]:
-        assert theirs[row["task"]] == pytest.approx(row["score"], abs=2e-3)
+    assert theirs == pytest.approx(ours["scores"], abs=2e-3)
 
 
 def test_names_of_tasks_and_benchmarks():

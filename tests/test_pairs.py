@@ -2,6 +2,8 @@
 
 import gzip
 import json
+import math
+import time
 import tracemalloc
 from pathlib import Path
 
@@ -11,7 +13,6 @@ import torch
 from conftest import write_rows
 from torch.nn import functional as F
 
-from glot.config import ContrastiveConfig, DataConfig
 from glot.datasets import PairFile, PairOptions
 from glot.datasets.pairs import MISSING
 from glot.errors import DataError
@@ -21,8 +22,8 @@ from glot.loader import BatchLoader, DistinctBatches
 from glot.losses import symmetric_info_nce
 from glot.model import SentenceModel
 from glot.poolers.fixed import MeanPooler
-from glot.tasks import TASKS, load_pair_data
-from glot.types import TokenBatch
+from glot.tasks import TASKS, PairSpec, load_pair_data
+from glot.types import Batch, TokenBatch
 
 CPU = torch.device("cpu")
 ROWS = [
@@ -70,12 +71,13 @@ def test_memory_does_not_grow_with_the_texts(tmp_path):
         ('{"query": "a", "pos": [3]}', "pos holds 3, not a text"),
         ('{"query": "a", "pos": ["b"], "neg": [""]}', "neg holds '', not a text"),
         ("\udcff", "not JSON"),
+        ('{"query": "\\ud800", "pos": ["b"]}', "query holds '\\ud800', not a text"),
     ],
 )
 def test_a_malformed_row_is_named_or_counted(tmp_path, line, complaint):
     path = tmp_path / "pairs.jsonl"
     good = json.dumps(ROWS[0])
-    path.write_text(f"{good}\n{line}\n{good}\n", errors="surrogateescape")
+    path.write_text(f"{good}\n{line}\n{good}\n\n", errors="surrogateescape")  # a blank line is no row
     with pytest.raises(DataError) as caught:
         PairFile(path, PairOptions(negatives=1))
     assert str(caught.value).startswith(f"{path}: line 2: {complaint}") and "--skip_bad_rows=1" in str(caught.value)
@@ -96,23 +98,22 @@ def test_files_that_cannot_be_read(tmp_path):
 def test_the_slice_is_apart_from_the_training_rows_and_follows_the_data_seed(tmp_path):
     write_rows(tmp_path / "pairs.jsonl", [{"query": f"q{row}", "pos": [f"p{row}"], "neg": ["n"] * (row % 2)} for row in range(50)])
 
-    def load(seed: int, **options) -> tuple:
-        data = DataConfig("embedding", heldout_fraction=0.2, num_train_samples=options.pop("rows", "full"))
-        return load_pair_data(TASKS["embedding"], data, ContrastiveConfig(str(tmp_path / "pairs.jsonl"), **options), seed, False)
+    def load(seed: int, rows: str = "full", negatives: int = 0) -> tuple:
+        return load_pair_data(TASKS["embedding"], PairSpec(str(tmp_path / "pairs.jsonl"), rows, negatives, False, 0.2, seed))
 
     data, pairs = load(3)
     train, heldout = set(data.train.sides[0].tolist()), set(data.heldout.sides[0].tolist())
     assert len(heldout) == 10 and not train & heldout and train | heldout == set(pairs.queries.tolist()) and len(data.train.sides) == 2
     assert load(3)[0].heldout.sides[0].tolist() == data.heldout.sides[0].tolist() != load(4)[0].heldout.sides[0].tolist()
     assert load(3)[0].sha256 == data.sha256 != load(4)[0].sha256
-    notes = load(0, rows="60", hard_negatives=1)[0].notes
+    notes = load(0, rows="60", negatives=1)[0].notes
     assert (
         notes[0] == "60 training rows asked for, 50 are there"
         and notes[1] == "25 rows have fewer than 1 negatives and bring those they have"
     )
     write_rows(tmp_path / "pairs.jsonl", [{"query": f"q{row}", "pos": [f"p{row}"], "neg": []} for row in range(50)])
     with pytest.raises(DataError, match=r"--hard_negatives=2: no row of .* has a negative; use 0"):
-        load(0, hard_negatives=2)
+        load(0, negatives=2)
 
 
 class Tokens:
@@ -126,6 +127,31 @@ class Tokens:
     def gather(self, rows: np.ndarray) -> TokenBatch:
         places = torch.as_tensor(rows, dtype=torch.float32)
         return TokenBatch.from_lengths(torch.stack([places, torch.ones(len(rows))], 1), torch.ones(len(rows), dtype=torch.int64))
+
+
+def test_negatives_that_are_the_row_itself_or_come_twice_are_no_negatives(tmp_path):
+    write_rows(tmp_path / "pairs.jsonl", [{"query": "a", "pos": ["b"], "neg": ["b", "c", "a", "c", "d", "e"]}])
+    pairs = PairFile(tmp_path / "pairs.jsonl", PairOptions(negatives=2))
+    assert list(pairs) == ["a", "b", "c", "d"] and pairs.negatives.tolist() == [[2, 3]]
+
+
+def test_all_rows_of_a_query_are_on_one_side(tmp_path):
+    write_rows(tmp_path / "pairs.jsonl", [{"query": f"q{row // 3}", "pos": [f"p{row}"]} for row in range(60)])
+    data, _ = load_pair_data(TASKS["embedding"], PairSpec(str(tmp_path / "pairs.jsonl"), "full", heldout_fraction=0.3))
+    train, heldout = set(data.train.sides[0].tolist()), set(data.heldout.sides[0].tolist())
+    assert len(heldout) == 6 and len(data.heldout) == 18 and not train & heldout
+    assert data.notes[0].startswith("a text stands in up to 3 training rows")
+
+
+def test_many_rows_with_one_text_cost_no_quadratic_time():
+    count = 20_000
+    sides = np.arange(count), np.where(np.arange(count) % 2, count, count + np.arange(count))
+    start = time.perf_counter()
+    batches = list(DistinctBatches(sides, 32, torch.Generator().manual_seed(0)))
+    seen = [row for batch in batches for row in batch]
+    assert len(seen) == len(set(seen)) >= count // 2
+    assert all(sum(row % 2 for row in batch) <= 1 for batch in batches)
+    assert time.perf_counter() - start < 20  # 33 s and more when every waiting row was looked at for every batch; a fraction of one now
 
 
 def test_no_text_stands_twice_in_a_batch_and_no_row_is_lost():
@@ -177,13 +203,20 @@ def test_ranks_against_a_loop():
         return float(F.cosine_similarity(torch.tensor([one, 1.0]), torch.tensor([other, 1.0]), dim=0))
 
     candidates = [2, 8, 40]
-    expected = [1 + sum(cosine(q, c) > cosine(q, p) for c in candidates) for q, p in zip(queries, positives, strict=True)]
+    expected = [sum(cosine(q, c) >= cosine(q, p) for c in candidates) for q, p in zip(queries, positives, strict=True)]
     assert ranks.tolist() == expected and max(expected) > 1
-    assert metrics["mrr@10"] == pytest.approx(np.mean([1 / rank for rank in expected]))
-    assert metrics["recall@1"] == pytest.approx(np.mean([rank == 1 for rank in expected]))
+    assert metrics["mrr_at_10"] == pytest.approx(np.mean([1 / rank for rank in expected]))
+    assert metrics["recall_at_1"] == pytest.approx(np.mean([rank == 1 for rank in expected]))
     parts = [(queries[:3], positives[:3]), (queries[3:], positives[3:])]
     losses = [float(loss(InBatchHead(2)(*(torch.tensor([[text, 1.0] for text in side]) for side in part)), None)) for part in parts]
     assert metrics["loss"] == pytest.approx((3 * losses[0] + losses[1]) / 4, rel=1e-5)
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, math.nan])
+def test_vectors_that_tell_nothing_apart_rank_last(value):
+    batch = Batch(tuple(TokenBatch.from_lengths(torch.full((5, 2), value), torch.ones(5, dtype=torch.int64)) for _ in range(2)), None)
+    metrics, ranks = rank_positives(SentenceModel(MeanPooler(2), InBatchHead(2)), [batch], np.arange(5), symmetric_info_nce)
+    assert ranks.tolist() == [5] * 5 and metrics["recall_at_1"] == 0
 
 
 def test_ranks_beyond_ten_count_nothing(tmp_path: Path):

@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import json
 import zlib
+from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -57,8 +58,7 @@ class PairFile:
     def __init__(self, path: Path, options: PairOptions) -> None:
         self.path, self.options, self.bad = path, options, 0
         places: dict[bytes, int] = {}
-        lines: list[int] = []
-        rows: list[list[int]] = []
+        lines, rows = array("q"), array("q")
         digest = hashlib.sha256(f"{options.negatives}\n".encode())
         with counter(f"read {path.name}", "row", options.rows, options.verbose) as bar:
             for line, texts in self._rows(self._skip):
@@ -68,14 +68,14 @@ class PairFile:
                     row.append(places.setdefault(key, len(lines)))
                     if row[-1] == len(lines):
                         lines.append(line)
-                rows.append(row + [MISSING] * (2 + options.negatives - len(row)))
+                rows.extend(row + [MISSING] * (2 + options.negatives - len(row)))
                 digest.update(json.dumps(texts).encode())
                 bar.update(1)
         if not rows:
             raise DataError(f"--train_file={path}: holds no row ({self.bad} malformed ones were skipped)")
         self.sha256 = digest.hexdigest()
-        self._lines = np.array(lines)
-        self._sides = np.array(rows, dtype=np.int64)
+        self._lines = np.array(lines, dtype=np.int64)
+        self._sides = np.array(rows, dtype=np.int64).reshape(-1, 2 + options.negatives)
 
     def __len__(self) -> int:
         return len(self._lines)
@@ -127,6 +127,8 @@ class PairFile:
                 for number, line in enumerate(stream, start=1):
                     if left == 0:
                         return
+                    if not line.strip():
+                        continue
                     try:
                         texts = parse_pair(line, self.options.negatives)
                     except ValueError as error:
@@ -144,7 +146,7 @@ def open_lines(path: Path) -> IO[bytes]:
 
 
 def parse_pair(line: bytes, negatives: int) -> list[str]:
-    """Query, first positive and up to `negatives` negatives of one line.
+    """Query, first positive and up to `negatives` different negatives of one line, none of them its query or positive.
 
     Raises:
         ValueError: what is wrong with it, ready to print behind the line number.
@@ -161,8 +163,18 @@ def parse_pair(line: bytes, negatives: int) -> list[str]:
             raise ValueError(f"{name} must be a list of texts, it is {type(texts).__name__}")
     if not listed["pos"]:
         raise ValueError("pos is empty")
-    texts = [row.get("query"), listed["pos"][0], *listed["neg"][:negatives]]
-    for name, text in zip(("query", "pos", *["neg"] * negatives), texts, strict=False):
-        if not isinstance(text, str) or not text.strip():
+    own = {"query": row.get("query"), "pos": listed["pos"][0]}
+    for name, text in [*own.items(), *(("neg", text) for text in (listed["neg"] if negatives else []))]:
+        if not isinstance(text, str) or not text.strip() or not _is_utf8(text):
             raise ValueError(f"{name} holds {text!r}, not a text")
-    return texts
+    others = [text for text in dict.fromkeys(listed["neg"]) if text not in own.values()]
+    return [*own.values(), *others[:negatives]]
+
+
+def _is_utf8(text: str) -> bool:
+    """False for half a surrogate pair, which JSON can write and no tokenizer can read."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

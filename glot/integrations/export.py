@@ -3,18 +3,19 @@
 import ast
 import dataclasses
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.base.modules import Normalize, Transformer
+from sentence_transformers.base.modules import Normalize
 
 import glot
-from glot.backbone import find_backbone
+from glot.backbone import DTYPES, find_backbone
 from glot.checkpoint import BACKBONE, RESULT, load_run
 from glot.config import RunConfig
 from glot.errors import CheckpointError, ConfigError
-from glot.integrations.sentence_transformers import BUNDLE, AttachedTransformer, GlotPooling, open_transformer
+from glot.integrations.sentence_transformers import BUNDLE, AttachedTransformer, GlotPooling, TextTransformer, open_transformer
 
 BUNDLED = (
     "errors",
@@ -36,7 +37,7 @@ BUNDLED = (
 NEEDS_PYG = ("gcn", "gin", "gine")
 
 
-def export_run(run_dir: Path, folder: Path, head_only: bool = False, max_length: int | None = None) -> str:
+def export_run(run_dir: Path, folder: Path, head_only: bool = False, max_length: int | None = None, exclude_prompt: bool = False) -> str:
     """Write the export; returns what was written, in words.
 
     Args:
@@ -44,6 +45,7 @@ def export_run(run_dir: Path, folder: Path, head_only: bool = False, max_length:
         folder: new, or empty.
         head_only: name the backbone instead of storing its weights.
         max_length: tokens a text is cut to; default: as in training.
+        exclude_prompt: leave a prompt's tokens out of the pooling.
 
     Raises:
         CheckpointError: no finished run, or its backbone is not the one on this machine.
@@ -51,6 +53,9 @@ def export_run(run_dir: Path, folder: Path, head_only: bool = False, max_length:
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"--to={folder}: is there already; choose a new folder, or move it away")
+    parent = next(path for path in folder.absolute().parents if path.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise ConfigError(f"--to={folder}: cannot be made ({parent} is not a writable folder)")
     model, config, resolved = load_run(run_dir)
     if not (run_dir / RESULT).is_file():
         raise CheckpointError(f"{run_dir}: no {RESULT}; give the folder of a finished run")
@@ -65,12 +70,13 @@ def export_run(run_dir: Path, folder: Path, head_only: bool = False, max_length:
     if length is not None:
         source.check_length(length)
     layer = None if config.backbone.hidden_layer == str(source.num_layers) else config.backbone.hidden_layer
-    kind = AttachedTransformer if head_only else Transformer
-    transformer = open_transformer(kind, source, length, layer is not None, {})
+    kind = AttachedTransformer if head_only else TextTransformer
+    transformer = open_transformer(kind, source, length, layer is not None, {"dtype": DTYPES[config.backbone.backbone_dtype]})
     if isinstance(transformer, AttachedTransformer):
-        transformer.attach(source.name, source.identity)
+        local = Path(source.name).expanduser()
+        transformer.attach(str(local.resolve()) if local.is_dir() else source.name, source.identity)
     flags = dataclasses.asdict(config.pooler), dataclasses.asdict(config.graph)
-    pooling = GlotPooling(*flags, resolved["hidden_size"], config.data_seed, layer)
+    pooling = GlotPooling(*flags, resolved["hidden_size"], config.data_seed, layer, not exclude_prompt)
     pooling.net.load_state_dict(model.pooler.state_dict())
     SentenceTransformer(modules=[transformer, pooling, Normalize()], device="cpu").save(str(folder), create_model_card=False)
     _make_independent(folder, config)
@@ -139,6 +145,7 @@ def model_card(config: RunConfig, result: dict[str, Any], backbone: str, pooling
     """README.md of an export: how to use it, what it was trained on, what came out, where its limits are."""
     front = ["---", "library_name: sentence-transformers", "pipeline_tag: sentence-similarity", f"base_model: {backbone}"]
     front += ["tags: [sentence-transformers, feature-extraction, glot]", "---"]
+    length = "texts not cut" if config.backbone.adaptive_length else f"texts cut to {config.backbone.max_length} tokens"
     data = config.contrastive.train_file if config.data.task == "embedding" else config.data.task
     best = ", ".join(f"{name} {value:.4f}" for name, value in result["best"]["metrics"].items() if value is not None)
     return "\n".join(
@@ -156,11 +163,12 @@ def model_card(config: RunConfig, result: dict[str, Any], backbone: str, pooling
             'vectors = model.encode(["one text", "another"])',
             "```",
             "",
+            f"A prompt's tokens are {'pooled like the others' if pooling.include_prompt else 'left out'} (`model[1].include_prompt`).",
             "`encode(..., output_value=None)` also returns `readout_weights`, the share of every token, where the pooler weighs tokens.",
             "",
             "## Training",
             "",
-            f"- data: {data}, {result['rows']['train']:,} rows, texts cut to {config.backbone.max_length} tokens",
+            f"- data: {data}, {result['rows']['train']:,} rows; {length}",
             f"- {config.train.epochs} epochs, batches of {config.train.batch_size}, Adam at {config.train.lr:g}, seed {config.train.seed}; "
             f"{result['trainable_params']:,} parameters trained, the backbone {'too' if config.backbone.finetune_backbone else 'was not'}",
             f"- figures: {best} ({result['select_by']})",

@@ -4,7 +4,10 @@ The only door to mteb, which is imported late: it takes seconds.
 """
 
 import difflib
+import hashlib
+import json
 import logging
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,10 +17,11 @@ import numpy as np
 from mteb.models.abs_encoder import AbsEncoder
 from mteb.models.model_meta import ModelMeta
 
+from glot.backbone import file_sha256
 from glot.encoder import SentenceEncoder
 from glot.errors import ConfigError
 
-LANGUAGE = "eng"
+LANGUAGE, LOCAL = "eng", "local"
 DIGITS = 6
 """To which mteb rounds what it remembers: a score is the same whether it was just computed or found."""
 VERSION: str = mteb.__version__
@@ -86,30 +90,62 @@ def find_tasks(names: str, data_dir: Path | None) -> list[Any]:
             close = difflib.get_close_matches(unknown, known | benchmarks, n=3)
             hint = f"did you mean {' or '.join(map(repr, close))}?" if close else "see mteb's list of tasks"
             raise ConfigError(f"--mteb_task={names}: {unknown!r} is no task and no benchmark of mteb {mteb.__version__}; {hint}")
-        tasks = [mteb.get_task(name, languages=[LANGUAGE], exclusive_language_filter=True) for name in asked]
+        tasks = [_english(name) for name in dict.fromkeys(asked)]
     for task in tasks:
-        local = data_dir / task.metadata.dataset["path"] if data_dir is not None else None
-        if local is not None and local.is_dir():
-            task.metadata = task.metadata.model_copy(update={"dataset": {**task.metadata.dataset, "path": str(local), "revision": "local"}})
+        for part in [task, *getattr(task, "tasks", [])]:
+            _read_locally(part, data_dir)
     return tasks
+
+
+def _english(name: str) -> Any:
+    try:
+        return mteb.get_task(name, languages=[LANGUAGE], exclusive_language_filter=True)
+    except ValueError as error:
+        raise ConfigError(f"--mteb_task={name}: cannot be run in English ({_first_line(error)})") from error
+
+
+def _read_locally(task: Any, data_dir: Path | None) -> None:
+    """Point a task at its folder under `data_dir`, where there is one; the revision says which files were read."""
+    local = data_dir / task.metadata.dataset["path"] if data_dir is not None else None
+    if local is None or not local.is_dir():
+        return
+    files = sorted(path for path in local.rglob("*") if path.is_file())
+    listing = [[str(path.relative_to(local)), file_sha256(path)] for path in files]
+    revision = f"{LOCAL}-{hashlib.sha256(json.dumps(listing).encode()).hexdigest()[:12]}"
+    task.metadata = task.metadata.model_copy(update={"dataset": {**task.metadata.dataset, "path": str(local), "revision": revision}})
+
+
+def _first_line(error: object) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), "no reason given")
 
 
 def evaluate_tasks(model: MtebModel, tasks: list[Any], cache: Path, batch_size: int, verbose: bool) -> Iterator[MtebScore]:
     """The score of one task after the other; what failed is reported and the next goes on. Finished ones come from `cache`."""
     for task in tasks:
-        found = mteb.evaluate(
-            model,
-            task,
-            raise_error=False,
-            encode_kwargs={"batch_size": batch_size, "show_progress_bar": verbose},
-            cache=mteb.ResultCache(cache),
-            overwrite_strategy="only-missing",
-            show_progress_bar=verbose,
-        )
-        about = task.metadata
-        if found.task_results:
-            yield MtebScore(about.name, about.type, about.main_score, round(float(found.task_results[0].get_score()), DIGITS), None)
-        else:
-            error = found.exceptions[0].exception if found.exceptions else "no result"
-            lines = [line for line in str(error).splitlines() if line.strip()] or ["no result"]
-            yield MtebScore(about.name, about.type, about.main_score, None, lines[0])
+        revision = str(task.metadata.dataset.get("revision"))
+        own = cache / revision if revision.startswith(LOCAL) else cache  # mteb does not look at the revision of what it remembers
+        try:
+            found = mteb.evaluate(
+                model,
+                task,
+                raise_error=False,
+                encode_kwargs={"batch_size": batch_size, "show_progress_bar": verbose},
+                cache=mteb.ResultCache(own),
+                overwrite_strategy="only-missing",
+                show_progress_bar=verbose,
+            )
+        except ValueError as error:  # e.g. a task of images, which mteb refuses before it looks at raise_error
+            yield _failed(task, error)
+            continue
+        if not found.task_results:
+            yield _failed(task, found.exceptions[0].exception if found.exceptions else "no result")
+            continue
+        score = float(found.task_results[0].validate_and_filter_scores(task).get_score())
+        if not math.isfinite(score):
+            yield _failed(task, "its score is no number (are all vectors equal?)")
+            continue
+        yield MtebScore(task.metadata.name, task.metadata.type, task.metadata.main_score, round(score, DIGITS), None)
+
+
+def _failed(task: Any, error: object) -> MtebScore:
+    return MtebScore(task.metadata.name, task.metadata.type, task.metadata.main_score, None, _first_line(error))

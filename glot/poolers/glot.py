@@ -65,13 +65,13 @@ class GlotPooler(nn.Module):
         super().__init__()
         if num_layers == 0 and jk_mode != "cat":
             raise ValueError(f"without layers only 'cat' is defined, got jk_mode={jk_mode!r}")
-        conv, self.jump = lookup(CONVS, gnn_type, "gnn_type"), lookup(JUMPS, jk_mode, "jk_mode")
+        conv, jump = lookup(CONVS, gnn_type, "gnn_type"), lookup(JUMPS, jk_mode, "jk_mode")
         widths = [in_dim] + [hidden_dim] * num_layers
-        self.in_dim, self.out_dim = in_dim, self.jump.out_dim(in_dim, hidden_dim, num_layers)
-        self.rule = rule
+        self.in_dim, self.out_dim = in_dim, jump.out_dim(in_dim, hidden_dim, num_layers)
+        self.rule, self.jk_mode = rule, jk_mode
         self.apply_conv = conv.apply
         self.convs = nn.ModuleList(conv.build(before, after) for before, after in itertools.pairwise(widths))
-        self.jk = self.jump.build(hidden_dim, num_layers)
+        self.jk = jump.build(hidden_dim, num_layers)
         self.score_layer = make_scorer(self.out_dim, max(SMALLEST_SCORER, self.out_dim // 2))
 
     def states(self, batch: TokenBatch) -> list[Tensor]:
@@ -83,7 +83,7 @@ class GlotPooler(nn.Module):
         layers = [batch.tokens]
         for conv in self.convs:
             layers.append(self.apply_conv(conv, layers[-1], graph).relu())
-        return self.jump.join(self.jk, batch.tokens, layers[1:])
+        return JUMPS[self.jk_mode].join(self.jk, batch.tokens, layers[1:])
 
     def readout(self, batch: TokenBatch) -> tuple[Tensor, Tensor]:
         """Vectors (B, D) and the weight of each token (N,)."""

@@ -51,13 +51,5 @@ def mteb_table(scores: Sequence[Score], backbone: str, pooler: str) -> tuple[lis
     return ["task", "category", "metric", "score", "published", "failed"], rows
 
 
-def main_scores(scores: Sequence[Score]) -> dict[str, float | None]:
-    """Main scores (fractions of 1) under their tasks' names; for several tasks their mean first, null where one failed."""
-    own = {score.task: score.score for score in scores}
-    found = [score for score in own.values() if score is not None]
-    mean = math.fsum(found) / len(own) if len(found) == len(own) else None
-    return own if len(own) == 1 else {MEAN: mean, **own}
-
-
 def _hundredths(value: float | None) -> str:
     return "" if value is None else f"{100 * value:.2f}"

@@ -142,13 +142,23 @@ def read_row(cell: dict[str, Any], published: str | None) -> Row:
         if run["run_dir"] is None:
             continue
         result = json.loads((Path(run["run_dir"]) / "result.json").read_text())
-        metric, value = next(iter(result["best"]["metrics"].items()))
+        metric, value = main_score(result)
         floor = run_floor(Path(run["run_dir"]), metric) if floor is None else floor
         if value is not None:
             values[run["seed"]] = value
     failed = sum(run["run_dir"] is None for run in cell["runs"])
     figure = None if result is None or published is None else _published(published, result, metric, cell["grid"])
     return Row(cell["grid"], cell["arm"], metric, values, cell["tuned"]["values"], failed, floor, figure)
+
+
+def main_score(result: dict[str, Any]) -> tuple[str, float | None]:
+    """The reported metric of a result and its value; of several MTEB tasks their mean, None where one failed."""
+    if "scores" not in result:
+        return next(iter(result["best"]["metrics"].items()))
+    scores = result["scores"]
+    if len(scores) + len(result["failed"]) == 1:
+        return next(iter({**scores, **dict.fromkeys(result["failed"])}.items()))
+    return "mean", None if result["failed"] else math.fsum(scores.values()) / len(scores)
 
 
 def run_floor(run_dir: Path, metric: str) -> float | None:
