@@ -103,12 +103,15 @@ def test_only_the_subsets_of_a_task_count(capsys, flags, data, tmp_path):
     texts = [f"the {one} {other}" for one in WORDS[5:10] for other in WORDS[10:16]]
     configs = []
     for place, name in enumerate(("en", "en-ext")):
-        for split in ("train", "test"):
+        for split in ("train", "validation", "test"):
             write_rows(
                 root / name / f"{split}.jsonl", [{"text": text, "label": (row // (place + 1)) % 2} for row, text in enumerate(texts * 4)]
             )
         configs.append(
-            {"config_name": name, "data_files": [{"split": split, "path": f"{name}/{split}.jsonl"} for split in ("train", "test")]}
+            {
+                "config_name": name,
+                "data_files": [{"split": split, "path": f"{name}/{split}.jsonl"} for split in ("train", "validation", "test")],
+            }
         )
     (root / "README.md").write_text(f"---\n{yaml.safe_dump({'configs': configs})}---\n")
     words = [flag for flag in flags if "data_dir" not in flag] + [f"--data_dir={tmp_path}/two", "--pooling_method=mean"]

@@ -23,7 +23,8 @@ from glot.types import TokenBatch
 
 BUNDLE = "glot_model.py"
 """The joined source in the root of an export."""
-BACKBONE_FILE, WEIGHTS_FILE = "backbone.json", "model.safetensors"
+BACKBONE_FILE = "backbone.json"
+WEIGHTS_FILE = "model.safetensors"
 
 
 class GlotPooling(Module):
