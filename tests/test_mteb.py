@@ -101,6 +101,7 @@ def test_only_the_subsets_of_a_task_count(capsys, flags, data, tmp_path):
     """A cached result of two subsets must not stand in for a benchmark's task of one."""
     root = tmp_path / "two/mteb/amazon_counterfactual"
     texts = [f"the {one} {other}" for one in WORDS[5:10] for other in WORDS[10:16]]
+    splits = ("train", "validation", "test")
     configs = []
     for place, name in enumerate(("en", "en-ext")):
         for split in ("train", "validation", "test"):
