@@ -104,14 +104,14 @@ def test_only_the_subsets_of_a_task_count(capsys, flags, data, tmp_path):
     splits = ("train", "validation", "test")
     configs = []
     for place, name in enumerate(("en", "en-ext")):
-        for split in ("train", "validation", "test"):
+        for split in splits:
             write_rows(
                 root / name / f"{split}.jsonl", [{"text": text, "label": (row // (place + 1)) % 2} for row, text in enumerate(texts * 4)]
             )
         configs.append(
             {
                 "config_name": name,
-                "data_files": [{"split": split, "path": f"{name}/{split}.jsonl"} for split in ("train", "validation", "test")],
+                "data_files": [{"split": split, "path": f"{name}/{split}.jsonl"} for split in splits],
             }
         )
     (root / "README.md").write_text(f"---\n{yaml.safe_dump({'configs': configs})}---\n")
