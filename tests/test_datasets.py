@@ -188,7 +188,7 @@ def test_rows_of_errors_and_of_the_store_do_not_depend_on_what_is_held_out(mirro
         indices.append(TextIndex(data.splits))
     assert indices[0].texts == indices[1].texts == indices[2].texts
     assert indices[1].where(3) == indices[0].where(3) == "cola train: row 3"
-    with pytest.raises(DataError, match=r"--heldout_fraction=0.3: cannot be taken from 2 rows of cola"):
+    with pytest.raises(DataError, match=r"--heldout_fraction=0.3: cannot be taken from 2 training rows"):
         load_task_data(
             TASKS["cola"], DataConfig("cola", str(mirror), "2", selection="heldout", heldout_fraction=0.3), StressConfig(), 16, 0
         )
@@ -235,7 +235,7 @@ def test_label_scales():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("task", [task for task in TASKS if task != "stress"])
+@pytest.mark.parametrize("task", [task for task in TASKS if task not in ("stress", "embedding")])
 def test_real_data_of_every_task(task, real_data):
     splits = {"qqp": ["train_holdout"]}.get(task, list(TASKS[task].eval_splits))
     for split in splits:

@@ -10,6 +10,8 @@ import pytest
 import torch
 import yaml
 from conftest import ROOT, WORDS, write_rows
+from mteb.models.sentence_transformer_wrapper import SentenceTransformerEncoderWrapper
+from mteb.results.task_result import TaskError
 from sentence_transformers import SentenceTransformer
 
 from glot.backbone import Backbone, find_backbone
@@ -270,5 +272,7 @@ def test_the_local_runner_takes_a_sweep_of_mteb(capsys, data, tiny_bert, tmp_pat
 @pytest.mark.slow
 def test_mtebs_own_mock_run_passes_on_an_export(trained, tmp_path):
     assert glot_main(["export", str(trained), "--to", str(tmp_path / "export")]) == 0
-    model = SentenceTransformer(str(tmp_path / "export"), trust_remote_code=True, device="cpu")
-    mteb.mock_run(model)
+    model = SentenceTransformerEncoderWrapper(SentenceTransformer(str(tmp_path / "export"), trust_remote_code=True, device="cpu"))
+    statuses = mteb.mock_run(model).task_results.values()
+    assert not [status for status in statuses if isinstance(status, TaskError)]
+    assert sum(status is not None for status in statuses) >= 25
