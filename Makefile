@@ -12,10 +12,10 @@ demo: .venv/runtime
 	$(BIN)/python -m glot demo
 
 test: .venv/runtime .venv/checks lint
-	$(BIN)/python -m pytest --cov --cov-report=term
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --cov --cov-report=term
 
 quick: .venv/runtime .venv/checks lint
-	$(BIN)/python -m pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile -m "not slow"
 
 lint: .venv/checks
 	$(BIN)/ruff check .

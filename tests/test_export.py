@@ -19,6 +19,7 @@ from glot.integrations.export import bundle, requirements
 from glot.integrations.sentence_transformers import GlotPooling
 from glot.types import TokenBatch
 
+pytestmark = pytest.mark.slow  # sentence-transformers takes seconds to import, and a second to load a model
 TEXTS = ["red cat", "the big dog runs", "a", "not the small blue cat sleeps", "green"]
 POOLERS = {
     "glot": ["--pooling_method=glot", "--gat_hidden_dim=8", "--tau=0.4"],
@@ -190,7 +191,6 @@ def test_a_run_in_half_precision_is_exported_as_such(train, tiny_bert):
         np.testing.assert_allclose(model.encode(TEXTS, batch_size=1), expected, atol=1e-5)
 
 
-@pytest.mark.slow
 def test_several_processes_encode(train, tiny_bert):
     run = train(tiny_bert, *POOLERS["glot"])
     model = SentenceTransformer(str(export(run)), trust_remote_code=True, device="cpu")
@@ -208,7 +208,6 @@ def test_the_joined_source_names_nothing_twice_and_needs_no_package_of_ours():
     assert not {name for name in modules if name.split(".")[0] in ("glot", "torch_geometric")}
 
 
-@pytest.mark.slow
 def test_an_export_loads_without_this_package_and_without_torch_geometric(train, tiny_bert, tmp_path):
     run = train(tiny_bert, *POOLERS["glot"])
     np.save(tmp_path / "expected.npy", glot.load(run).encode(TEXTS))

@@ -26,6 +26,7 @@ from glot.poolers.fixed import MeanPooler
 from glot.report.mteb import mteb_table
 from glot.sweep import read_study
 
+pytestmark = pytest.mark.slow  # mteb takes seconds to import and to evaluate
 NAMES = [flag.name for flag in FLAGS]
 
 
@@ -269,7 +270,6 @@ def test_the_local_runner_takes_a_sweep_of_mteb(capsys, data, tiny_bert, tmp_pat
     )
 
 
-@pytest.mark.slow
 def test_mtebs_own_mock_run_passes_on_an_export(trained, tmp_path):
     assert glot_main(["export", str(trained), "--to", str(tmp_path / "export")]) == 0
     model = SentenceTransformerEncoderWrapper(SentenceTransformer(str(tmp_path / "export"), trust_remote_code=True, device="cpu"))
