@@ -160,6 +160,9 @@ def plot_lines(
         axes.set_title(panel, fontsize=10, loc="left")
         axes.set_xlabel(names[0].replace("_", " "))
         axes.spines[["top", "right"]].set_visible(False)
+    shown = [row[3].mean for row in rows] + [score for scores in shortcuts.values() for score in scores.values()]
+    margin = 0.15 * (max(shown) - min(shown)) or 0.05
+    grid[0][0].set_ylim(min(shown) - margin, max(shown) + margin)  # with three seeds a band may leave the possible
     grid[0][0].set_ylabel(names[1])
     grid[0][-1].legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
     figure.tight_layout()
