@@ -77,7 +77,8 @@ class SentenceEncoder:
         with counter("encode", "text", len(texts), show_progress_bar) as bar, ThreadPoolExecutor(len(replicas)) as pool:
             batches, lock = self._batches(texts, batch_size), Lock()
 
-            def work(replica: tuple[Backbone, nn.Module]) -> None:
+            def take_batches(replica: tuple[Backbone, nn.Module]) -> None:
+                """What each device does: fetch the next batch that nobody has taken, until there is none."""
                 while True:
                     with lock:
                         batch = next(batches, None)
@@ -87,8 +88,8 @@ class SentenceEncoder:
                     vectors[rows] = _embed(*replica, ids)
                     bar.update(len(rows))
 
-            list(pool.map(work, replicas))
-        return torch.nn.functional.normalize(torch.from_numpy(vectors), dim=1).numpy() if normalize else vectors
+            list(pool.map(take_batches, replicas))
+        return F.normalize(torch.from_numpy(vectors), dim=1).numpy() if normalize else vectors
 
     def fingerprint(self) -> str:
         """16 hex digits over everything that a vector depends on: backbone, layer, length, precision, pooler and its weights."""
@@ -209,7 +210,7 @@ def _open_backbone(config: RunConfig, checkpoint: Path | None, max_length: int |
     tuned = saved is not None and saved["flags"].get("finetune_backbone")
     name = config.backbone.model_name_or_path
     if tuned and checkpoint is not None:
-        run = checkpoint if checkpoint.is_dir() else Path(str(saved["run"]))
+        run = checkpoint if checkpoint.is_dir() else Path(str(saved.get("run", checkpoint.parent)))
         if not (run / BACKBONE).is_dir():
             raise CheckpointError(f"{checkpoint}: was trained together with its backbone, which is not in {run}; give the run's folder")
         name = str(run / BACKBONE)

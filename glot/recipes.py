@@ -141,6 +141,7 @@ def run_stress(config: RunConfig) -> Result:
         say(line, config.output.verbose)
 
     def add(result: Result) -> None:
+        """The shortcuts' scores and the picture."""
         result["notes"] += lines
         draw_heat_map(Path(result["run_dir"]), data.reported[0].columns[0][0])
 
@@ -153,6 +154,7 @@ def run_embedding(config: RunConfig) -> Result:
     check_released_file(target, config)
 
     def add(result: Result) -> None:
+        """The untrained mean's scores and the `.pth`."""
         if config.store.precompute_hidden_states:
             result["mean_untrained"] = score_untrained_mean(config)
             found = "  ".join(f"{name} {value:.4f}" for name, value in result["mean_untrained"].items())

@@ -341,6 +341,7 @@ def _share_cores(jobs: int) -> None:
     assert parent is not None
 
     def follow() -> None:
+        """Wait for the parent's end."""
         parent.join()
         os._exit(1)
 

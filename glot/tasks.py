@@ -241,7 +241,11 @@ def load_pair_data(task: TaskSpec, spec: PairSpec, verbose: bool = False) -> tup
     kept, held = np.flatnonzero(~is_held), np.flatnonzero(is_held)
     sides = (pairs.queries, pairs.positives, pairs.negatives) if spec.hard_negatives else (pairs.queries, pairs.positives)
     train, heldout = (PairRows(name, tuple(side[rows] for side in sides)) for name, rows in (("train", kept), ("heldout", held)))
-    most = int(np.unique(np.concatenate([side.ravel() for side in train.sides[:2]]), return_counts=True)[1].max())
+    own_query, own_positive = train.sides[:2]
+    in_rows = np.concatenate([own_query, own_positive[own_positive != own_query]])
+    most = int(np.unique(in_rows, return_counts=True)[1].max())
+    if most == len(train):
+        raise DataError(f"{pairs.path}: one text stands in all {most} training rows, so none can be told from another; add rows")
     if most > 1:
         notes.append(f"a text stands in up to {most:,} training rows: no batch holds it twice, a row left alone in its batch is left out")
     notes.append(f"{len(heldout):,} rows are held out of training and ranked after every epoch")

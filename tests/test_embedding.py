@@ -55,7 +55,7 @@ def test_a_run_and_the_file_that_the_release_could_read(capsys, flags, tmp_path,
     shutil.move(target.with_name(target.name + ".json"), tmp_path / "elsewhere")
     assert main(flags) == 2 and "nothing says what made it" in capsys.readouterr().err
     assert run(capsys, [*flags, "--num_train_samples=20"])["checkpoint"].endswith("_sample20.pth")
-    assert run(capsys, [*flags, "--num_train_samples=full"])["checkpoint"].endswith("_samplefull.pth")
+    assert run(capsys, [*flags, "--num_train_samples=full", "--proj_dim=512"])["checkpoint"].endswith("_proj512_samplefull.pth")
 
 
 def test_training_learns_and_every_knob_moves_the_result(capsys, flags, tmp_path):
@@ -112,7 +112,15 @@ def test_what_is_refused_before_anything_slow(capsys, flags, tmp_path):
 
 def test_rows_that_cannot_be_told_apart_are_one_line(capsys, flags, tmp_path):
     write_rows(tmp_path / "pairs.jsonl", [{"query": f"q{row}", "pos": ["the same"]} for row in range(20)])
-    assert main(flags) == 2 and "an epoch without a batch" in capsys.readouterr().err
+    assert main(flags) == 2 and "one text stands in all 14 training rows" in capsys.readouterr().err
+    assert not (tmp_path / "hidden").exists()  # said before anything is encoded
+    triangle = [("red", "blue"), ("blue", "green"), ("green", "red")]  # every two rows share a text, and no text is in all
+    write_rows(tmp_path / "pairs.jsonl", [{"query": one, "pos": [other]} for one, other in [*triangle, ("big", "small")]])
+    outcomes = set()
+    for seed in range(8):  # which query is held out depends on the data seed
+        main([*flags, f"--data_seed={seed}", "--heldout_fraction=0.25", f"--save_dir={tmp_path}/s{seed}"])
+        outcomes.add("an epoch without a batch" in capsys.readouterr().err)
+    assert outcomes == {True, False}
 
 
 def test_several_seeds_and_the_plan(capsys, flags, tmp_path):

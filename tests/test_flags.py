@@ -7,11 +7,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from glot.config import RunConfig, parse_seeds
 from glot.errors import ConfigError
 from glot.flags import CONDITIONS, FLAGS, STRESS_DEFAULTS, parse, to_yaml
 from glot.names import CHOICES
+from glot.released import released_name
 
 ROOT = Path(__file__).parents[1]
 GLUE = (
@@ -65,6 +67,8 @@ def test_the_release_embedding_stress_and_sweep_lines(tmp_path, monkeypatch):
     (tmp_path / "data/msmarco-triplets.jsonl").touch()
     config = parse(shlex.split(EMBEDDING)).config
     assert (config.data.num_train_samples, config.pooler.num_layers, config.contrastive.proj_dim, config.train.lr) == ("full", 4, 512, 2e-5)
+    sweep = yaml.safe_load((ROOT / "mteb_eval_config.yaml").read_text())["parameters"]
+    assert str(released_name(config)) == str(Path(sweep["checkpoint_path"]["value"]))  # what is trained is what the sweep looks for
     stress = parse(shlex.split(STRESS), defaults=STRESS_DEFAULTS).config
     assert (stress.data.task, stress.data.num_train_samples, stress.stress.distractor_ratio, stress.train.lr) == (
         "stress",

@@ -1,9 +1,12 @@
 """The plain tuples of names.py against the tables that give them meaning."""
 
+from dataclasses import replace
+
 from glot import backbone, graph, names, store
+from glot.config import GraphConfig, PoolerConfig
 from glot.datasets.stress import VARIANTS
 from glot.flags import FLAGS
-from glot.poolers import POOLERS
+from glot.poolers import POOLERS, build_pooler
 from glot.poolers.convs import CONVS
 from glot.poolers.glot import JUMPS
 from glot.tasks import LABEL_SCALES, TASKS
@@ -19,6 +22,12 @@ def test_names_equal_tables():
     assert set(names.DTYPES) == set(backbone.DTYPES) == set(store.layout.DTYPES)
     assert set(names.STRESS_VARIANTS) == set(VARIANTS)
     assert set(names.EMBEDDED_BACKBONES) == set(backbone.source.EMBEDDED)
+
+
+def test_poolers_without_weights():
+    config = PoolerConfig(num_layers=1)
+    built = {name: build_pooler(replace(config, pooling_method=name), GraphConfig(), 8) for name in POOLERS}
+    assert set(names.FIXED_POOLERS) == {name for name, pooler in built.items() if not list(pooler.parameters())}
 
 
 def test_every_config_field_is_a_flag_and_the_other_way_round():
