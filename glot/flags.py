@@ -14,7 +14,7 @@ import yaml
 
 from glot.checks import check
 from glot.config import RunConfig, kinds, read_saved
-from glot.errors import ConfigError, nearest, unknown_name
+from glot.errors import CheckpointError, ConfigError, nearest, unknown_name
 from glot.names import CHOICES, EVALUATIONS
 
 TRUE, FALSE = ("1", "true", "yes"), ("0", "false", "no")
@@ -273,7 +273,10 @@ def adopt_checkpoint(config: RunConfig, explicit: set[str]) -> tuple[RunConfig, 
     """
     path = config.mteb.checkpoint
     assert path is not None
-    saved = read_saved(path)
+    try:
+        saved = read_saved(path)
+    except CheckpointError as error:
+        return config, [f"--checkpoint_path={error}"]
     if saved is None:
         return config, []
     trained = {**saved["flags"], "data_seed": RunConfig.from_dict(saved["flags"]).data_seed}

@@ -183,13 +183,15 @@ def resolve_cells(path: Path, study: Study) -> list[RunConfig]:
     problems, configs = [], []
     arm_only = {cell.arm: set(cell.flags) for cell in study.cells if cell.arm}
     shared = set.intersection(*arm_only.values()) if arm_only else set()
+    found: dict[str, list[str]] = {}  # mistake -> the cells that have it: a grid of 49 tasks makes one line of it, not 49
     for cell in study.cells:
         where = f"{path}: {', '.join([*filter(None, [cell.arm]), *(f'{name}={value}' for name, value in cell.grid.items())])}"
         words = [f"--{name}={value}" for name, value in {**cell.flags, **{name: values[0] for name, values in study.tune.items()}}.items()]
         try:
             parsed = parse(words, study.program, PROGRAMS[study.program])
         except ConfigError as error:
-            problems += [f"{where}: {problem}" for problem in error.problems]
+            for problem in error.problems:
+                found.setdefault(problem, []).append(where)
             continue
         inert = [name for remark in parsed.remarks for name in _named(remark) if name in set(cell.flags) - shared] if cell.arm else []
         problems += [f"{where}: --{name} has no effect in this arm; leave it out" for name in inert]
@@ -199,11 +201,14 @@ def resolve_cells(path: Path, study: Study) -> list[RunConfig]:
         configs.append(config if config.data.data_seed is not None else config.with_values(data_seed=0))
     seen: dict[str, Cell] = {}
     for cell, config in zip(study.cells, configs, strict=False):
-        twin = seen.setdefault(config.fingerprint(), cell) if not problems else cell
+        twin = seen.setdefault(config.fingerprint(), cell) if not problems and not found else cell
         if twin is not cell and twin.grid == cell.grid:
             problems.append(f"{path}: arms {twin.arm} and {cell.arm} cannot differ: they are the same run")
+    for problem, cells in found.items():
+        more = f" (and so in {len(cells) - 1} more)" if len(cells) > 1 else ""
+        problems.append(f"{cells[0]}: {problem}{more}")
     if problems:
-        raise ConfigError(*dict.fromkeys(problems))
+        raise ConfigError(*problems)
     return configs
 
 

@@ -18,13 +18,13 @@ from glot.backbone import Backbone, find_backbone
 from glot.cli import glot_main, main
 from glot.config import RunConfig
 from glot.encoder import SentenceEncoder
-from glot.errors import CheckpointError, ConfigError
+from glot.errors import ConfigError
 from glot.flags import FLAGS, parse
 from glot.integrations.mteb import MtebModel, _read_locally, evaluate_tasks, find_tasks
 from glot.names import CHOICES, MTEB_CACHE
 from glot.poolers.fixed import MeanPooler
 from glot.report.mteb import mteb_table
-from glot.sweep import read_study
+from glot.sweep import read_study, resolve_cells
 
 pytestmark = pytest.mark.slow  # mteb takes seconds to import and to evaluate
 NAMES = [flag.name for flag in FLAGS]
@@ -186,7 +186,7 @@ def test_a_bare_pth_says_what_is_assumed(capsys, flags, trained, tmp_path):
     assert result["scores"] == run(capsys, [*flags, "--mteb_task=BIOSSES", f"--checkpoint_path={trained}"])["scores"]
     assert main([*words[:-1], "--tau=0.6", "--model_name_or_path=minilm"]) == 2
     assert "its pooler takes d = 16, --model_name_or_path=minilm gives 384" in capsys.readouterr().err
-    with pytest.raises(CheckpointError, match="not there; give a run folder"):
+    with pytest.raises(ConfigError, match=r"--checkpoint_path=/no/such\.pth: not there; give a run folder"):
         parse([*flags, "--checkpoint_path=/no/such.pth"])
 
 
@@ -249,6 +249,11 @@ def test_the_shipped_sweeps_are_flags_and_tasks(path, trained):
         own = {**cell.flags, **({"checkpoint_path": "standard"} if "checkpoint_path" in cell.flags else {})}
         parsed = parse([f"--{name}={value}" for name, value in own.items()])
         assert parsed.config.data.task == "mteb" and all(value in CHOICES["pooling_method"] for value in (own["pooling_method"],))
+    if "eval" in path.stem:  # its checkpoint is not trained yet: one line says so, not 49
+        with pytest.raises(ConfigError) as caught:
+            resolve_cells(path, study)
+        (line,) = caught.value.problems
+        assert line.startswith(f"{path}: ") and "--checkpoint_path=saved_models" in line and line.endswith("(and so in 48 more)")
     assert content["command"][0] == "${env}" and content["program"] == "main.py"
 
 
