@@ -1,6 +1,6 @@
-"""Our encoder against SentenceTransformer.encode on one backbone, and GLOT against the mean: `python benchmarks/encode_speed.py DATA_DIR`.
+"""Our encoder against SentenceTransformer.encode on one backbone, and GLOT against our mean: `python -m benchmarks.encode_speed DATA_DIR`.
 
-2,000 real sentences each: IMDB reviews cut at 256 tokens, and both sides of STS-B; batches of 32, float32. Ratios below 1: ours is faster.
+Real sentences: IMDB reviews cut at 256 tokens, and both sides of STS-B; batches of 32, float32. Ratios below 1: the first is faster.
 """
 
 import sys
@@ -10,39 +10,53 @@ import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Normalize, Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
-from timing import compare
 
+from benchmarks.timing import ROUNDS, Timings
 from glot.backbone import Backbone, find_backbone
 from glot.config import GraphConfig, PoolerConfig
 from glot.datasets import load_hub_examples
 from glot.encoder import SentenceEncoder
 from glot.poolers import build_pooler
 
-COUNT, LENGTH, BATCH = 2000, 256, 32
+LENGTH, BATCH = 256, 32
 
 
-def texts(data_dir: Path) -> dict[str, list[str]]:
-    """Sentences of two data sets, spread over each file."""
+def real_sentences(data_dir: Path, count: int) -> dict[str, list[str]]:
+    """`count` sentences of each of two data sets, spread over IMDB's file, from the start of STS-B's."""
     reviews = load_hub_examples("imdb", "test", data_dir, None).columns[0]
-    pairs = load_hub_examples("stsb", "train", data_dir, COUNT // 2).columns
-    return {"imdb, 256 tokens": reviews[:: len(reviews) // COUNT][:COUNT], "stsb": [*pairs[0], *pairs[1]]}
+    pairs = load_hub_examples("stsb", "train", data_dir, count // 2).columns
+    return {f"imdb, {LENGTH} tokens": reviews[:: len(reviews) // count][:count], "stsb": [*pairs[0], *pairs[1]]}
 
 
-def main() -> None:
-    """Print one line a comparison."""
+def measure(data_dir: Path, count: int = 2000, rounds: int = ROUNDS) -> dict[str, Timings]:
+    """Data set -> seconds of `mean`, `glot` (K = 2, h = 128, tau 0.6) and `sentence-transformers`."""
     source = find_backbone("minilm")
     backbone = Backbone(source, LENGTH, "float32", str(source.num_layers), torch.device("cpu"))
     poolers = {"mean": PoolerConfig("mean"), "glot": PoolerConfig("glot", gat_hidden_dim=128, num_layers=2)}
-    graph = GraphConfig(tau=0.6)
-    ours = {name: SentenceEncoder(backbone, build_pooler(config, graph, backbone.hidden_size)) for name, config in poolers.items()}
+    ours = {
+        name: SentenceEncoder(backbone, build_pooler(config, GraphConfig(tau=0.6), backbone.hidden_size))
+        for name, config in poolers.items()
+    }
     module = Transformer(source.path, max_seq_length=LENGTH)
     theirs = SentenceTransformer(modules=[module, Pooling(module.get_embedding_dimension(), "mean"), Normalize()], device="cpu")
-    for name, sentences in texts(Path(sys.argv[1])).items():
+    found = {}
+    for name, sentences in real_sentences(data_dir, count).items():
         assert abs(ours["mean"].encode(sentences[:64]) - theirs.encode(sentences[:64])).max() < 1e-5
-        found = compare(lambda s=sentences: ours["mean"].encode(s, BATCH), lambda s=sentences: theirs.encode(s, BATCH))
-        print(f"{name}: mean {found.ours:.2f} s, SentenceTransformer {found.other:.2f} s, ratio {found.ratio:.3f}", flush=True)
-        found = compare(lambda s=sentences: ours["glot"].encode(s, BATCH), lambda s=sentences: ours["mean"].encode(s, BATCH))
-        print(f"{name}: glot {found.ours:.2f} s, mean {found.other:.2f} s, ratio {found.ratio:.3f}", flush=True)
+        encoders = {**ours, "sentence-transformers": theirs}
+        work = {who: lambda encoder=encoder, s=sentences: encoder.encode(s, batch_size=BATCH) for who, encoder in encoders.items()}
+        found[name] = Timings(work, rounds)
+    return found
+
+
+def main() -> None:
+    """One line a data set."""
+    count, rounds = (int(word) for word in (sys.argv[2:] or ["2000", str(ROUNDS)]))
+    for name, found in measure(Path(sys.argv[1]), count, rounds).items():
+        print(
+            f"{count} sentences, {name}, {rounds} rounds: mean {found.seconds('mean'):.2f} s, "
+            f"{found.ratio('mean', 'sentence-transformers'):.3f} of SentenceTransformer.encode; "
+            f"glot {found.ratio('glot', 'mean'):.3f} of mean"
+        )
 
 
 if __name__ == "__main__":

@@ -1,31 +1,41 @@
-"""Side-by-side timings: what is compared alternates in one process, so that a noisy machine slows both."""
+"""Side-by-side timings: what is compared takes turns in one process, so that a noisy machine slows all of it."""
 
 import time
 from collections.abc import Callable
 from statistics import median
-from typing import NamedTuple
+
+ROUNDS = 7
 
 
-class Ratio(NamedTuple):
-    """Median seconds of both sides, and the median of the rounds' ratios."""
+class Timings:
+    """Seconds of several pieces of work, one row a round.
 
-    ours: float
-    other: float
-    ratio: float
+    Args:
+        sides: name -> work. Each is run once unmeasured; then every round runs all of them, starting one further each time.
+        rounds: how often.
+        before: run ahead of each piece of work, unmeasured (a cold cache, say).
+    """
 
+    def __init__(self, sides: dict[str, Callable[[], object]], rounds: int = ROUNDS, before: Callable[[], object] = lambda: None) -> None:
+        for work in sides.values():
+            before()
+            work()
+        names = list(sides)
+        self._rows: list[dict[str, float]] = []
+        for turn in range(rounds):
+            shift = turn % len(names)
+            row = {}
+            for name in names[shift:] + names[:shift]:
+                before()
+                start = time.perf_counter()
+                sides[name]()
+                row[name] = time.perf_counter() - start
+            self._rows.append(row)
 
-def compare(ours: Callable[[], object], other: Callable[[], object], rounds: int = 7) -> Ratio:
-    """Run both once unmeasured, then alternate for `rounds` rounds; ratio = ours / other."""
-    ours(), other()
-    pairs = []
-    for turn in range(rounds):
-        first, second = (ours, other) if turn % 2 == 0 else (other, ours)
-        seconds = [_seconds(first), _seconds(second)]
-        pairs.append(seconds if turn % 2 == 0 else seconds[::-1])
-    return Ratio(median(own for own, _ in pairs), median(their for _, their in pairs), median(own / their for own, their in pairs))
+    def seconds(self, name: str) -> float:
+        """Median seconds of one side."""
+        return median(row[name] for row in self._rows)
 
-
-def _seconds(work: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
+    def ratio(self, name: str, other: str) -> float:
+        """Median over the rounds of `name` / `other`: below 1, `name` is faster."""
+        return median(row[name] / row[other] for row in self._rows)

@@ -48,7 +48,7 @@ def check(config: RunConfig) -> list[str]:
         problems.append(f"--tau={config.graph.tau}: must be at least -1 and below 1 (an edge needs cosine > tau)")
     if not 0 < config.data.heldout_fraction < 1:
         problems.append(f"--heldout_fraction={config.data.heldout_fraction}: must be above 0 and below 1")
-    for one in (_check_rows, _check_pooler, _check_backbone, _check_stress, _check_seeds, _check_folders):
+    for one in (_check_rows, _check_pooler, _check_backbone, _check_stress, _check_seeds, _check_folders, _check_processes):
         problems += one(config)
     return problems
 
@@ -118,6 +118,23 @@ def _check_seeds(config: RunConfig) -> list[str]:
     except ValueError:
         return [f"--seeds={config.train.seeds}: must be different numbers such as 0,1,2 or 0..9"]
     return []
+
+
+def _check_processes(config: RunConfig) -> list[str]:
+    """What several processes (torchrun) cannot share."""
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    if count == 1:
+        return []
+    problems = []
+    if config.data.task == "mteb":
+        problems.append("--task=mteb: runs in one process; start it without torchrun, or one process a task")
+    if config.backbone.finetune_backbone:
+        problems.append(f"--finetune_backbone=1: {count} processes would train {count} backbones apart; start it without torchrun")
+    if config.pooler.pooling_method == "mlp":
+        problems.append("--pooling_method=mlp: its batch norm would see one process's share of a batch; start it without torchrun")
+    if config.pooler.pooling_method == "glot" and config.pooler.gnn_type in ("gin", "gine"):
+        problems.append(f"--gnn_type={config.pooler.gnn_type}: its batch norm would see one process's share of a batch; use gat or gcn")
+    return problems
 
 
 def _check_folders(config: RunConfig) -> list[str]:

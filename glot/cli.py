@@ -6,9 +6,13 @@ Exit codes: 0 done, 2 a mistake in what was asked for, 130 stopped by the user.
 import json
 import os
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
+from glot.config import RunConfig
+from glot.distributed import processes
 from glot.errors import ConfigError, GlotError, nearest
 from glot.flags import STRESS_DEFAULTS, Parsed, parse, parse_export, to_yaml
 
@@ -57,6 +61,8 @@ COMMANDS: dict[str, tuple[Callable[[list[str], str], int], str]] = {
     "export": (export_main, "a run as a folder that SentenceTransformer loads"),
     "report": (report_main, "what a study's runs say: intervals, paired tests, floors, published figures"),
 }
+SHARED = ("run", "stress")
+"""Commands that several processes can share."""
 
 
 def glot_main(argv: list[str] | None = None) -> int:
@@ -69,6 +75,9 @@ def glot_main(argv: list[str] | None = None) -> int:
     if words[0] not in COMMANDS:
         print(f"glot: {words[0]}: no such command{nearest(words[0], COMMANDS)}; there are {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
+    if processes().count > 1 and words[0] not in SHARED:
+        print(f"glot {words[0]}: works in one process; start it without torchrun", file=sys.stderr)
+        return 2
     return COMMANDS[words[0]][0](words[1:], f"glot {words[0]}")
 
 
@@ -80,8 +89,9 @@ def _guarded(work: Callable[[], None]) -> int:
     try:
         work()
     except GlotError as error:
+        who = "" if processes().is_first else f"process {processes().rank}: "
         for problem in error.problems:
-            print(f"error: {problem}", file=sys.stderr)
+            print(f"{who}error: {problem}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("stopped; a half-written store goes on from here when the same command is given again", file=sys.stderr)
@@ -96,15 +106,26 @@ def _run(parsed: Parsed) -> None:
     if parsed.print_config:
         print(to_yaml(config), end="")
         return
-    for remark in parsed.remarks:
+    team = processes()
+    for remark in parsed.remarks if team.is_first else []:
         print(remark, file=sys.stderr)
     from glot import recipes
 
     if config.output.dry_run:
         print(recipes.plan(config))
         return
-    result = recipes.choose_recipe(config)(config)
-    print(json.dumps(result, indent=1, allow_nan=False))
+    with nullcontext(config) if team.is_first else _as_helper(config) as config:
+        result = recipes.choose_recipe(config)(config)
+    team.leave()
+    if team.is_first:
+        print(json.dumps(result, indent=1, allow_nan=False))
+
+
+@contextmanager
+def _as_helper(config: RunConfig) -> Iterator[RunConfig]:
+    """What the further processes of a run do: all of it, silently and into a folder that goes away. The first one keeps what it writes."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield config.with_values(output_dir=folder, save_dir=folder, report_to="none", verbose=False)
 
 
 DEMO_FLAGS = {"model_name_or_path", "trust_remote_code", "device", "output_dir", "store_dir", "overwrite", "verbose"}

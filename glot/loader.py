@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, Sampler, SequentialSampler
 
+from glot.distributed import Processes, processes
 from glot.store.layout import texts_sha256
 from glot.types import Batch, Examples, TokenSource
 
@@ -48,19 +49,25 @@ class TextIndex:
 
 
 class _Rows(Dataset):
-    """`rows[batch of indices]` -> Batch; what a worker process holds."""
+    """`rows[batch of indices]` -> Batch, or this process's share of it; what a worker process holds."""
 
-    def __init__(self, sides: tuple[np.ndarray, ...], labels: np.ndarray | None, source: TokenSource) -> None:
-        self.sides, self.labels, self.source = sides, labels, source
+    def __init__(self, sides: tuple[np.ndarray, ...], labels: np.ndarray | None, source: TokenSource, team: Processes) -> None:
+        self.sides, self.labels, self.source, self.team = sides, labels, source, team
 
     def __len__(self) -> int:
         return len(self.sides[0])
 
     def __getitem__(self, rows: list[int]) -> Batch:
         labels = None if self.labels is None else torch.from_numpy(self.labels[rows])
-        places = [side[rows].ravel() for side in self.sides]
-        present = [side[side >= 0] for side in places]  # a row may have fewer negatives than others
-        return Batch(tuple(self.source.gather(side) for side in present if len(side)), labels)
+        sides, shares = [], []
+        for side in self.sides:
+            places = [side[part].ravel() for part in self.team.split(rows)]
+            present = [part[part >= 0] for part in places]  # a row may have fewer negatives than others
+            if any(map(len, present)):
+                own = present[self.team.rank]
+                sides.append(self.source.gather(own if len(own) else np.concatenate(present)[:1]))
+                shares.append(tuple(map(len, present)))
+        return Batch(tuple(sides), labels, tuple(shares) if self.team.count > 1 else ())
 
 
 class DistinctBatches(Sampler[list[int]]):
@@ -114,7 +121,7 @@ class BatchLoader:
         source: where the states come from.
         batch_size: sentences or pairs; the last batch may be smaller.
         device: where batches end up.
-        seed: shuffles anew in every epoch; None keeps the order.
+        seed: shuffles anew in every epoch, and the processes of a run share each batch; None keeps the order, and each takes all.
         num_workers: processes that gather ahead.
     """
 
@@ -128,7 +135,7 @@ class BatchLoader:
         seed: int | None = None,
         num_workers: int = 0,
     ) -> None:
-        rows = _Rows(sides, labels, source)
+        rows = _Rows(sides, labels, source, Processes() if seed is None else processes())
         generator = None if seed is None else torch.Generator().manual_seed(seed)
         order = SequentialSampler(rows) if generator is None else RandomSampler(rows, generator=generator)
         plain = BatchSampler(order, batch_size, drop_last=False)

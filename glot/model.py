@@ -2,6 +2,7 @@
 
 from torch import Tensor, nn
 
+from glot.distributed import gather_rows
 from glot.types import Batch
 
 
@@ -15,7 +16,10 @@ class SentenceModel(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """The head's output: (B, C) logits or (B,) cosines."""
-        return self.head(*(self.pooler(side) for side in batch.sides))
+        vectors = [self.pooler(side) for side in batch.sides]
+        if batch.shares:  # the head sees the whole batch, so that the loss is that of one process
+            vectors = [gather_rows(rows, counts) for rows, counts in zip(vectors, batch.shares, strict=True)]
+        return self.head(*vectors)
 
     @property
     def trainable_params(self) -> int:

@@ -33,6 +33,7 @@ from glot.checkpoint import (
 from glot.config import DataConfig, RunConfig, StressConfig, parse_seeds, versions
 from glot.datasets import PairFile
 from glot.datasets.shortcuts import score_shortcuts
+from glot.distributed import processes
 from glot.encoder import open_encoder
 from glot.errors import DataError, GlotError
 from glot.heatmap import draw_heat_map
@@ -59,7 +60,7 @@ def run_task(config: RunConfig, further: Callable[[Result], None] | None = None)
     `further` adds to the run folder and to the result before `result.json`, which is written last.
     """
     clock = Clock("load", "encode", "train", "evaluate")
-    report_to, device = resolve_report_to(config.output.report_to), pick_device(config.backbone.device)
+    report_to, device = resolve_report_to(config.output.report_to), own_device(config)
     with clock.phase("load"):
         task = TASKS[config.data.task]
         data, texts = read_texts(config)
@@ -79,7 +80,7 @@ def run_task(config: RunConfig, further: Callable[[Result], None] | None = None)
     tracker.start(config.to_dict())
     optimizer = make_optimizer(config, model, tokens)
     loss, options = training_loss(task, config.to_dict()), fit_options(config, task, optimizer)
-    fitted = fit(model, batches.train, loss, optimizer, lambda: batches.score(model, data.watched), options, tracker)
+    fitted = fit(processes().wrap(model), batches.train, loss, optimizer, lambda: batches.score(model, data.watched), options, tracker)
     tracker.close()
 
     with clock.phase("evaluate"):
@@ -168,7 +169,7 @@ def score_untrained_mean(config: RunConfig) -> dict[str, float]:
     """Metrics of mean pooling on the held-out slice of a contrastive run whose states are stored: what training has to beat."""
     data, texts = read_texts(config)
     source = find_backbone(config.backbone.model_name_or_path, config.backbone.trust_remote_code)
-    device = pick_device(config.backbone.device)
+    device = own_device(config)
     settled, _ = settle(config.with_values(override_precompute=False), source)
     tokens = open_tokens(settled, source, texts, device, Clock())
     untrained = build_model(config.with_values(pooling_method="mean"), tokens.hidden_size).to(device)
@@ -243,7 +244,7 @@ def encode_once(configs: list[RunConfig]) -> float:
         try:
             source = find_backbone(config.backbone.model_name_or_path, config.backbone.trust_remote_code)
             settle(config, source)
-            write_layers(config, source, read_texts(config)[1], list(layers), pick_device(config.backbone.device), clock)
+            write_layers(config, source, read_texts(config)[1], list(layers), own_device(config), clock)
         except GlotError as error:
             say(f"cannot encode: {error}")
     return clock.seconds["encode"]
@@ -253,7 +254,7 @@ def run_estimate(config: RunConfig) -> Result:
     """Size and time of the store that a run would write, from a sample (`--estimate`)."""
     source = find_backbone(config.backbone.model_name_or_path, config.backbone.trust_remote_code)
     config, _ = settle(config, source)
-    return estimate_store(config, source, read_texts(config)[1], pick_device(config.backbone.device))
+    return estimate_store(config, source, read_texts(config)[1], own_device(config))
 
 
 GRAPH_TEXTS = 1000
@@ -265,7 +266,7 @@ def run_graph(config: RunConfig) -> tuple[str, str]:
     source = find_backbone(config.backbone.model_name_or_path, config.backbone.trust_remote_code)
     config, _ = settle(config, source)
     _, index = read_texts(config)
-    tokens = open_tokens(config, source, index, pick_device(config.backbone.device), Clock())
+    tokens = open_tokens(config, source, index, own_device(config), Clock())
     rows = np.sort(np.random.default_rng(0).choice(len(tokens), min(len(tokens), GRAPH_TEXTS), replace=False))
     counter = Counter(sorted({*GRAPH_TAUS, config.graph.tau}))
     for part in np.array_split(rows, max(1, len(rows) // 64)):
@@ -349,6 +350,11 @@ def settle(config: RunConfig, source: BackboneSource) -> tuple[RunConfig, list[s
     if not config.backbone.adaptive_length:
         source.check_length(config.backbone.max_length)
     return config.with_values(hidden_layer=layer, decoder_cls_last_token=last and source.is_decoder), notes
+
+
+def own_device(config: RunConfig) -> torch.device:
+    """Where this process computes."""
+    return pick_device(processes().device(config.backbone.device))
 
 
 def run_name(config: RunConfig, fingerprint: str) -> str:

@@ -92,18 +92,24 @@ class Examples:
 
 @dataclass(frozen=True)
 class Batch:
-    """What one step sees: one TokenBatch a side, and labels `(B,)` or None."""
+    """What one step sees: one TokenBatch a side, and labels `(B,)` or None.
+
+    Attributes:
+        shares: where several processes share the batch, the rows of each process for each side; `sides` are then this process's rows
+            (one to keep in step, where its share is 0), `labels` are those of the whole batch.
+    """
 
     sides: tuple[TokenBatch, ...]
     labels: Tensor | None
+    shares: tuple[tuple[int, ...], ...] = ()
 
     def __len__(self) -> int:
-        return len(self.sides[0])
+        return sum(self.shares[0]) if self.shares else len(self.sides[0])
 
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch on `device`."""
         labels = None if self.labels is None else self.labels.to(device)
-        return Batch(tuple(side.to(device) for side in self.sides), labels)
+        return Batch(tuple(side.to(device) for side in self.sides), labels, self.shares)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).parents[1] / "glot"
 FILES = sorted(PACKAGE.rglob("*.py"))
 RANKS = {
     0: ("errors", "names"),
-    1: ("types", "config", "metrics", "losses", "progress"),
+    1: ("types", "config", "metrics", "losses", "progress", "distributed"),
     2: ("checks", "segment", "graph", "heads", "datasets", "backbone", "store", "tracking"),
     3: ("poolers", "model", "loader", "census"),
     4: ("tasks", "tokens", "train", "evaluate"),
@@ -37,7 +37,7 @@ DOORS = {
     "transformers": ("backbone",),
     "datasets": ("datasets",),
     "torch_geometric": ("poolers",),
-    "accelerate": (),
+    "accelerate": ("distributed",),
     "peft": (),
     "mteb": ("integrations",),
     "sentence_transformers": ("integrations",),

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from glot.distributed import processes
 from glot.errors import StoreError
 from glot.progress import counter, say
 from glot.store.layout import CHUNKS, DTYPES, KEY, LOCK, MANIFEST, PLAN, TOKENS, Manifest, StoreKey
@@ -79,61 +80,74 @@ def write_stores(
 ) -> list[Path]:
     """Make the stores of `keys` complete, all from one pass over the texts, and return their folders.
 
-    The keys differ in their layer alone; `encode` yields one batch for each key.
+    The keys differ in their layer alone; `encode` yields one batch for each key. Several processes (`glot.distributed`) share the chunks;
+    the first one locks, prepares and writes the manifest.
 
     Raises:
         StoreError: not enough room on the disk, or a state that the store's precision cannot hold.
     """
     folders = [key.folder(root) for key in keys]
+    team = processes()
     with ExitStack() as locks:
-        for folder in sorted(folders):  # in one order, or two processes could wait for each other
-            folder.mkdir(parents=True, exist_ok=True)
-            locks.enter_context(_locked(folder, options.verbose))
-        for folder in folders if options.rebuild else []:
-            _remove(folder)
-        # another process may have written some while this one waited
+        if team.is_first:
+            for folder in sorted(folders):  # in one order, or two runs could wait for each other
+                folder.mkdir(parents=True, exist_ok=True)
+                locks.enter_context(_locked(folder, options.verbose))
+            for folder in folders if options.rebuild else []:
+                _remove(folder)
+            # another run may have written some while this one waited
+            missing = [(folder, key) for folder, key in zip(folders, keys, strict=True) if not (folder / MANIFEST).is_file()]
+            _prepare(missing, plan, options)
+        team.wait()
         places = {folder: place for place, folder in enumerate(folders) if not (folder / MANIFEST).is_file()}
         if places:
-            done = set.intersection(*(_finished_chunks(folder, plan) for folder in places)) if options.resume else set()
-            _prepare(places, [keys[place] for place in places.values()], plan, done, options.verbose)
+            done = set.intersection(*(_finished_chunks(folder, plan) for folder in places))
             _write_chunks(places, plan, encode, done, options.verbose)
-        for folder, place in places.items():
+        team.wait()
+        for folder, place in places.items() if team.is_first else ():
             totals = len(plan.lengths), int(plan.lengths.sum()), plan.hidden_size, plan.size_bytes, len(plan.chunks())
             Manifest(json.loads(keys[place].to_json()), *totals, versions).write(folder)
+        team.wait()
     return folders
 
 
-def _prepare(folders: Iterable[Path], keys: list[StoreKey], plan: StorePlan, done: set[int], verbose: bool) -> None:
+def _prepare(missing: list[tuple[Path, StoreKey]], plan: StorePlan, options: WriteOptions) -> None:
     """Key, plan and room for every store that is to be written, unless a part of all of them is there already."""
-    folders = list(folders)
-    names = ", ".join(map(str, folders))
+    if not missing:
+        return
+    folders = [folder for folder, _ in missing]
+    done = set.intersection(*(_finished_chunks(folder, plan) for folder in folders)) if options.resume else set()
     if done:
-        say(f"store {names}: {len(done)} of {len(plan.chunks())} chunks are there, going on", verbose)
+        say(f"store {', '.join(map(str, folders))}: {len(done)} of {len(plan.chunks())} chunks are there, going on", options.verbose)
     else:
-        _say_size(folders, plan, verbose)
-    for folder, key in zip(folders, keys, strict=True):
+        _say_size(folders, plan, options.verbose)
+    for folder, key in missing:
         if not done:
             _remove(folder)
             (folder / KEY).write_text(key.to_json())
             np.savez(folder / PLAN, order=plan.order, lengths=plan.lengths)
         _reserve(folder, plan)
-        _remember(folder, done, len(plan.chunks()))
+        _remember(folder / CHUNKS, done, len(plan.chunks()))
+        for path in folder.glob(f"*.{CHUNKS}"):  # of further processes: what they did is in `done`
+            path.unlink()
 
 
 def _remove(folder: Path) -> None:
     """Forget a store: the manifest goes first, so that it is never complete and half there. Who has it mapped keeps the old file."""
     for name in (MANIFEST, CHUNKS, PLAN, TOKENS, KEY):
         (folder / name).unlink(missing_ok=True)
+    for path in folder.glob(f"*.{CHUNKS}"):
+        path.unlink()
 
 
 def _write_chunks(places: dict[Path, int], plan: StorePlan, encode: Encode, done: set[int], verbose: bool) -> None:
     """Write what is not `done`; `places` says which of the batches that `encode` yields belongs to which folder."""
     starts = np.concatenate([[0], np.cumsum(plan.lengths[plan.order])])
-    chunks = plan.chunks()
+    chunks, team = plan.chunks(), processes()
     with ExitStack() as files, counter("encode", "token", int(starts[-1]), verbose) as bar:
         streams = {files.enter_context((folder / TOKENS).open("r+b")): place for folder, place in places.items()}
         for index, (first, last) in enumerate(chunks):
-            if index in done:
+            if index in done or not team.owns(index):
                 bar.update(int(starts[last] - starts[first]))
                 continue
             for stream in streams:
@@ -146,12 +160,12 @@ def _write_chunks(places: dict[Path, int], plan: StorePlan, encode: Encode, done
                 stream.flush()
                 os.fsync(stream.fileno())
             for folder in places:
-                _remember(folder, {index}, len(chunks), mode="a")
+                _remember(folder / (CHUNKS if team.is_first else f"{team.rank}.{CHUNKS}"), {index}, len(chunks), mode="a")
 
 
-def _remember(folder: Path, done: set[int], count: int, mode: str = "w") -> None:
+def _remember(path: Path, done: set[int], count: int, mode: str = "w") -> None:
     """Write the finished chunks anew (which mends a torn last line), or add one."""
-    with (folder / CHUNKS).open(mode) as stream:
+    with path.open(mode) as stream:
         stream.writelines(json.dumps({"chunk": index, "of": count}) + "\n" for index in sorted(done))
 
 
@@ -165,13 +179,14 @@ def _as_bytes(batch: TokenBatch, dtype: str) -> memoryview:
 
 
 def _finished_chunks(folder: Path, plan: StorePlan) -> set[int]:
-    """Chunks that an earlier process wrote whole by this very plan; none where plan or sizes differ. A torn last line does not count."""
+    """Chunks that earlier processes wrote whole by this very plan; none where plan or sizes differ. A torn last line does not count."""
     if not all((folder / name).is_file() for name in (CHUNKS, PLAN, TOKENS)) or (folder / TOKENS).stat().st_size != plan.size_bytes:
         return set()
     with np.load(folder / PLAN) as written:
         if not np.array_equal(written["lengths"], plan.lengths):
             return set()
-    lines = [json.loads(line) for line in (folder / CHUNKS).read_text().split("\n")[:-1]]
+    files = [folder / CHUNKS, *folder.glob(f"*.{CHUNKS}")]
+    lines = [json.loads(line) for path in files for line in path.read_text().split("\n")[:-1]]
     return {int(line["chunk"]) for line in lines if line["of"] == len(plan.chunks())}
 
 

@@ -1,0 +1,1 @@
+"""What is measured, and how: `make bench`, or one module at a time with `python -m benchmarks.<module>`."""

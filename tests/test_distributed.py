@@ -1,0 +1,180 @@
+"""Two processes over gloo, as torchrun starts them: the same store, the same training, the same scores as one process."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, write_rows
+from safetensors.torch import load_file
+
+from glot.cli import glot_main, main
+from glot.distributed import Processes
+from glot.loader import _Rows
+from glot.store import writer
+from glot.types import TokenBatch
+
+pytestmark = pytest.mark.slow
+
+SMALL_CHUNKS = """
+import sys
+from glot.store import writer
+writer.CHUNK_BYTES = 400
+{before}
+from glot.cli import main
+raise SystemExit(main(sys.argv[1:]))
+"""
+
+
+def start_two(flags: list[str], folder: Path, before: str = "") -> subprocess.CompletedProcess:
+    """`main.py` with chunks of a few texts, in two processes."""
+    program = folder / "program.py"
+    program.write_text(SMALL_CHUNKS.format(before=before))
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    words = [sys.executable, *launcher, str(program), *flags, "--report_to=none"]
+    return subprocess.run(words, capture_output=True, text=True, env=environment, cwd=folder)
+
+
+def compare_runs(tmp_path: Path, capsys, monkeypatch, flags: list[str]) -> list[dict]:
+    """The same flags in one process and in two, each with a store of its own; both results, weights and scores found equal."""
+    monkeypatch.setattr(writer, "CHUNK_BYTES", 400)
+    words = [
+        [*flags, f"--output_dir={folder / 'runs'}", f"--store_dir={folder / 'hidden'}", "--run_name=run", "--verbose=0"]
+        for folder in (tmp_path / "with-1", tmp_path / "with-2")
+    ]
+    capsys.readouterr()
+    assert main(words[0]) == 0
+    two_processes = start_two(words[1], tmp_path)
+    assert two_processes.returncode == 0, two_processes.stderr[-2000:]
+    assert "Warning" not in two_processes.stderr
+    one, two = json.loads(capsys.readouterr().out), json.loads(two_processes.stdout)  # the first process's result and no other
+    weights = [load_file(Path(result["run_dir"]) / "model.safetensors") for result in (one, two)]
+    unseen = "pooler.score_layer.2.bias"  # the softmax cancels it: its gradient is rounding, which Adam makes a step of
+    for name, weight in [(name, weight) for name, weight in weights[0].items() if name != unseen]:
+        assert torch.allclose(weight, weights[1][name], atol=1e-4), name
+    assert [epoch["train_loss"] for epoch in one["history"]] == pytest.approx([epoch["train_loss"] for epoch in two["history"]], abs=1e-4)
+    assert one["best"]["metrics"] == pytest.approx(two["best"]["metrics"], abs=1e-4)
+    stores = [next(tmp_path.glob(f"with-{count}/hidden/*")) for count in (1, 2)]
+    assert (stores[0] / "tokens.bin").read_bytes() == (stores[1] / "tokens.bin").read_bytes()
+    assert len((stores[1] / "1.chunks.jsonl").read_text().splitlines()) > 1  # the second process did its share
+    assert [path.name for path in tmp_path.glob("with-2/runs/*")] == ["run"]  # and left no folder of its own
+    return one["history"]
+
+
+@pytest.fixture
+def pair_flags(tiny_bert, tmp_path) -> list[str]:
+    """Contrastive training on 15 distinct rows, of which some have a negative: batches of 4, one of 2 or 1."""
+    words = ["red", "blue", "green", "big", "small"]
+    rows = [
+        {"query": f"the {a} cat {b}", "pos": [f"a {a} dog {b}"], "neg": [f"not {a} {b}"] if row % 4 == 0 else []}
+        for row, (a, b) in enumerate((a, b) for a in words for b in words[:3])
+    ]
+    write_rows(tmp_path / "pairs.jsonl", rows)
+    return [
+        "--task=embedding",
+        f"--model_name_or_path={tiny_bert}",
+        f"--train_file={tmp_path / 'pairs.jsonl'}",
+        f"--save_dir={tmp_path / 'saved'}",
+        "--max_length=16",
+        "--batch_size=4",
+        "--hard_negatives=1",
+        "--epochs=3",
+        "--lr=1e-2",
+    ]
+
+
+def test_labelled_rows_train_as_in_one_process(tmp_path, capsys, monkeypatch, tiny_bert, mirror):
+    flags = [f"--model_name_or_path={tiny_bert}", f"--data_dir={mirror}", "--task=cola", "--max_length=16", "--batch_size=8"]
+    flags += ["--pooling_method=glot", "--gat_hidden_dim=8", "--tau=0.2", "--lr=1e-2"]
+    compare_runs(tmp_path, capsys, monkeypatch, flags)  # 41 rows: in the last batch one process has none
+
+
+def test_contrastive_batches_see_the_negatives_of_all_processes(tmp_path, capsys, monkeypatch, pair_flags):
+    history = compare_runs(tmp_path, capsys, monkeypatch, [*pair_flags, "--pooling_method=adapool"])
+    assert history[-1]["train_loss"] < history[0]["train_loss"]
+
+
+def test_weights_without_gradient_do_not_stop_the_others(tmp_path, capsys, monkeypatch, tiny_bert, mirror):
+    flags = [f"--model_name_or_path={tiny_bert}", f"--data_dir={mirror}", "--task=stsb", "--max_length=16", "--epochs=1"]
+    compare_runs(tmp_path, capsys, monkeypatch, [*flags, "--pooling_method=glot", "--gat_hidden_dim=8", "--graph_adj=none"])
+
+
+def test_a_store_that_a_dead_process_left_is_completed(tmp_path, capsys, monkeypatch, tiny_flags):
+    monkeypatch.setattr(writer, "CHUNK_BYTES", 400)
+    dies = """
+import os
+from glot.store import writer
+remember = writer._remember
+def _remember(path, done, count, mode="w"):
+    remember(path, done, count, mode)
+    if path.name == "1.chunks.jsonl":
+        os._exit(9)
+writer._remember = _remember
+"""
+    dead = start_two(tiny_flags, tmp_path, dies)
+    assert dead.returncode != 0
+    (folder,) = (tmp_path / "hidden").iterdir()
+    assert not (folder / "manifest.json").exists()
+    assert (folder / "1.chunks.jsonl").read_text().count("\n") == 1
+    assert main([*tiny_flags, "--verbose=1"]) == 0
+    assert "chunks are there, going on" in capsys.readouterr().err
+    finished = [json.loads(line)["chunk"] for line in (folder / "chunks.jsonl").read_text().splitlines()]
+    assert sorted(finished) == list(range(json.loads((folder / "manifest.json").read_text())["chunks"]))
+    assert not (folder / "1.chunks.jsonl").exists()
+
+
+def test_a_mistake_is_said_by_every_process_in_one_line(tmp_path, tiny_flags):
+    done = start_two([*tiny_flags, "--finetune_backbone=1"], tmp_path)
+    lines = [line for line in done.stderr.splitlines() if "finetune_backbone" in line]
+    assert sorted(line.split("--finetune")[0] for line in lines) == ["error: ", "process 1: error: "]
+    assert "Traceback" not in "".join(line for line in done.stderr.splitlines() if "glot" in line)
+
+
+@pytest.mark.parametrize(
+    ("flag", "named"),
+    [
+        ("--pooling_method=mlp", "batch norm"),
+        ("--pooling_method=glot --gnn_type=gin", "batch norm"),
+        ("--task=mteb", "one process"),
+        ("--finetune_backbone=1", "backbones apart"),
+    ],
+)
+def test_what_cannot_be_shared_is_refused(monkeypatch, capsys, tiny_flags, flag, named):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    assert main([*tiny_flags, *flag.split()]) == 2
+    assert named in capsys.readouterr().err
+
+
+def test_other_commands_are_for_one_process(monkeypatch, capsys):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert glot_main(["report", "somewhere"]) == 2
+    assert "one process" in capsys.readouterr().err
+
+
+class Numbered:
+    """A token source whose state is its row's number."""
+
+    hidden_size = 1
+
+    def gather(self, rows: np.ndarray) -> TokenBatch:
+        return TokenBatch.from_lengths(torch.as_tensor(rows, dtype=torch.float32).unsqueeze(1), torch.ones(len(rows), dtype=torch.int64))
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 8])
+def test_shares_join_to_the_whole_batch(size):
+    negatives = np.array([[20, -1], [-1, -1], [21, 22], [-1, -1], [23, -1], [-1, -1], [-1, -1], [24, 25]])
+    sides = (np.arange(8), np.arange(8) + 10, negatives)
+    rows = list(range(8))[::-1][:size]
+    whole = _Rows(sides, None, Numbered(), Processes())[rows]
+    parts = [_Rows(sides, None, Numbered(), Processes(rank, 3))[rows] for rank in range(3)]
+    for side, expected in enumerate(whole.sides):
+        own = [part.sides[side].tokens[: part.shares[side][rank]] for rank, part in enumerate(parts)]
+        assert torch.equal(torch.cat(own), expected.tokens)
+        assert all(len(part.sides[side]) > 0 for part in parts)  # nobody is without a row, or it would fall out of step
+    assert {len(part) for part in parts} == {size}
