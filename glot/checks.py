@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 from glot.config import LARGEST_SEED, RunConfig, parse_seeds
-from glot.names import EMBEDDED_BACKBONES, FIXED_POOLERS, MTEB_CACHE
+from glot.names import EMBEDDED_BACKBONES, FIXED_POOLERS, LONGEST_STACKED, MTEB_CACHE
 
 ROWS_WORDS = ("subset", "full")
 BOUNDS: dict[str, tuple[float, float]] = {
@@ -26,6 +26,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "weight_decay": (0, 1e3),
     "seed": (0, LARGEST_SEED),
     "data_seed": (0, LARGEST_SEED),
+    "order_seed": (0, LARGEST_SEED),
     "num_workers": (0, 256),
     "log_every": (1, 1 << 30),
     "proj_dim": (1, 1 << 20),
@@ -117,7 +118,24 @@ def _check_seeds(config: RunConfig) -> list[str]:
         parse_seeds(config.train.seeds)
     except ValueError:
         return [f"--seeds={config.train.seeds}: must be different numbers such as 0,1,2 or 0..9"]
-    return []
+    return _check_stack(config) if config.train.stack_seeds else []
+
+
+def _check_stack(config: RunConfig) -> list[str]:
+    """What cannot train side by side."""
+    pooler, backbone = config.pooler, config.backbone
+    is_glot = pooler.pooling_method == "glot" and pooler.num_layers > 0
+    longest = max(backbone.max_length, LONGEST_STACKED + backbone.adaptive_length)
+    reasons = {
+        "--task=embedding: the learning rate follows each run's own loss": config.data.task == "embedding",
+        "--finetune_backbone=1: there is one backbone": backbone.finetune_backbone,
+        "--pooling_method=mlp: has batch norm": pooler.pooling_method == "mlp",
+        f"--gnn_type={pooler.gnn_type}: only gat": is_glot and pooler.gnn_type != "gat",
+        "--jk_mode=lstm: only cat, max and mean": is_glot and pooler.jk_mode == "lstm",
+        f"--max_length above {LONGEST_STACKED} or --adaptive_length=1: too long for glot's layers": is_glot and longest > LONGEST_STACKED,
+        "torchrun: several processes share single runs": int(os.environ.get("WORLD_SIZE", "1")) > 1,
+    }
+    return [f"--stack_seeds=1 cannot go with {reason}; leave it out" for reason, holds in reasons.items() if holds]
 
 
 def _check_processes(config: RunConfig) -> list[str]:

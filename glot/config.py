@@ -97,6 +97,8 @@ class TrainConfig:
     weight_decay: float = 0.0
     seed: int = 42
     seeds: str | None = None
+    order_seed: int | None = None
+    stack_seeds: bool = False
     num_workers: int = 0
 
 
@@ -162,6 +164,11 @@ class RunConfig:
         """The seed of generated data, held-out rows and random graphs: `--data_seed`, else `--seed`."""
         return self.train.seed if self.data.data_seed is None else self.data.data_seed
 
+    @property
+    def order_seed(self) -> int:
+        """The seed of the batch order: `--order_seed`, else `--seed`."""
+        return self.train.seed if self.train.order_seed is None else self.train.order_seed
+
     def to_dict(self) -> dict[str, typing.Any]:
         """Flat: flag name -> value."""
         flat: dict[str, typing.Any] = {}
@@ -189,7 +196,7 @@ class RunConfig:
     def determining(self) -> dict[str, typing.Any]:
         """Flag name -> value of all that can change a result."""
         relevant = {name: value for name, value in self.to_dict().items() if sections()[name] not in ("output",)}
-        for name in ("store_dir", "data_dir", "override_precompute", "resume", "seeds", "num_workers", "save_dir"):
+        for name in ("store_dir", "data_dir", "override_precompute", "resume", "seeds", "stack_seeds", "num_workers", "save_dir"):
             relevant.pop(name)
         return relevant
 

@@ -3,18 +3,16 @@
 The only door to accelerate. A collective call must be reached by every process, in the same order.
 """
 
+import itertools
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
-
-import numpy as np
-import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from typing import TYPE_CHECKING, Any
 
 from glot.errors import ConfigError
+
+if TYPE_CHECKING:  # a command line that is refused loads nothing heavy
+    from torch import nn
 
 PATIENCE = timedelta(days=7)
 """How long processes wait for each other: encoding takes them unequal times. A process that died is noticed by the launcher."""
@@ -37,9 +35,10 @@ class Processes:
         """Whether this one writes the run folder and speaks."""
         return self.rank == 0
 
-    def split(self, rows: Sequence[int]) -> list[np.ndarray]:
-        """A batch's rows in order, a share (n,) for each process; sizes differ by one at most, and may be 0."""
-        return np.array_split(np.asarray(rows, dtype=np.int64), self.count)
+    def split(self, rows: list[int]) -> list[list[int]]:
+        """A batch's rows in order, a share for each process; sizes differ by one at most, and may be 0."""
+        ends = [len(rows) * rank // self.count for rank in range(self.count + 1)]
+        return [rows[first:last] for first, last in itertools.pairwise(ends)]
 
     def owns(self, index: int) -> bool:
         """Whether a numbered piece of work is this process's."""
@@ -67,13 +66,15 @@ class Processes:
         if self.count > 1:
             _state("auto").destroy_process_group()
 
-    def wrap(self, model: nn.Module) -> nn.Module:
+    def wrap(self, model: "nn.Module") -> "nn.Module":
         """The model for training: gradients are averaged over the processes (DistributedDataParallel)."""
         if self.count == 1:
             return model
+        from torch.nn.parallel import DistributedDataParallel
+
         device = next(model.parameters()).device
         # static: the same weights take part in every step, though perhaps not all: attention has no part in a graph without edges
-        return nn.parallel.DistributedDataParallel(model, [device] if device.index is not None else None, static_graph=True)
+        return DistributedDataParallel(model, [device] if device.index is not None else None, static_graph=True)
 
 
 def processes() -> Processes:
@@ -82,42 +83,12 @@ def processes() -> Processes:
     return Processes(int(os.environ.get("RANK", "0")), count) if count > 1 else Processes()
 
 
-def gather_rows(rows: Tensor, counts: Sequence[int]) -> Tensor:
-    """The rows of all processes in the order of their ranks, with gradient: (n, D) -> (sum of counts, D).
-
-    Every process must compute the same loss from them. Then a row's gradient, summed over the processes, is `count` times its own, and
-    DistributedDataParallel divides by that number: what one process would have got.
-
-    Args:
-        rows: of this process; more than its count where it had no row of its own and took one to keep in step.
-        counts: rows of each process.
-    """
-    team = processes()
-    own = rows[: counts[team.rank]]
-    parts = _Gather.apply(F.pad(own, (0, 0, 0, max(counts) - len(own))), team)
-    return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
-
-
-class _Gather(torch.autograd.Function):
-    """Rows (n, D), as many in every process -> those of each process, as `gather_rows` says."""
-
-    @staticmethod
-    def forward(ctx: Any, rows: Tensor, team: Processes) -> tuple[Tensor, ...]:
-        ctx.team = team
-        parts = [torch.empty_like(rows) for _ in range(team.count)]
-        torch.distributed.all_gather(parts, rows.contiguous())
-        return tuple(parts)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        return grads[ctx.team.rank] * ctx.team.count, None
-
-
 _joined: list[Any] = []
 
 
 def _state(device: str) -> Any:
     """The process group, joined on first use: over gloo on the CPU, over the accelerators' own library elsewhere."""
+    import torch
     from accelerate import PartialState
 
     if not _joined:

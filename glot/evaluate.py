@@ -15,10 +15,10 @@ RANKED_AT_ONCE = 256
 
 
 @torch.no_grad()
-def predict(model: nn.Module, batches: Batches) -> np.ndarray:
-    """The model's outputs in row order, in evaluation mode: (S, C) or (S,) float32."""
+def predict(model: nn.Module, batches: Batches, rows: int = 0) -> np.ndarray:
+    """The model's outputs in row order, in evaluation mode: (S, C) or (S,) float32; (R, S, ...) of a stack, with `rows` = 1."""
     model.eval()
-    return torch.cat([model(batch).float().cpu() for batch in batches]).numpy()
+    return torch.cat([model(batch).float().cpu() for batch in batches], rows).numpy()
 
 
 def score(outputs: np.ndarray, labels: np.ndarray, metrics: tuple[str, ...], suffix: str = "") -> dict[str, float]:

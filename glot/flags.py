@@ -85,6 +85,7 @@ CONDITIONS: dict[str, tuple[str, Callable[[RunConfig], bool]]] = {
     "released": ("--task=embedding without --seeds", lambda c: c.data.task == "embedding" and c.train.seeds is None),
     "mteb": ("--task=mteb", lambda c: c.data.task == "mteb"),
     "trains": ("a task that trains", lambda c: _trains(c)),
+    "seeds": ("--seeds", lambda c: _trains(c) and c.train.seeds is not None),
     "scored": ("a task that scores labelled rows, or mteb", lambda c: c.data.task != "embedding"),
 }
 """Name -> (in words, predicate): when a flag has an effect."""
@@ -155,6 +156,8 @@ FLAGS: tuple[Flag, ...] = (
     Flag(T, "weight_decay", "of Adam", "trains"),
     Flag(T, "seed", "initialisation and batch order (and --data_seed, where that is unset)"),
     Flag(T, "seeds", "several runs on one store: 0,1,2 or 0..9 (in place of --seed; --data_seed stays one for all)", "trains", True),
+    Flag(T, "order_seed", "seed of the batch order; unset = --seed", "trains", True),
+    Flag(T, "stack_seeds", "1 = the runs of --seeds train side by side in one pass, on one batch order", "seeds", True),
     Flag(T, "num_workers", "processes that read the store ahead; 0 = none", "live", True),
     Flag(T, "temperature", "of the contrastive loss", "embedding"),
     Flag(T, "contrastive_normalize", "1 = vectors of length one before the dot product", "embedding", True),

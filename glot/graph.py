@@ -124,7 +124,7 @@ class TokenGraph:
         """Packed states (N, width) -> one (b, n, width) a block, zero where padded."""
         sizes = [block.index.numel() for block in self.blocks]
         flat = _SpreadRows.apply(states, self.places, sum(sizes))
-        return [part.view(*block.index.shape, -1) for part, block in zip(flat.split(sizes), self.blocks, strict=True)]
+        return [part.unflatten(0, block.index.shape) for part, block in zip(flat.split(sizes), self.blocks, strict=True)]
 
     def unpad(self, blocks: list[Tensor]) -> Tensor:
         """The inverse of `pad`."""
@@ -148,27 +148,45 @@ class _SpreadRows(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, places: Tensor, total: int) -> Tensor:
-        ctx.save_for_backward(places)
+    def forward(rows: Tensor, places: Tensor, total: int) -> Tensor:
         return rows.new_zeros(total, rows.shape[1]).index_copy_(0, places, rows)
 
     @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, int], output: Tensor) -> None:
+        ctx.save_for_backward(inputs[1])
+
+    @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        return grad.index_select(0, ctx.saved_tensors[0]), None, None
+        return _CollectRows.apply(grad, ctx.saved_tensors[0]), None, None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int, None, None], rows: Tensor, places: Tensor, total: int) -> tuple[Tensor, int]:
+        """Stacked states (`glot.stack`) lie side by side as wider rows."""
+        wide = rows.movedim(in_dims[0], 1)
+        return _SpreadRows.apply(wide.flatten(1), places, total).view(total, *wide.shape[1:]).movedim(1, 0), 0
 
 
 class _CollectRows(torch.autograd.Function):
     """(total, w) -> the rows at `places` (N, w): the inverse of `_SpreadRows`."""
 
     @staticmethod
-    def forward(ctx: Any, flat: Tensor, places: Tensor) -> Tensor:
-        ctx.save_for_backward(places)
-        ctx.total = len(flat)
+    def forward(flat: Tensor, places: Tensor) -> Tensor:
         return flat.index_select(0, places)
 
     @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(inputs[1])
+        ctx.total = inputs[0].shape[0]
+
+    @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return grad.new_zeros(ctx.total, grad.shape[1]).index_copy_(0, ctx.saved_tensors[0], grad), None
+        return _SpreadRows.apply(grad, ctx.saved_tensors[0], ctx.total), None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int, None], flat: Tensor, places: Tensor) -> tuple[Tensor, int]:
+        """As in `_SpreadRows`."""
+        wide = flat.movedim(in_dims[0], 1)
+        return _CollectRows.apply(wide.flatten(1), places).view(len(places), *wide.shape[1:]).movedim(1, 0), 0
 
 
 def group_by_length(lengths: Tensor) -> list[Tensor]:

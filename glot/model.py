@@ -1,8 +1,13 @@
 """Pooler and head together. There is no backbone inside, so a checkpoint is small and training needs token states alone."""
 
-from torch import Tensor, nn
+from collections.abc import Sequence
+from typing import Any
 
-from glot.distributed import gather_rows
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from glot.distributed import Processes, processes
 from glot.types import Batch
 
 
@@ -25,3 +30,34 @@ class SentenceModel(nn.Module):
     def trainable_params(self) -> int:
         """Number of parameters that training moves."""
         return sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad)
+
+
+def gather_rows(rows: Tensor, counts: Sequence[int]) -> Tensor:
+    """The rows of all processes in the order of their ranks, with gradient: (n, D) -> (sum of counts, D).
+
+    Every process must compute the same loss from them. Then a row's gradient, summed over the processes, is their number times its own,
+    and DistributedDataParallel divides by that number: what one process would have got.
+
+    Args:
+        rows: of this process; more than its count where it had no row of its own and took one to keep in step.
+        counts: rows of each process.
+    """
+    team = processes()
+    own = rows[: counts[team.rank]]
+    parts = _Gather.apply(F.pad(own, (0, 0, 0, max(counts) - len(own))), team)
+    return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
+
+
+class _Gather(torch.autograd.Function):
+    """Rows (n, D), as many in every process -> those of each process, as `gather_rows` says."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, team: Processes) -> tuple[Tensor, ...]:
+        ctx.team = team
+        parts = [torch.empty_like(rows) for _ in range(team.count)]
+        torch.distributed.all_gather(parts, rows.contiguous())
+        return tuple(parts)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return grads[ctx.team.rank] * ctx.team.count, None

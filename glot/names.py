@@ -22,6 +22,9 @@ SIGNAL_POSITIONS = ("random", "start", "middle", "end")
 STRESS_VARIANTS = ("faithful", "length_matched", "relational", "repeat")
 EMBEDDED_BACKBONES = ("minilm", "smollm2")
 
+LONGEST_STACKED = 2048
+"""Tokens of a sentence up to which GLOT's layers are taken as a whole, which stacking needs."""
+
 CHOICES: dict[str, tuple[str, ...]] = {
     "task": TASKS + EVALUATIONS,
     "pooling_method": POOLERS,

@@ -2,6 +2,7 @@
 
 run_task       text -> hidden states on disk -> pooler and head trained on them -> scores in a run folder
 run_seeds      the same for several seeds on one store, with mean and spread
+run_stack      several seeds in one pass
 run_stress     run_task on the stress test, with what shortcuts score and a heat map
 run_embedding  run_task on pairs, with a checkpoint as the release knows it
 run_mteb       a pooler, trained or not, on MTEB
@@ -11,47 +12,47 @@ run_estimate   tokens, bytes and hours of a store, before there is one
 
 import math
 from collections.abc import Callable
-from functools import lru_cache
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from glot.backbone import BackboneSource, LiveTokens, find_backbone, pick_device
+from glot.backbone import find_backbone
 from glot.census import Counter
-from glot.checkpoint import (
-    BACKBONE,
-    PREDICTIONS,
-    RESULT,
-    build_model,
-    create_run_folder,
-    save_model,
-    write_config,
-    write_json,
-)
-from glot.config import DataConfig, RunConfig, StressConfig, parse_seeds, versions
-from glot.datasets import PairFile
+from glot.checkpoint import RESULT, build_model, create_run_folder, write_config, write_json
+from glot.config import RunConfig, parse_seeds, versions
 from glot.datasets.shortcuts import score_shortcuts
 from glot.distributed import processes
 from glot.encoder import open_encoder
 from glot.errors import DataError, GlotError
 from glot.heatmap import draw_heat_map
-from glot.loader import TextIndex
-from glot.model import SentenceModel
 from glot.names import EVALUATIONS, MTEB_CACHE
 from glot.progress import Clock, say
 from glot.released import check_released_file, released_name, save_released_file
 from glot.report.mteb import write_mteb_tables
 from glot.report.plots import plot_census
 from glot.report.tables import census_table
-from glot.result import Result, make_mteb_result, make_result, selection_in_words, store_entry, summarise
-from glot.splits import Loaders, PairLoaders
-from glot.tasks import TASKS, PairData, PairSpec, TaskData, TaskSpec, load_pair_data, load_task_data, training_loss
+from glot.result import Result, make_mteb_result, summarise
+from glot.run import (
+    close_run,
+    fit_options,
+    load_inputs,
+    make_loaders,
+    make_optimizer,
+    open_run,
+    own_device,
+    read_texts,
+    run_fingerprint,
+    run_name,
+    settle,
+)
+from glot.splits import Loaders
+from glot.stack import StackedModel
+from glot.tasks import training_loss
 from glot.tokens import estimate_store, open_tokens, signal_kept, write_layers
 from glot.tracking import make_tracker, resolve_report_to
-from glot.train import FitOptions, fit
-from glot.types import Texts, TokenSource
+from glot.train import fit
 
 
 def run_task(config: RunConfig, further: Callable[[Result], None] | None = None) -> Result:
@@ -59,48 +60,36 @@ def run_task(config: RunConfig, further: Callable[[Result], None] | None = None)
 
     `further` adds to the run folder and to the result before `result.json`, which is written last.
     """
-    clock = Clock("load", "encode", "train", "evaluate")
-    report_to, device = resolve_report_to(config.output.report_to), own_device(config)
-    with clock.phase("load"):
-        task = TASKS[config.data.task]
-        data, texts = read_texts(config)
-        source = find_backbone(config.backbone.model_name_or_path, config.backbone.trust_remote_code)
-        config, notes = settle(config, source)
-        fingerprint = run_fingerprint(config, source, data)
-    tokens = open_tokens(config, source, texts, device, clock)
-
-    torch.manual_seed(config.train.seed)
-    model = build_model(config, tokens.hidden_size).to(device)
-    run_dir = create_run_folder(Path(config.output.output_dir), run_name(config, fingerprint), config.output.overwrite)
-    write_config(run_dir, config, {"hidden_size": tokens.hidden_size, "backbone": source.identity, "data": data.sha256})
-    announce(config, run_dir, data, model)
-
-    batches = make_loaders(config, data, texts, tokens, device)
-    tracker = make_tracker(report_to, run_dir)
-    tracker.start(config.to_dict())
-    optimizer = make_optimizer(config, model, tokens)
+    inputs = load_inputs(config)
+    config, task = inputs.config, inputs.task
+    run = open_run(config, inputs)
+    batches = make_loaders(inputs)
+    optimizer = make_optimizer(config, run.model, inputs.tokens)
     loss, options = training_loss(task, config.to_dict()), fit_options(config, task, optimizer)
-    fitted = fit(processes().wrap(model), batches.train, loss, optimizer, lambda: batches.score(model, data.watched), options, tracker)
-    tracker.close()
+    model = processes().wrap(run.model)
+    (fitted,) = fit(model, batches.train, loss, optimizer, lambda: [batches.score(run.model, inputs.data.watched)], options, [run.tracker])
+    return close_run(run, inputs, batches, fitted, further)
 
-    with clock.phase("evaluate"):
-        scores = batches.score(model, data.reported, predictions=run_dir / PREDICTIONS)
-    save_model(run_dir, model)
-    if isinstance(tokens, LiveTokens) and tokens.trainable:
-        tokens.backbone.save(run_dir / BACKBONE)
-    result = make_result(config, task, fitted, scores, clock.seconds) | {
-        "select_by": selection_in_words(config, task, [split.split for split in data.reported]),
-        "rows": {split.split: len(split) for split in [data.train, *data.reported]},
-        "trainable_params": sum(parameter.numel() for group in optimizer.param_groups for parameter in group["params"]),
-        "store": store_entry(tokens),
-        "notes": notes + data.notes,
-        "run_dir": str(run_dir),
-        "fingerprint": fingerprint,
-    }
-    if further is not None:
-        further(result)
-    write_json(run_dir / RESULT, result)
-    return result
+
+def run_stack(configs: list[RunConfig]) -> list[Result]:
+    """`run_task` for configurations that differ in their seed and name alone, in one pass over the batches of the first one's order.
+
+    Each is written down as the single run that it equals: with its own seed, and the first one's order seed.
+    """
+    inputs = load_inputs(configs[0])
+    config, task = inputs.config, inputs.task
+    own = [{"seed": one.train.seed, "run_name": one.output.run_name} for one in configs]
+    runs = [open_run(config.with_values(**values, order_seed=config.order_seed), inputs) for values in own]
+    stack = StackedModel([run.model for run in runs])
+    batches = make_loaders(inputs)
+    assert isinstance(batches, Loaders)
+    optimizer = make_optimizer(config, stack, inputs.tokens)
+    loss, options = torch.vmap(training_loss(task, config.to_dict()), (0, None)), fit_options(config, task, optimizer)
+    watch = partial(batches.score_stack, stack, inputs.data.watched)
+    fits = fit(stack, batches.train, loss, optimizer, watch, options, [run.tracker for run in runs])
+    stack.unstack([run.model for run in runs])
+    inputs.notes.append(f"trained side by side with {len(runs) - 1} other seeds: seconds of training are those of all {len(runs)}")
+    return [close_run(run, inputs, batches, fitted) for run, fitted in zip(runs, fits, strict=True)]
 
 
 def choose_recipe(config: RunConfig) -> Callable[[RunConfig], Result]:
@@ -118,14 +107,15 @@ def choose_training(config: RunConfig) -> Callable[[RunConfig], Result]:
 
 
 def run_seeds(config: RunConfig) -> Result:
-    """`run_task` for each of `--seeds`, in folders `seed-<n>` under one; mean, sd and n of every metric."""
+    """`run_task` for each of `--seeds`, in folders `seed-<n>` under one, stacked if asked for; mean, sd and n of every metric."""
     folder = create_run_folder(Path(config.output.output_dir), run_name(config, config.fingerprint()), config.output.overwrite)
-    shared = config.with_values(seeds=None, data_seed=config.data_seed, output_dir=str(folder))  # one data seed: one store
-    runs = []
-    for seed in parse_seeds(config.train.seeds or ""):
-        own = shared.with_values(seed=seed, run_name=f"seed-{seed}", save_dir=str(folder / f"seed-{seed}"))
-        runs.append(choose_training(config)(own))
-        shared = shared.with_values(override_precompute=False)  # built anew once is enough
+    shared = config.with_values(
+        seeds=None, stack_seeds=False, data_seed=config.data_seed, output_dir=str(folder)
+    )  # one data seed: one store
+    seeds = parse_seeds(config.train.seeds or "")
+    configs = [shared.with_values(seed=seed, run_name=f"seed-{seed}", save_dir=str(folder / f"seed-{seed}")) for seed in seeds]
+    configs[1:] = [one.with_values(override_precompute=False) for one in configs[1:]]  # built anew once is enough
+    runs = run_stack(configs) if config.train.stack_seeds else [choose_training(config)(one) for one in configs]
     result = {"runs": runs, "summary": summarise(runs), "run_dir": str(folder)}
     write_json(folder / RESULT, result)
     return result
@@ -167,13 +157,9 @@ def run_embedding(config: RunConfig) -> Result:
 
 def score_untrained_mean(config: RunConfig) -> dict[str, float]:
     """Metrics of mean pooling on the held-out slice of a contrastive run whose states are stored: what training has to beat."""
-    data, texts = read_texts(config)
-    source = find_backbone(config.backbone.model_name_or_path, config.backbone.trust_remote_code)
-    device = own_device(config)
-    settled, _ = settle(config.with_values(override_precompute=False), source)
-    tokens = open_tokens(settled, source, texts, device, Clock())
-    untrained = build_model(config.with_values(pooling_method="mean"), tokens.hidden_size).to(device)
-    return make_loaders(config, data, texts, tokens, device).score(untrained, data.reported)
+    inputs = load_inputs(config.with_values(override_precompute=False))
+    untrained = build_model(config.with_values(pooling_method="mean"), inputs.tokens.hidden_size).to(inputs.device)
+    return make_loaders(inputs).score(untrained, inputs.data.reported)
 
 
 def run_mteb(config: RunConfig) -> Result:
@@ -302,83 +288,3 @@ def plan(config: RunConfig) -> str:
         "notes": "; ".join([*notes, *data.notes]) or "none",
     }
     return "\n".join(f"{name:10}{text}" for name, text in lines.items())
-
-
-def read_texts(config: RunConfig) -> tuple[TaskData | PairData, Texts]:
-    """The rows of a run and its distinct texts; the last few are remembered, since runs of one study share them."""
-    if config.data.task == "embedding":
-        flags = config.to_dict() | {"data_seed": config.data_seed}
-        spec = PairSpec(**{name: flags[name] for name in PairSpec._fields})
-        return _read_pairs(spec, Path(spec.train_file).stat().st_mtime_ns, config.output.verbose)
-    return _read_texts(config.data, config.stress, config.backbone.max_length, config.data_seed)
-
-
-@lru_cache(maxsize=2)
-def _read_texts(data: DataConfig, stress: StressConfig, max_length: int, data_seed: int) -> tuple[TaskData, TextIndex]:
-    rows = load_task_data(TASKS[data.task], data, stress, max_length, data_seed)
-    return rows, TextIndex(rows.splits)
-
-
-@lru_cache(maxsize=2)
-def _read_pairs(spec: PairSpec, changed: int, verbose: bool) -> tuple[PairData, PairFile]:
-    return load_pair_data(TASKS["embedding"], spec, verbose)
-
-
-def make_loaders(
-    config: RunConfig, data: TaskData | PairData, texts: Texts, tokens: TokenSource, device: torch.device
-) -> Loaders | PairLoaders:
-    """Batches and scores of labelled rows, or of pairs."""
-    task = TASKS[config.data.task]
-    if isinstance(data, PairData):
-        return PairLoaders(config, task, data, tokens, device)
-    assert isinstance(texts, TextIndex)
-    return Loaders(config, task, data, texts, tokens, device)
-
-
-def run_fingerprint(config: RunConfig, source: BackboneSource, data: TaskData | PairData) -> str:
-    """What a settled run is known by: its configuration, the backbone's files, the rows, and the versions that can change a number."""
-    return config.fingerprint(source.identity, data.sha256, str(sorted(versions().items())))
-
-
-def settle(config: RunConfig, source: BackboneSource) -> tuple[RunConfig, list[str]]:
-    """Replace what depends on the backbone by its meaning: the layer's index, and `decoder_cls_last_token` for encoders."""
-    notes = []
-    last = config.pooler.decoder_cls_last_token
-    if last and not source.is_decoder and config.data.task != "stress":  # there it is on by default, for decoders
-        notes.append(f"{source.name} is an encoder: cls takes its first token whatever --decoder_cls_last_token says")
-    layer = source.resolve_layer(config.backbone.hidden_layer)
-    if not config.backbone.adaptive_length:
-        source.check_length(config.backbone.max_length)
-    return config.with_values(hidden_layer=layer, decoder_cls_last_token=last and source.is_decoder), notes
-
-
-def own_device(config: RunConfig) -> torch.device:
-    """Where this process computes."""
-    return pick_device(processes().device(config.backbone.device))
-
-
-def run_name(config: RunConfig, fingerprint: str) -> str:
-    """`--run_name`, or one made of what a reader looks for first."""
-    seed = f"s{config.train.seed}" if config.train.seeds is None else "seeds"
-    return config.output.run_name or f"{config.data.task}-{config.pooler.pooling_method}-{seed}-{fingerprint[:8]}"
-
-
-def announce(config: RunConfig, run_dir: Path, data: TaskData | PairData, model: SentenceModel) -> None:
-    """One line before training starts."""
-    rows = f"{len(data.train):,} training rows, scored on {', '.join(f'{len(split):,} {split.split}' for split in data.watched)}"
-    say(f"{run_dir}: {config.pooler.pooling_method}, {model.trainable_params:,} parameters, {rows}", config.output.verbose)
-
-
-def make_optimizer(config: RunConfig, model: SentenceModel, tokens: TokenSource) -> torch.optim.Optimizer:
-    """Adam over pooler and head, and over the backbone at its own rate when it is fine-tuned."""
-    groups = [{"params": list(model.parameters()), "lr": config.train.lr}]
-    if isinstance(tokens, LiveTokens) and tokens.trainable:
-        groups.append({"params": list(tokens.backbone.model.parameters()), "lr": config.backbone.backbone_lr})
-    return torch.optim.Adam(groups, weight_decay=config.train.weight_decay)
-
-
-def fit_options(config: RunConfig, task: TaskSpec, optimizer: torch.optim.Optimizer) -> FitOptions:
-    """How `fit` picks its epoch under each `--selection`, and how the learning rate follows the loss where the task says so."""
-    select_by = {"best": task.select_by, "last": (), "heldout": task.metrics[:1]}[config.data.selection]
-    schedule = None if task.patience is None else ReduceLROnPlateau(optimizer, patience=task.patience).step
-    return FitOptions(config.train.epochs, select_by, config.output.log_every, config.output.verbose, schedule)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from glot.checkpoint import write_predictions, write_ranks
@@ -10,6 +11,7 @@ from glot.config import RunConfig
 from glot.evaluate import predict, rank_positives, score
 from glot.loader import BatchLoader, TextIndex
 from glot.model import SentenceModel
+from glot.stack import StackedModel
 from glot.tasks import PairData, PairRows, TaskData, TaskSpec, targets, training_loss
 from glot.types import Examples, TokenSource
 
@@ -27,19 +29,31 @@ class Loaders:
 
     @property
     def train(self) -> BatchLoader:
-        """Shuffled by the seed, anew in each epoch."""
-        return self._loader(self.data.train, self.config.train.batch_size, self.config.train.seed)
+        """Shuffled by the order seed, anew in each epoch."""
+        return self._loader(self.data.train, self.config.train.batch_size, self.config.order_seed)
 
     def score(self, model: SentenceModel, splits: list[Examples], predictions: Path | None = None) -> dict[str, float]:
         """Metrics over splits, each with its suffix; the first split's predictions go to a file where one is named."""
         scores = {}
         for split in splits:
             outputs = predict(model, self._loader(split, self.config.train.eval_batch_size, None))
-            suffix = self.task.eval_splits.get(split.split, "") if len(splits) > 1 else ""
-            scores |= score(outputs, targets(self.task, split, self.config.data.label_scale), self.task.metrics, suffix)
+            scores |= self._score_split(split, outputs, len(splits) > 1)
             if predictions is not None and split is splits[0]:
                 write_predictions(predictions, split.labels, outputs)
         return scores
+
+    def score_stack(self, stack: StackedModel, splits: list[Examples]) -> list[dict[str, float]]:
+        """`score` for each of several stacked models."""
+        found: list[dict[str, float]] = [{} for _ in range(len(stack))]
+        for split in splits:
+            outputs = predict(stack, self._loader(split, self.config.train.eval_batch_size, None), rows=1)
+            for own, output in zip(found, outputs, strict=True):
+                own |= self._score_split(split, output, len(splits) > 1)
+        return found
+
+    def _score_split(self, split: Examples, outputs: np.ndarray, with_suffix: bool) -> dict[str, float]:
+        suffix = self.task.eval_splits.get(split.split, "") if with_suffix else ""
+        return score(outputs, targets(self.task, split, self.config.data.label_scale), self.task.metrics, suffix)
 
     def _loader(self, split: Examples, batch_size: int, seed: int | None) -> BatchLoader:
         labels = targets(self.task, split, self.config.data.label_scale)
@@ -58,8 +72,8 @@ class PairLoaders:
 
     @property
     def train(self) -> BatchLoader:
-        """Shuffled by the seed, anew in each epoch."""
-        return self._loader(self.data.train, self.config.train.seed)
+        """Shuffled by the order seed, anew in each epoch."""
+        return self._loader(self.data.train, self.config.order_seed)
 
     def score(self, model: SentenceModel, splits: list[PairRows], predictions: Path | None = None) -> dict[str, float]:
         """Retrieval metrics of the held-out slice; its ranks go to a file where one is named."""

@@ -39,39 +39,62 @@ def fit(
     batches: Batches,
     loss: Callable[[Tensor, Tensor], Tensor],
     optimizer: torch.optim.Optimizer,
-    evaluate: Callable[[], dict[str, float]],
+    evaluate: Callable[[], list[dict[str, float]]],
     options: FitOptions,
-    tracker: Tracker,
-) -> FitResult:
-    """Train, and leave everything that was trained in the state of the selected epoch.
+    trackers: list[Tracker],
+) -> list[FitResult]:
+    """Train a model, or R of them stacked (`glot.stack`), and leave everything that was trained in the state of its selected epoch.
 
     Args:
         model: Batch -> output; may be a part of what the optimizer moves (a backbone sits behind `batches`).
         batches: one epoch of training batches each time it is iterated.
-        loss: (output, labels) -> scalar.
-        optimizer: over every parameter to train.
-        evaluate: metrics of the model as it is now.
+        loss: (output, labels) -> scalar, or (R,) of a stack.
+        optimizer: over every parameter to train; those of a stack are (R, ...).
+        evaluate: metrics of each model as it is now.
         options: see there.
-        tracker: gets `loss/step` every few steps and `metrics/*` every epoch.
+        trackers: one a model; gets `loss/step` every few steps and `metrics/*` every epoch.
+
+    Returns:
+        One result a model.
     """
-    history: list[EpochResult] = []
-    best: EpochResult | None = None
+    ways = [Way() for _ in trackers]
     step = 0
     for epoch in range(1, options.epochs + 1):
         clock = Clock("train", "evaluate")
         with clock.phase("train"):
-            mean_loss, step = _train_epoch(model, batches, loss, optimizer, options, tracker, step, epoch)
+            losses, step = _train_epoch(model, batches, loss, optimizer, options, trackers, (step, epoch))
         with clock.phase("evaluate"):
-            metrics = evaluate()
-        result = EpochResult(epoch, mean_loss, metrics, clock.seconds)
-        history.append(result)
-        tracker.log({"loss/epoch": mean_loss} | {f"metrics/{LOGGED.get(name, name)}": value for name, value in metrics.items()}, step)
-        say(_epoch_line(result, options.epochs), options.verbose)
-        if best is None or _score(result, options.select_by) > _score(best, options.select_by) or not options.select_by:
-            best, kept = result, _snapshot(model, optimizer)
-    assert best is not None
-    _restore(kept)
-    return FitResult(history, best, history[-1])
+            scores = evaluate()
+        for place, (way, tracker, mean_loss, metrics) in enumerate(zip(ways, trackers, losses, scores, strict=True)):
+            result = EpochResult(epoch, mean_loss, metrics, clock.seconds)
+            tracker.log({"loss/epoch": mean_loss} | {f"metrics/{LOGGED.get(name, name)}": value for name, value in metrics.items()}, step)
+            say(_epoch_line(result, options.epochs), options.verbose)
+            moved = _moved(model, optimizer)
+            way.add(result, options.select_by, [tensor[place] for tensor in moved] if len(ways) > 1 else moved)
+    return [way.end() for way in ways]
+
+
+class Way:
+    """One model's way through the epochs, with a copy of its weights at the best."""
+
+    def __init__(self) -> None:
+        self._history: list[EpochResult] = []
+        self._best: EpochResult | None = None
+        self._kept: list[tuple[Tensor, Tensor]] = []
+
+    def add(self, result: EpochResult, select_by: tuple[str, ...], tensors: list[Tensor]) -> None:
+        """An epoch, and the model's tensors as they are after it."""
+        self._history.append(result)
+        if self._best is None or not select_by or _score(result, select_by) > _score(self._best, select_by):
+            self._best, self._kept = result, [(tensor, tensor.detach().clone()) for tensor in tensors]
+
+    @torch.no_grad()
+    def end(self) -> FitResult:
+        """The whole way; the tensors go back to the best epoch."""
+        assert self._best is not None
+        for tensor, value in self._kept:
+            tensor.copy_(value)
+        return FitResult(self._history, self._best, self._history[-1])
 
 
 def _train_epoch(
@@ -80,28 +103,28 @@ def _train_epoch(
     loss: Callable[[Tensor, Tensor], Tensor],
     optimizer: torch.optim.Optimizer,
     options: FitOptions,
-    tracker: Tracker,
-    step: int,
-    epoch: int,
-) -> tuple[float, int]:
-    """One pass; returns the mean loss over rows and the number of steps so far."""
+    trackers: list[Tracker],
+    place: tuple[int, int],
+) -> tuple[list[float], int]:
+    """One pass from a place (steps so far, epoch); returns each model's mean loss over rows and the number of steps so far."""
     model.train()
-    total, rows = 0.0, 0
+    (step, epoch), total, rows = place, torch.zeros(()), 0
     for batch in bar(batches, f"epoch {epoch}/{options.epochs}", "step", options.verbose):
         value = loss(model(batch), batch.labels)
         optimizer.zero_grad(set_to_none=True)
-        value.backward()
+        value.sum().backward()  # stacked models share no weight, so each gets the gradient of its own loss
         optimizer.step()
         if options.schedule is not None:
             options.schedule(float(value.detach()))
         step += 1
-        total = total + value.detach() * len(batch)  # stays on the device: one synchronisation an epoch
+        total = value.detach() * len(batch) + total.to(value.device)  # stays on the device: one synchronisation an epoch
         rows += len(batch)
         if step % options.log_every == 0:
-            tracker.log({"loss/step": float(value.detach())}, step)
+            for tracker, own in zip(trackers, value.detach().reshape(-1).tolist(), strict=True):
+                tracker.log({"loss/step": own}, step)
     if not rows:
         raise DataError("an epoch without a batch: every training row shares a text with every other, or there is one row alone; add rows")
-    return float(total) / rows, step
+    return (total / rows).reshape(-1).tolist(), step
 
 
 def _score(result: EpochResult, select_by: tuple[str, ...]) -> float:
@@ -111,16 +134,9 @@ def _score(result: EpochResult, select_by: tuple[str, ...]) -> float:
     return mean if math.isfinite(mean) else -math.inf
 
 
-def _snapshot(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[tuple[Tensor, Tensor]]:
-    """Every tensor that training moves, with a copy of its value."""
-    moved = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    return [(tensor, tensor.detach().clone()) for tensor in [*moved, *model.buffers()]]
-
-
-@torch.no_grad()
-def _restore(kept: list[tuple[Tensor, Tensor]]) -> None:
-    for tensor, value in kept:
-        tensor.copy_(value)
+def _moved(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    """Every tensor that training moves."""
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]] + list(model.buffers())
 
 
 def _epoch_line(result: EpochResult, epochs: int) -> str:

@@ -210,7 +210,7 @@ def test_every_condition_is_used_and_is_true_in_one_run_and_false_in_another():
     runs += [base.with_values(pooling_method=name, num_layers=layers) for name in ("cls", "adapool", "mlp", "latent") for layers in (0, 1)]
     runs += [base.with_values(pooling_method="glot", graph_adj=kind, num_layers=1) for kind in CHOICES["graph_adj"]]
     runs += [base.with_values(task="stress", stress_variant="repeat"), base.with_values(selection="heldout")]
-    runs += [base.with_values(precompute_hidden_states=False, finetune_backbone=True), base]
+    runs += [base.with_values(precompute_hidden_states=False, finetune_backbone=True), base.with_values(seeds="0,1"), base]
     for name, (_, predicate) in CONDITIONS.items():
         assert {predicate(run) for run in runs} == {True, False}, name
 
@@ -218,7 +218,7 @@ def test_every_condition_is_used_and_is_true_in_one_run_and_false_in_another():
 def test_fingerprint_follows_what_matters():
     base = RunConfig()
     assert base.fingerprint() == base.with_values(output_dir="x", verbose=False, num_workers=2, store_dir="y").fingerprint()
-    for change in ({"seed": 1}, {"tau": 0.1}, {"lr": 1.0}, {"task": "cola"}, {"hidden_layer": "0"}, {"data_seed": 3}):
+    for change in ({"seed": 1}, {"tau": 0.1}, {"lr": 1.0}, {"task": "cola"}, {"hidden_layer": "0"}, {"data_seed": 3}, {"order_seed": 3}):
         assert base.with_values(**change).fingerprint() != base.fingerprint()
     assert base.fingerprint("data") != base.fingerprint()
 

@@ -126,11 +126,11 @@ def test_fit_is_plain_adam_keeps_the_best_epoch_and_logs(tmp_path):
 
     def evaluate():
         seen.append(model.head.linear.weight.detach().clone())
-        return {"accuracy": next(scores)}
+        return [{"accuracy": next(scores)}]
 
     tracker = JsonlTracker(tmp_path / "metrics.jsonl")
     optimizer = torch.optim.Adam(model.parameters(), lr=0.05)
-    result = fit(model, batches, cross_entropy, optimizer, evaluate, FitOptions(5, ("accuracy",), 2, False), tracker)
+    (result,) = fit(model, batches, cross_entropy, optimizer, evaluate, FitOptions(5, ("accuracy",), 2, False), [tracker])
     tracker.close()
     assert [epoch.train_loss for epoch in result.history] == pytest.approx(reference(5, 0.05, 7), rel=1e-5)
     assert (result.best.epoch, result.last.epoch) == (3, 5)
@@ -150,4 +150,5 @@ def test_a_model_that_never_scores_keeps_its_first_epoch():
             assert step > 0
 
     optimizer = torch.optim.Adam(model.parameters())
-    assert fit(model, batches, cross_entropy, optimizer, lambda: {"spearman": math.nan}, options, Silent()).best.epoch == 1
+    (result,) = fit(model, batches, cross_entropy, optimizer, lambda: [{"spearman": math.nan}], options, [Silent()])
+    assert result.best.epoch == 1

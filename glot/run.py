@@ -1,0 +1,188 @@
+"""One run: what it reads, its model and folder, and what it leaves behind. The steps between stand in `glot.recipes`."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from glot.backbone import BackboneSource, LiveTokens, find_backbone, pick_device
+from glot.checkpoint import BACKBONE, PREDICTIONS, RESULT, build_model, create_run_folder, save_model, write_config, write_json
+from glot.config import DataConfig, RunConfig, StressConfig, versions
+from glot.datasets import PairFile
+from glot.distributed import processes
+from glot.loader import TextIndex
+from glot.model import SentenceModel
+from glot.progress import Clock, say
+from glot.result import Result, make_result, selection_in_words, store_entry
+from glot.splits import Loaders, PairLoaders
+from glot.stack import StackedModel
+from glot.store import StoredTokens
+from glot.tasks import TASKS, PairData, PairSpec, TaskData, TaskSpec, load_pair_data, load_task_data
+from glot.tokens import open_tokens
+from glot.tracking import make_tracker, resolve_report_to
+from glot.train import FitOptions
+from glot.types import FitResult, Texts, TokenSource, Tracker
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a run reads; runs that differ in their seeds share it. `config` is settled."""
+
+    config: RunConfig
+    source: BackboneSource
+    data: TaskData | PairData
+    texts: Texts
+    tokens: StoredTokens | LiveTokens
+    device: torch.device
+    report_to: str
+    notes: list[str]
+    seconds: dict[str, float]
+
+    @property
+    def task(self) -> TaskSpec:
+        """The row of the run's task."""
+        return TASKS[self.config.data.task]
+
+
+def load_inputs(config: RunConfig) -> Inputs:
+    """Rows, and the token states of their texts: encoded now, if they are not stored yet."""
+    torch.set_flush_denormal(
+        True
+    )  # here, since threads inherit it: a saturated softmax has such gradients, 10 to 30 times slower to multiply
+    clock = Clock("load", "encode", "train", "evaluate")
+    report_to, device = resolve_report_to(config.output.report_to), own_device(config)
+    with clock.phase("load"):
+        data, texts = read_texts(config)
+        source = find_backbone(config.backbone.model_name_or_path, config.backbone.trust_remote_code)
+        config, notes = settle(config, source)
+    tokens = open_tokens(config, source, texts, device, clock)
+    return Inputs(config, source, data, texts, tokens, device, report_to, notes, clock.seconds)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run that is ready to train: settled configuration, fresh model, folder."""
+
+    config: RunConfig
+    model: SentenceModel
+    folder: Path
+    tracker: Tracker
+    fingerprint: str
+
+
+def open_run(config: RunConfig, inputs: Inputs) -> Run:
+    """Initialise the model by the seed, make the folder, write down what is going to happen."""
+    fingerprint = run_fingerprint(config, inputs.source, inputs.data)
+    torch.manual_seed(config.train.seed)
+    model = build_model(config, inputs.tokens.hidden_size).to(inputs.device)
+    folder = create_run_folder(Path(config.output.output_dir), run_name(config, fingerprint), config.output.overwrite)
+    facts = {"hidden_size": inputs.tokens.hidden_size, "backbone": inputs.source.identity, "data": inputs.data.sha256}
+    write_config(folder, config, facts)
+    rows = f"{len(inputs.data.train):,} training rows, scored on "
+    rows += ", ".join(f"{len(split):,} {split.split}" for split in inputs.data.watched)
+    say(f"{folder}: {config.pooler.pooling_method}, {model.trainable_params:,} parameters, {rows}", config.output.verbose)
+    tracker = make_tracker(inputs.report_to, folder)
+    tracker.start(config.to_dict())
+    return Run(config, model, folder, tracker, fingerprint)
+
+
+def close_run(
+    run: Run, inputs: Inputs, batches: Loaders | PairLoaders, fitted: FitResult, further: Callable[[Result], None] | None = None
+) -> Result:
+    """Score the selected epoch, write predictions, weights and, last, `result.json`; `further` adds to folder and result before that."""
+    run.tracker.close()
+    config, data, tokens, clock = run.config, inputs.data, inputs.tokens, Clock("evaluate")
+    with clock.phase("evaluate"):
+        scores = batches.score(run.model, data.reported, predictions=run.folder / PREDICTIONS)
+    save_model(run.folder, run.model)
+    trained = run.model.trainable_params
+    if isinstance(tokens, LiveTokens) and tokens.trainable:
+        tokens.backbone.save(run.folder / BACKBONE)
+        trained += sum(parameter.numel() for parameter in tokens.backbone.model.parameters())
+    result = make_result(config, inputs.task, fitted, scores, {**inputs.seconds, **clock.seconds}) | {
+        "select_by": selection_in_words(config, inputs.task, [split.split for split in data.reported]),
+        "rows": {split.split: len(split) for split in [data.train, *data.reported]},
+        "trainable_params": trained,
+        "store": store_entry(tokens),
+        "notes": inputs.notes + data.notes,
+        "run_dir": str(run.folder),
+        "fingerprint": run.fingerprint,
+    }
+    if further is not None:
+        further(result)
+    write_json(run.folder / RESULT, result)
+    return result
+
+
+def read_texts(config: RunConfig) -> tuple[TaskData | PairData, Texts]:
+    """The rows of a run and its distinct texts; the last few are remembered, since runs of one study share them."""
+    if config.data.task == "embedding":
+        flags = config.to_dict() | {"data_seed": config.data_seed}
+        spec = PairSpec(**{name: flags[name] for name in PairSpec._fields})
+        return _read_pairs(spec, Path(spec.train_file).stat().st_mtime_ns, config.output.verbose)
+    return _read_texts(config.data, config.stress, config.backbone.max_length, config.data_seed)
+
+
+@lru_cache(maxsize=2)
+def _read_texts(data: DataConfig, stress: StressConfig, max_length: int, data_seed: int) -> tuple[TaskData, TextIndex]:
+    rows = load_task_data(TASKS[data.task], data, stress, max_length, data_seed)
+    return rows, TextIndex(rows.splits)
+
+
+@lru_cache(maxsize=2)
+def _read_pairs(spec: PairSpec, changed: int, verbose: bool) -> tuple[PairData, PairFile]:
+    return load_pair_data(TASKS["embedding"], spec, verbose)
+
+
+def make_loaders(inputs: Inputs) -> Loaders | PairLoaders:
+    """Batches and scores of labelled rows, or of pairs."""
+    if isinstance(inputs.data, PairData):
+        return PairLoaders(inputs.config, inputs.task, inputs.data, inputs.tokens, inputs.device)
+    assert isinstance(inputs.texts, TextIndex)
+    return Loaders(inputs.config, inputs.task, inputs.data, inputs.texts, inputs.tokens, inputs.device)
+
+
+def run_fingerprint(config: RunConfig, source: BackboneSource, data: TaskData | PairData) -> str:
+    """What a settled run is known by: its configuration, the backbone's files, the rows, and the versions that can change a number."""
+    return config.fingerprint(source.identity, data.sha256, str(sorted(versions().items())))
+
+
+def settle(config: RunConfig, source: BackboneSource) -> tuple[RunConfig, list[str]]:
+    """Replace what depends on the backbone by its meaning: the layer's index, and `decoder_cls_last_token` for encoders."""
+    notes = []
+    last = config.pooler.decoder_cls_last_token
+    if last and not source.is_decoder and config.data.task != "stress":  # there it is on by default, for decoders
+        notes.append(f"{source.name} is an encoder: cls takes its first token whatever --decoder_cls_last_token says")
+    layer = source.resolve_layer(config.backbone.hidden_layer)
+    if not config.backbone.adaptive_length:
+        source.check_length(config.backbone.max_length)
+    return config.with_values(hidden_layer=layer, decoder_cls_last_token=last and source.is_decoder), notes
+
+
+def own_device(config: RunConfig) -> torch.device:
+    """Where this process computes."""
+    return pick_device(processes().device(config.backbone.device))
+
+
+def run_name(config: RunConfig, fingerprint: str) -> str:
+    """`--run_name`, or one made of what a reader looks for first."""
+    seed = f"s{config.train.seed}" if config.train.seeds is None else "seeds"
+    return config.output.run_name or f"{config.data.task}-{config.pooler.pooling_method}-{seed}-{fingerprint[:8]}"
+
+
+def make_optimizer(config: RunConfig, model: SentenceModel | StackedModel, tokens: TokenSource) -> torch.optim.Optimizer:
+    """Adam over pooler and head, and over the backbone at its own rate when it is fine-tuned."""
+    groups = [{"params": list(model.parameters()), "lr": config.train.lr}]
+    if isinstance(tokens, LiveTokens) and tokens.trainable:
+        groups.append({"params": list(tokens.backbone.model.parameters()), "lr": config.backbone.backbone_lr})
+    return torch.optim.Adam(groups, weight_decay=config.train.weight_decay)
+
+
+def fit_options(config: RunConfig, task: TaskSpec, optimizer: torch.optim.Optimizer) -> FitOptions:
+    """How `fit` picks its epoch under each `--selection`, and how the learning rate follows the loss where the task says so."""
+    select_by = {"best": task.select_by, "last": (), "heldout": task.metrics[:1]}[config.data.selection]
+    schedule = None if task.patience is None else ReduceLROnPlateau(optimizer, patience=task.patience).step
+    return FitOptions(config.train.epochs, select_by, config.output.log_every, config.output.verbose, schedule)
