@@ -144,7 +144,7 @@ def load_encoder(
         checkpoint: `runs/<name>`, or a file under `--save_dir`.
         max_length: tokens a text is cut to; default: as in training.
         device: as `--device`.
-        backbone_dtype: float32, float16 or bfloat16; default: as in training.
+        backbone_dtype: float32, float16, bfloat16 or autocast; default: as in training.
 
     Raises:
         CheckpointError: no such checkpoint, or the backbone on this machine is not the one it was trained on.

@@ -108,7 +108,7 @@ FLAGS: tuple[Flag, ...] = (
     Flag(B, "model_name_or_path", "minilm (embedded), smollm2, a local folder or a hub id"),
     Flag(B, "max_length", "tokens a text is cut to; with --task=stress also the words generated", "length"),
     Flag(B, "adaptive_length", "1 = no cut but the model's own limit", "trains"),
-    Flag(B, "backbone_dtype", "precision of the backbone's weights and arithmetic", None, True),
+    Flag(B, "backbone_dtype", "precision of the backbone; autocast = float32 weights, products in bfloat16", None, True),
     Flag(B, "hidden_layer", "which hidden states: -1 last, 0 embeddings, an index, or mean4 (mean of the last four)", None, True),
     Flag(B, "trust_remote_code", "1 = run code that comes with a hub model", None, True),
     Flag(B, "finetune_backbone", "1 = train the backbone too (implies --precompute_hidden_states=0)", "trains"),

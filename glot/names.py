@@ -16,6 +16,7 @@ JK_MODES = ("cat", "lstm", "max", "mean")
 GRAPHS = ("threshold", "none", "complete", "random", "knn", "window")
 LABEL_SCALES = ("0_1", "-1_1", "raw")
 DTYPES = ("float32", "float16", "bfloat16")
+BACKBONE_DTYPES = (*DTYPES, "autocast")
 SELECTIONS = ("best", "last", "heldout")
 TRACKERS = ("auto", "none", "wandb", "tensorboard")
 SIGNAL_POSITIONS = ("random", "start", "middle", "end")
@@ -32,7 +33,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "jk_mode": JK_MODES,
     "graph_adj": GRAPHS,
     "label_scale": LABEL_SCALES,
-    "backbone_dtype": DTYPES,
+    "backbone_dtype": BACKBONE_DTYPES,
     "store_dtype": DTYPES,
     "selection": SELECTIONS,
     "report_to": TRACKERS,

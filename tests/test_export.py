@@ -191,6 +191,16 @@ def test_a_run_in_half_precision_is_exported_as_such(train, tiny_bert):
         np.testing.assert_allclose(model.encode(TEXTS, batch_size=1), expected, atol=1e-5)
 
 
+def test_a_run_with_autocast_is_exported_in_float32_and_says_so(train, tiny_bert):
+    run = train(tiny_bert, *POOLERS["glot"], "--backbone_dtype=autocast")
+    folder = export(run)
+    model = SentenceTransformer(str(folder), trust_remote_code=True, device="cpu")
+    own, plain = glot.load(run).encode(TEXTS), glot.load(run, backbone_dtype="float32").encode(TEXTS)
+    np.testing.assert_allclose(model.encode(TEXTS), plain, atol=1e-5)
+    assert 1e-5 < np.abs(own - plain).max() < 3e-2
+    assert "autocast" in (Path(folder) / "README.md").read_text()
+
+
 def test_several_processes_encode(train, tiny_bert):
     run = train(tiny_bert, *POOLERS["glot"])
     model = SentenceTransformer(str(export(run)), trust_remote_code=True, device="cpu")

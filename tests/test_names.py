@@ -19,7 +19,8 @@ def test_names_equal_tables():
     assert set(names.JK_MODES) == set(JUMPS)
     assert set(names.GRAPHS) == set(graph.RULES)
     assert set(names.LABEL_SCALES) == set(LABEL_SCALES)
-    assert set(names.DTYPES) == set(backbone.DTYPES) == set(store.layout.DTYPES)
+    assert set(names.DTYPES) == set(store.layout.DTYPES)
+    assert set(names.BACKBONE_DTYPES) == set(backbone.DTYPES)
     assert set(names.STRESS_VARIANTS) == set(VARIANTS)
     assert set(names.EMBEDDED_BACKBONES) == set(backbone.source.EMBEDDED)
 

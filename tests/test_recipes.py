@@ -91,8 +91,9 @@ def test_one_store_serves_poolers_but_not_other_lengths(capsys, tiny_flags):
     shorter = run(capsys, [*tiny_flags, "--max_length=4"])
     layer = run(capsys, [*tiny_flags, "--hidden_layer=0"])
     coarse = run(capsys, [*tiny_flags, "--backbone_dtype=bfloat16"])
-    paths = [result["store"]["path"] for result in (mean, adapool, shorter, layer, coarse)]
-    assert paths[0] == paths[1] and len(set(paths)) == 4
+    mixed = run(capsys, [*tiny_flags, "--backbone_dtype=autocast"])
+    paths = [result["store"]["path"] for result in (mean, adapool, shorter, layer, coarse, mixed)]
+    assert paths[0] == paths[1] and len(set(paths)) == 5
     assert coarse["history"][0]["train_loss"] != run(capsys, tiny_flags)["history"][0]["train_loss"]
     assert mean["store"]["sentences"] == 30  # distinct texts of 58 rows
     assert mean["store"]["bytes"] == mean["store"]["tokens"] * 16 * 2

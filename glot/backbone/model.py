@@ -20,7 +20,8 @@ from glot.backbone.source import LAYERS_IN_MEAN, BackboneSource, first_line, loa
 from glot.errors import ConfigError
 from glot.types import TokenBatch
 
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "autocast": torch.float32}
+"""`--backbone_dtype` -> precision of the weights; with autocast torch takes the products in bfloat16."""
 PADDED_TOKENS = 4096
 """Tokens of a backbone batch, padding included: 32 texts of 128."""
 
@@ -40,6 +41,7 @@ class Backbone:
 
     def __init__(self, source: BackboneSource, max_length: int | None, dtype: str, layer: str, device: torch.device) -> None:
         self.source, self.layer, self.device = source, layer, device
+        self.autocast = dtype == "autocast"
         self.tokenizer = load_tokenizer(source)
         limit = self.position_limit
         if max_length is not None and max_length > limit:
@@ -93,7 +95,8 @@ class Backbone:
     def forward(self, ids: Tensor, mask: Tensor, layers: list[str]) -> list[Tensor]:
         """Ids (B, L), mask (B, L) -> hidden states (B, L, d) of each layer; `layers` as `resolve_layer` names them."""
         last = str(self.source.num_layers)
-        output = self.model(input_ids=ids, attention_mask=mask.long(), output_hidden_states=layers != [last], **self._options)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
+            output = self.model(input_ids=ids, attention_mask=mask.long(), output_hidden_states=layers != [last], **self._options)
 
         def states(layer: str) -> Tensor:
             if layer == last:

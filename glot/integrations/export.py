@@ -178,6 +178,8 @@ def model_card(config: RunConfig, result: dict[str, Any], backbone: str, pooling
             f"- Texts are cut to {max_length} tokens. Trained on one data set with one seed: the figures above say nothing of other data.",
             *["- Trained for a classification task: its vectors were made to be told apart there, not to be compared by cosine."]
             * (config.data.task != "embedding"),
+            *["- Trained on states from bfloat16 products (autocast); this model computes in float32, so vectors differ a little."]
+            * (config.backbone.backbone_dtype == "autocast"),
             "- What the backbone cannot tell apart, no pooler can; its biases are in these vectors too.",
             "",
             "Written by `glot export`. `trust_remote_code` runs `glot_model.py` of this folder: plain Python, readable, MIT licence.",
