@@ -1,5 +1,6 @@
 """Read a store: memory-mapped, any rows in any order."""
 
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,7 @@ class StoredTokens:
         """(N, d) in the store's precision, mapped on first use by each process."""
         if self._tokens is None:
             size = self.manifest.num_tokens * self.hidden_size
+            read_ahead(self.folder / TOKENS)
             mapped = torch.from_file(str(self.folder / TOKENS), shared=False, size=size, dtype=self._dtype)
             self._tokens = mapped.view(-1, self.hidden_size)
         return self._tokens
@@ -48,6 +50,36 @@ class StoredTokens:
         shift = torch.repeat_interleave(self._starts[index] - (ends - lengths), lengths)
         positions = torch.arange(int(ends[-1])) + shift
         return TokenBatch.from_lengths(self.tokens[positions].float(), lengths)
+
+
+READ_AT_ONCE = 8 << 20
+
+
+def read_ahead(path: Path) -> threading.Thread | None:
+    """Read a file front to back in the background, so that its pages are in memory before training asks for them in random order.
+
+    A disk streams many times faster than it seeks. Nothing is done where less than twice the file's size is available.
+    """
+    if 2 * path.stat().st_size > available_memory():
+        return None
+
+    def stream() -> None:
+        """Through one buffer; the system keeps the pages."""
+        buffer = bytearray(READ_AT_ONCE)
+        with path.open("rb", buffering=0) as file:
+            while file.readinto(buffer):
+                pass
+
+    thread = threading.Thread(target=stream, daemon=True)
+    thread.start()
+    return thread
+
+
+def available_memory() -> int:
+    """Bytes that can be had without swapping; 0 where the system does not say (only Linux does)."""
+    account = Path("/proc/meminfo")
+    lines = account.read_text().splitlines() if account.is_file() else []
+    return next((int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable")), 0)
 
 
 def open_store(root: Path, key: StoreKey) -> StoredTokens | None:

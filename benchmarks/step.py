@@ -1,0 +1,103 @@
+"""One training step of the GLOT pooler against its floor and against PyG: `python -m benchmarks.step`.
+
+Floor: the bare matrix products of the same sizes, forward and twice backward: h W and alpha (h W) of every layer, and the scorer's two.
+Neither the cosines of the graph, nor softmax, tanh and sums, nor Adam are in it.
+PyG: the same pooler with torch_geometric's own GATConv on the block-diagonal edge list.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+
+from benchmarks.timing import Timings
+from glot.graph import GraphRule, TokenGraph
+from glot.poolers.glot import SMALLEST_SCORER, GlotPooler
+from glot.types import TokenBatch
+
+WIDTH = 384
+
+
+class Case(NamedTuple):
+    """Sentences, [shortest, longest) in tokens, K, h, tau, and how many rounds PyG takes part in."""
+
+    sentences: int
+    lengths: tuple[int, int]
+    num_layers: int
+    hidden: int
+    tau: float
+
+
+CASES = {
+    "32 sentences of 6-15 tokens, K = 2, h = 256": Case(32, (6, 16), 2, 256, 0.3),
+    "32 sentences of 128 tokens, K = 4, h = 64": Case(32, (128, 129), 4, 64, 0.3),
+    "8 sentences of 200-512 tokens, K = 2, h = 256": Case(8, (200, 513), 2, 256, 0.3),
+}
+"""The three sizes of the issue. Tokens are random with cosines around 0.4, so most pairs are joined."""
+
+
+def make_batch(case: Case) -> TokenBatch:
+    """Random tokens with a common direction."""
+    torch.manual_seed(0)
+    counts = torch.randint(*case.lengths, (case.sentences,))
+    return TokenBatch.from_lengths(torch.randn(int(counts.sum()), WIDTH) + 0.8, counts)
+
+
+def make_pooler(case: Case, engine: str = "auto") -> GlotPooler:
+    """A pooler whose layers use one engine."""
+    torch.manual_seed(1)
+    pooler = GlotPooler(WIDTH, case.hidden, case.num_layers, "gat", "cat", GraphRule(tau=case.tau))
+    for conv in pooler.convs:
+        conv.engine = engine
+    return pooler
+
+
+def step(pooler: GlotPooler, batch: TokenBatch) -> None:
+    """Forward and backward."""
+    pooler(batch).sum().backward()
+    pooler.zero_grad(set_to_none=True)
+
+
+def bare_products(case: Case, batch: TokenBatch) -> Callable[[], None]:
+    """The floor, as work to be timed."""
+    tokens, graph = len(batch.tokens), TokenGraph(batch, GraphRule())
+    joined = WIDTH + case.num_layers * case.hidden
+    scorer = max(SMALLEST_SCORER, joined // 2)
+    sizes = [(tokens, WIDTH if layer == 0 else case.hidden, case.hidden) for layer in range(case.num_layers)]
+    sizes += [(tokens, joined, scorer), (tokens, scorer, 1)]
+    flat = [(torch.randn(n, k), torch.randn(k, m), torch.randn(n, m)) for n, k, m in sizes]
+    blocks = []
+    for block in graph.blocks:
+        b, n = block.index.shape
+        blocks.append((torch.randn(b, n, n), torch.randn(b, n, case.hidden), torch.randn(b, n, case.hidden)))
+
+    def work() -> None:
+        """C = A B, then dA = dC B' and dB = A' dC, for every product."""
+        for left, right, grad in flat + blocks * case.num_layers:
+            torch.matmul(left, right)
+            torch.matmul(grad, right.transpose(-1, -2))
+            torch.matmul(left.transpose(-1, -2), grad)
+
+    return work
+
+
+def measure(rounds: int = 9) -> dict[str, Timings]:
+    """Case -> seconds of `ours`, `products` and `pyg` (fewer rounds where PyG takes seconds)."""
+    found = {}
+    for name, case in CASES.items():
+        batch = make_batch(case)
+        ours, pyg = make_pooler(case), make_pooler(case, "edges")
+        assert torch.allclose(ours(batch), pyg(batch), atol=1e-4)
+        work = {"ours": lambda p=ours, b=batch: step(p, b), "products": bare_products(case, batch)}
+        found[name] = Timings(work, rounds)
+        found[f"{name}, PyG"] = Timings(
+            {"ours": work["ours"], "pyg": lambda p=pyg, b=batch: step(p, b)}, 3 if case.lengths[1] > 200 else rounds
+        )
+    return found
+
+
+if __name__ == "__main__":
+    for name, timings in measure().items():
+        other = "pyg" if name.endswith("PyG") else "products"
+        own, theirs = (1000 * timings.seconds(side) for side in ("ours", other))
+        print(f"{name}: {own:.1f} ms, {other} {theirs:.1f} ms, ratio {timings.ratio('ours', other):.2f}")
