@@ -78,8 +78,10 @@ def _check_backbone(config: RunConfig) -> list[str]:
     backbone, problems = config.backbone, []
     if not re.fullmatch(r"-?\d+|mean4", backbone.hidden_layer):
         problems.append(f"--hidden_layer={backbone.hidden_layer}: must be an index (0 = embeddings, -1 = last) or mean4")
-    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", backbone.device):
-        problems.append(f"--device={backbone.device}: must be auto, cpu, mps, cuda or cuda:N")
+    if not re.fullmatch(r"auto|spread|cpu|mps|cuda(:\d+)?", backbone.device):
+        problems.append(f"--device={backbone.device}: must be auto, cpu, mps, cuda, cuda:N or spread")
+    if backbone.finetune_backbone and backbone.device == "spread":
+        problems.append("--device=spread: is for frozen backbones; leave out --finetune_backbone")
     if config.mteb.return_all_hidden_states:
         problems.append("--return_all_hidden_states=1: must be 0; choose layers with --hidden_layer")
     if backbone.finetune_backbone and config.store.precompute_hidden_states:

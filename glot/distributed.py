@@ -57,7 +57,7 @@ class Processes:
         """
         if self.count == 1:
             return name
-        if ":" in name:
+        if ":" in name or name == "spread":
             raise ConfigError(f"--device={name}: {self.count} processes cannot share it; use auto, and each takes its own")
         return str(_state(name).device)
 

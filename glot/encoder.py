@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from glot.backbone import DTYPES, Backbone, find_backbone, pick_device
+from glot.backbone import DTYPES, SPREAD, Backbone, find_backbone, pick_device
 from glot.checkpoint import BACKBONE
 from glot.config import RunConfig, read_saved
 from glot.errors import CheckpointError, ConfigError, lookup
@@ -222,4 +222,5 @@ def _open_backbone(config: RunConfig, checkpoint: Path | None, max_length: int |
             raise CheckpointError(f"{checkpoint}: was trained on another {source.name} ({trained_on} there, {source.identity} here)")
         if layer != trained_layer:
             raise CheckpointError(f"--hidden_layer={layer}: {checkpoint} was trained on hidden state {trained_layer}; leave the flag out")
-    return Backbone(source, max_length, config.backbone.backbone_dtype, layer, pick_device(config.backbone.device))
+    device = config.backbone.device
+    return Backbone(source, max_length, config.backbone.backbone_dtype, layer, pick_device(device), device == SPREAD)

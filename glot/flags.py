@@ -113,7 +113,7 @@ FLAGS: tuple[Flag, ...] = (
     Flag(B, "trust_remote_code", "1 = run code that comes with a hub model", None, True),
     Flag(B, "finetune_backbone", "1 = train the backbone too (implies --precompute_hidden_states=0)", "trains"),
     Flag(B, "backbone_lr", "learning rate of the backbone when it is fine-tuned", "finetune", True),
-    Flag(B, "device", "auto, cpu, mps, cuda or cuda:N", None, True),
+    Flag(B, "device", "auto, cpu, mps, cuda, cuda:N, or spread (a backbone larger than one card over all of them)", None, True),
     Flag(P, "pooling_method", "how token states become one vector"),
     Flag(P, "decoder_cls_last_token", "1 = cls takes the last real token of a decoder (stress: unset = 1 for decoders)", "cls"),
     Flag(P, "scorer_hidden", "width of AdaPool's scorer; GLOT's follows from D", "adapool"),

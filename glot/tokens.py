@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from glot.backbone import Backbone, BackboneSource, LiveTokens, find_backbone, kept_characters
+from glot.backbone import SPREAD, Backbone, BackboneSource, LiveTokens, find_backbone, kept_characters
 from glot.config import BackboneConfig, RunConfig, versions
 from glot.datasets.stress import needles_kept
 from glot.errors import DataError
@@ -85,10 +85,15 @@ def signal_kept(backbone: BackboneConfig, texts: list[str]) -> float:
     return needles_kept(texts, kept_characters(source, texts, max_tokens(backbone)))
 
 
+def open_backbone(config: BackboneConfig, source: BackboneSource, layer: str, device: torch.device) -> Backbone:
+    """The backbone that a configuration asks for."""
+    return Backbone(source, max_tokens(config), config.backbone_dtype, layer, device, config.device == SPREAD)
+
+
 def _load(config: RunConfig, source: BackboneSource, texts: Texts, device: torch.device, clock: Clock) -> tuple[Backbone, "TokenIds"]:
     with clock.phase("load"):
         layer = source.resolve_layer(config.backbone.hidden_layer)
-        backbone = Backbone(source, max_tokens(config.backbone), config.backbone.backbone_dtype, layer, device)
+        backbone = open_backbone(config.backbone, source, layer, device)
     with clock.phase("encode"):
         return backbone, TokenIds(backbone, texts, config.output.verbose)
 
@@ -133,7 +138,7 @@ def estimate_store(config: RunConfig, source: BackboneSource, texts: Texts, devi
     places = set(np.random.default_rng(0).choice(len(texts), count, replace=False).tolist())
     drawn = [text for place, text in enumerate(texts) if place in places]
     layer = source.resolve_layer(config.backbone.hidden_layer)
-    backbone = Backbone(source, max_tokens(config.backbone), config.backbone.backbone_dtype, layer, device)
+    backbone = open_backbone(config.backbone, source, layer, device)
     ids = backbone.tokenise(drawn)
     timed = sorted(ids[:: max(1, count // TIMED_TEXTS)], key=len, reverse=True)
     layers = [backbone.layer]

@@ -92,6 +92,8 @@ def test_one_store_serves_poolers_but_not_other_lengths(capsys, tiny_flags):
     layer = run(capsys, [*tiny_flags, "--hidden_layer=0"])
     coarse = run(capsys, [*tiny_flags, "--backbone_dtype=bfloat16"])
     mixed = run(capsys, [*tiny_flags, "--backbone_dtype=autocast"])
+    spread = run(capsys, [*tiny_flags, "--device=spread", "--override_precompute=1"])  # on this machine: all on the CPU
+    assert spread["history"][0]["train_loss"] == run(capsys, tiny_flags)["history"][0]["train_loss"]
     paths = [result["store"]["path"] for result in (mean, adapool, shorter, layer, coarse, mixed)]
     assert paths[0] == paths[1] and len(set(paths)) == 5
     assert coarse["history"][0]["train_loss"] != run(capsys, tiny_flags)["history"][0]["train_loss"]

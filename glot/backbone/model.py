@@ -34,12 +34,16 @@ class Backbone:
         max_length: tokens a text is cut to; None = the model's own limit.
         dtype: a name of `DTYPES`.
         layer: from `source.resolve_layer`.
+        device: where texts go in and packed states come out.
+        spread: share the layers among all accelerators of the machine, and its memory if need be (accelerate's `device_map="auto"`).
 
     Raises:
         ConfigError: the weights cannot be read, no padding token can be chosen, `max_length` is more than the model has positions for.
     """
 
-    def __init__(self, source: BackboneSource, max_length: int | None, dtype: str, layer: str, device: torch.device) -> None:
+    def __init__(
+        self, source: BackboneSource, max_length: int | None, dtype: str, layer: str, device: torch.device, spread: bool = False
+    ) -> None:
         self.source, self.layer, self.device = source, layer, device
         self.autocast = dtype == "autocast"
         self.tokenizer = load_tokenizer(source)
@@ -47,11 +51,12 @@ class Backbone:
         if max_length is not None and max_length > limit:
             raise ConfigError(f"--max_length={max_length}: {source.name} reads at most {limit} tokens")
         self.max_length = max_length or limit
-        self.model = self._load_weights(dtype).to(device).eval().requires_grad_(False)
+        model = self._load_weights(dtype, {"device_map": "auto"} if spread else {})
+        self.model = (model if spread else model.to(device)).eval().requires_grad_(False)
 
-    def _load_weights(self, dtype: str) -> Any:
+    def _load_weights(self, dtype: str, where: dict[str, str]) -> Any:
         source = self.source
-        options = {"dtype": DTYPES[dtype], "trust_remote_code": source.trust_remote_code, "output_loading_info": True}
+        options = {"dtype": DTYPES[dtype], "trust_remote_code": source.trust_remote_code, "output_loading_info": True, **where}
         try:
             model, report = AutoModel.from_pretrained(source.path, **options)
         except (OSError, ValueError, SafetensorError) as error:
@@ -102,10 +107,10 @@ class Backbone:
             if layer == last:
                 return output.last_hidden_state
             if layer == "mean4":
-                return torch.stack(output.hidden_states[-LAYERS_IN_MEAN:]).mean(0)
+                return torch.stack([hidden.to(mask.device) for hidden in output.hidden_states[-LAYERS_IN_MEAN:]]).mean(0)
             return output.hidden_states[int(layer)]
 
-        return [states(layer) for layer in layers]
+        return [states(layer).to(mask.device) for layer in layers]  # a spread model leaves them where the layer is
 
     @cached_property
     def _options(self) -> dict[str, Any]:

@@ -209,13 +209,17 @@ def first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0]
 
 
+SPREAD = "spread"
+"""`--device` that shares a backbone's layers among all accelerators; the pooler is on the first."""
+
+
 def pick_device(name: str) -> torch.device:
     """`auto` is the first accelerator there is, else the CPU.
 
     Raises:
         ConfigError: the named device is not on this machine.
     """
-    if name == "auto":
+    if name in ("auto", SPREAD):
         return torch.accelerator.current_accelerator() or torch.device("cpu") if torch.accelerator.is_available() else torch.device("cpu")
     try:
         torch.empty(0, device=name)
