@@ -169,13 +169,13 @@ def run_mteb(config: RunConfig) -> Result:
     clock = Clock("load", "evaluate")
     report_to = resolve_report_to(config.output.report_to)
     data_dir = None if config.data.data_dir is None else Path(config.data.data_dir)
-    tasks = mteb.find_tasks(config.mteb.mteb_task, data_dir)
+    root = Path(config.output.output_dir)
+    tasks = mteb.find_tasks(config.mteb.mteb_task, data_dir, root / MTEB_CACHE)
     with clock.phase("load"):
         encoder, config, notes = open_encoder(config)
     revision = encoder.fingerprint()
     for note in notes:
         say(note)
-    root = Path(config.output.output_dir)
     run_dir = create_run_folder(root, config.output.run_name or f"mteb-{encoder.name}-{revision[:8]}", config.output.overwrite)
     facts = {"hidden_size": encoder.backbone.hidden_size, "backbone": encoder.backbone.source.identity}
     write_config(run_dir, config, {**facts, "data": [task.metadata.name for task in tasks]})

@@ -20,7 +20,7 @@ from glot.config import RunConfig
 from glot.encoder import SentenceEncoder
 from glot.errors import ConfigError
 from glot.flags import FLAGS, parse
-from glot.integrations.mteb import MtebModel, _read_locally, evaluate_tasks, find_tasks
+from glot.integrations.mteb import MtebModel, evaluate_tasks, find_tasks, read_locally
 from glot.names import CHOICES, MTEB_CACHE
 from glot.poolers.fixed import MeanPooler
 from glot.report.mteb import mteb_table
@@ -100,6 +100,19 @@ def test_what_other_data_gave_is_not_reported_again(capsys, flags, data, tmp_pat
     assert run(capsys, [*words, f"--data_dir={data}"])["scores"] == first["scores"]
 
 
+def test_data_that_changed_in_place_is_read_anew(capsys, flags, data, tmp_path):
+    """The library that reads local tables knows those with a README by the folder's name alone."""
+    root = tmp_path / "mirror"
+    shutil.copytree(data, root)
+    words = [flag for flag in flags if "data_dir" not in flag] + [f"--data_dir={root}", "--mteb_task=SciFact", "--pooling_method=mean"]
+    first = run(capsys, words)
+    queries = root / "mteb/scifact/queries.jsonl"
+    queries.write_text(queries.read_text().replace("cat", "dog").replace("red", "blue"))
+    assert run(capsys, words)["scores"] != first["scores"]
+    shutil.copy(data / "mteb/scifact/queries.jsonl", queries)
+    assert run(capsys, words)["scores"] == first["scores"]
+
+
 def test_only_the_subsets_of_a_task_count(capsys, flags, data, tmp_path):
     """A cached result of two subsets must not stand in for a benchmark's task of one."""
     root = tmp_path / "two/mteb/amazon_counterfactual"
@@ -121,13 +134,13 @@ def test_only_the_subsets_of_a_task_count(capsys, flags, data, tmp_path):
     words = [flag for flag in flags if "data_dir" not in flag] + [f"--data_dir={tmp_path}/two", "--pooling_method=mean"]
     both = run(capsys, [*words, "--mteb_task=AmazonCounterfactualClassification"])["scores"]["AmazonCounterfactualClassification"]
     task = mteb.get_task("AmazonCounterfactualClassification", hf_subsets=["en"])
-    _read_locally(task, tmp_path / "two")
+    read_locally(task, tmp_path / "two", tmp_path / "links")
     encoder = SentenceEncoder(
         Backbone(find_backbone(flags[2].split("=")[1]), None, "float32", "2", torch.device("cpu")), MeanPooler(16), "bert-mean"
     )
     model = MtebModel(encoder, "1", {})
     cached, fresh = tmp_path / "cached", tmp_path / "fresh"
-    whole = find_tasks("AmazonCounterfactualClassification", tmp_path / "two")
+    whole = find_tasks("AmazonCounterfactualClassification", tmp_path / "two", tmp_path)
     list(evaluate_tasks(model, whole, cached, 32, False))
     one, other = (next(evaluate_tasks(model, [task], cache, 32, False)).score for cache in (cached, fresh))
     assert one == other != pytest.approx(both, abs=1e-6)
@@ -206,22 +219,22 @@ def test_an_export_scores_what_the_task_scores(capsys, flags, trained, tmp_path)
     assert glot_main(["export", str(trained), "--to", str(tmp_path / "export")]) == 0
     model = SentenceTransformer(str(tmp_path / "export"), trust_remote_code=True, device="cpu")
     data_dir = Path(next(flag for flag in flags if "data_dir" in flag).split("=")[1])
-    found = mteb.evaluate(model, find_tasks(",".join(names), data_dir), cache=None, encode_kwargs={"batch_size": 64})
+    found = mteb.evaluate(model, find_tasks(",".join(names), data_dir, tmp_path), cache=None, encode_kwargs={"batch_size": 64})
     theirs = {result.task_name: result.get_score() for result in found.task_results}
     assert theirs == pytest.approx(ours["scores"], abs=2e-3)
 
 
-def test_names_of_tasks_and_benchmarks():
-    (task,) = find_tasks("AmazonCounterfactualClassification", None)
+def test_names_of_tasks_and_benchmarks(tmp_path):
+    (task,) = find_tasks("AmazonCounterfactualClassification", None, tmp_path)
     assert task.hf_subsets == ["en-ext", "en"] or set(task.hf_subsets) == {"en", "en-ext"}
-    assert len(find_tasks("MTEB(eng, v2)", None)) == 41 and len(find_tasks("MTEB(eng, v1)", None)) == 56
+    assert len(find_tasks("MTEB(eng, v2)", None, tmp_path)) == 41 and len(find_tasks("MTEB(eng, v1)", None, tmp_path)) == 56
     for wrong, complaint in (
         ("SciFacts", "did you mean 'SciFact'"),
         ("STS12,,", "'' is no task"),
         ("MTEB(eng)", "is no task and no benchmark"),
     ):
         with pytest.raises(ConfigError, match=complaint):
-            find_tasks(wrong, None)
+            find_tasks(wrong, None, tmp_path)
 
 
 def test_tables_put_published_figures_beside_ours():
@@ -243,7 +256,7 @@ def test_the_shipped_sweeps_are_flags_and_tasks(path, trained):
     content = yaml.safe_load(path.read_text())
     assert set(content["parameters"]) <= set(NAMES)
     tasks = content["parameters"]["mteb_task"]["values"]
-    assert len(tasks) == (49 if "eval" in path.stem else 7) and len(find_tasks(",".join(tasks), None)) == len(tasks)
+    assert len(tasks) == (49 if "eval" in path.stem else 7) and len(find_tasks(",".join(tasks), None, Path("unused"))) == len(tasks)
     study = read_study(path)
     for cell in study.cells[:2]:
         own = {**cell.flags, **({"checkpoint_path": "standard"} if "checkpoint_path" in cell.flags else {})}

@@ -22,6 +22,7 @@ from glot.encoder import SentenceEncoder
 from glot.errors import ConfigError
 
 LANGUAGE, LOCAL = "eng", "local"
+LINKS = "data"
 DIGITS = 6
 """To which mteb rounds what it remembers: a score is the same whether it was just computed or found."""
 VERSION: str = mteb.__version__
@@ -70,10 +71,10 @@ class MtebModel(AbsEncoder):
         return self.encoder.encode(texts, batch_size, show_progress_bar=show_progress_bar)
 
 
-def find_tasks(names: str, data_dir: Path | None) -> list[Any]:
+def find_tasks(names: str, data_dir: Path | None, cache: Path) -> list[Any]:
     """The tasks of one name, a benchmark (its name may hold a comma), or a comma list; in English where a task has several languages.
 
-    A task whose data lies under `data_dir` in mteb's own layout (`mteb/<name>/...`) reads it there.
+    A task whose data lies under `data_dir` in mteb's own layout (`mteb/<name>/...`) reads it there, through a link under `cache`.
 
     Raises:
         ConfigError: no such task or benchmark.
@@ -93,7 +94,7 @@ def find_tasks(names: str, data_dir: Path | None) -> list[Any]:
         tasks = [_english(name) for name in dict.fromkeys(asked)]
     for task in tasks:
         for part in [task, *getattr(task, "tasks", [])]:
-            _read_locally(part, data_dir)
+            read_locally(part, data_dir, cache / LINKS)
     return tasks
 
 
@@ -104,15 +105,24 @@ def _english(name: str) -> Any:
         raise ConfigError(f"--mteb_task={name}: cannot be run in English ({_first_line(error)})") from error
 
 
-def _read_locally(task: Any, data_dir: Path | None) -> None:
-    """Point a task at its folder under `data_dir`, where there is one; the revision says which files were read."""
+def read_locally(task: Any, data_dir: Path | None, links: Path) -> None:
+    """Point a task at its folder under `data_dir`, where there is one; the revision says which files were read.
+
+    The task gets a link whose name holds their hash: the library that reads them remembers tables by the folder's name alone, and would
+    give the rows of another folder, or of this one before it was changed.
+    """
     local = data_dir / task.metadata.dataset["path"] if data_dir is not None else None
     if local is None or not local.is_dir():
         return
     files = sorted(path for path in local.rglob("*") if path.is_file())
     listing = [[str(path.relative_to(local)), file_sha256(path)] for path in files]
-    revision = f"{LOCAL}-{hashlib.sha256(json.dumps(listing).encode()).hexdigest()[:12]}"
-    task.metadata = task.metadata.model_copy(update={"dataset": {**task.metadata.dataset, "path": str(local), "revision": revision}})
+    digest = hashlib.sha256(json.dumps(listing).encode()).hexdigest()[:12]
+    link = links.absolute() / f"{local.name}-{digest}"
+    links.mkdir(parents=True, exist_ok=True)
+    link.unlink(missing_ok=True)
+    link.symlink_to(local.resolve(), target_is_directory=True)
+    where = {"path": str(link), "revision": f"{LOCAL}-{digest}"}
+    task.metadata = task.metadata.model_copy(update={"dataset": {**task.metadata.dataset, **where}})
 
 
 def _first_line(error: object) -> str:

@@ -20,10 +20,8 @@ class StoredTokens:
         self._dtype = DTYPES[str(manifest.key["store_dtype"])]
         with np.load(folder / PLAN) as plan:
             order, lengths = plan["order"], plan["lengths"]
-        self._lengths = torch.from_numpy(lengths)
-        starts = np.empty_like(lengths)
-        starts[order] = np.cumsum(lengths[order]) - lengths[order]
-        self._starts = torch.from_numpy(starts)
+        self._lengths, self._starts = lengths, np.empty_like(lengths)
+        self._starts[order] = np.cumsum(lengths[order]) - lengths[order]
         self._tokens: torch.Tensor | None = None
 
     def __len__(self) -> int:
@@ -44,12 +42,10 @@ class StoredTokens:
 
     def gather(self, rows: np.ndarray) -> TokenBatch:
         """The states of `rows (B,)` in that order: float32 (N, d) on the CPU."""
-        index = torch.as_tensor(rows)
-        lengths = self._lengths[index]
-        ends = lengths.cumsum(0)
-        shift = torch.repeat_interleave(self._starts[index] - (ends - lengths), lengths)
-        positions = torch.arange(int(ends[-1])) + shift
-        return TokenBatch.from_lengths(self.tokens[positions].float(), lengths)
+        lengths = self._lengths[rows]  # numpy: several times faster than torch on a few dozen numbers
+        ends = np.cumsum(lengths)
+        positions = np.arange(ends[-1]) + np.repeat(self._starts[rows] - (ends - lengths), lengths)
+        return TokenBatch.from_lengths(self.tokens.index_select(0, torch.from_numpy(positions)).float(), torch.from_numpy(lengths))
 
 
 READ_AT_ONCE = 8 << 20

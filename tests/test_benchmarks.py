@@ -1,0 +1,57 @@
+"""The benchmark runs and fills its table; what it measures is for people to read, not for tests to judge."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import ROOT
+
+from benchmarks.timing import Timings
+from glot.store import reader
+
+pytestmark = pytest.mark.slow
+
+
+def test_every_section_runs(tmp_path, mirror):
+    words = [sys.executable, "-m", "benchmarks", "--smoke", f"--data_dir={mirror}", f"--to={tmp_path}"]
+    done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr[-2000:]
+    (record,) = tmp_path.glob("*.json")
+    found = json.loads(record.read_text())
+    kinds = {line["what"].split(",")[0].split(" of ")[0].split(" ")[0] for line in found["lines"]}
+    assert kinds == {"step", "memory", "random", "shuffled", "encode", "store", "2"}
+    assert all(line["value"] > 0 for line in found["lines"])
+    assert record.with_suffix(".md").read_text() in done.stdout
+    assert found["machine"]["cores"] == os.cpu_count() and found["machine"]["versions"]["torch"]
+
+
+def test_without_data_it_says_what_is_left_out(tmp_path):
+    words = [sys.executable, "-c", "import benchmarks.__main__ as b; b.steps = b.memories = b.readings = lambda smoke: iter(()); b.main()"]
+    done = subprocess.run([*words, f"--data_dir={tmp_path}", f"--to={tmp_path}"], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert f"encode, precompute and stacking are left out: no data at {tmp_path}" in done.stderr
+
+
+def test_sides_take_turns_and_the_ratio_is_by_round():
+    called = []
+    sides = {"slow": lambda: (called.append("slow"), time.sleep(0.02)), "fast": lambda: called.append("fast")}
+    found = Timings(sides, 3, before=lambda: called.append("before"))
+    assert called[1::2] == ["slow", "fast", "slow", "fast", "fast", "slow", "slow", "fast"]
+    assert set(called[::2]) == {"before"}
+    assert found.seconds("slow") >= 0.02 > found.seconds("fast")
+    assert found.ratio("slow", "fast") > 1 > found.ratio("fast", "slow")
+
+
+def test_read_ahead_keeps_to_what_memory_has_room_for(tmp_path, monkeypatch):
+    path = tmp_path / "tokens.bin"
+    path.write_bytes(bytes(1000))
+    thread = reader.read_ahead(path)
+    if sys.platform == "linux":
+        assert thread is not None
+        thread.join(10)
+        assert not thread.is_alive()
+    monkeypatch.setattr(reader, "available_memory", lambda: 1999)
+    assert reader.read_ahead(path) is None
