@@ -120,16 +120,17 @@ def _check_seeds(config: RunConfig) -> list[str]:
         parse_seeds(config.train.seeds)
     except ValueError:
         return [f"--seeds={config.train.seeds}: must be different numbers such as 0,1,2 or 0..9"]
-    return _check_stack(config) if config.train.stack_seeds else []
+    return stack_problems(config) if config.train.stack_seeds else []
 
 
-def _check_stack(config: RunConfig) -> list[str]:
-    """What cannot train side by side."""
+def stack_problems(config: RunConfig) -> list[str]:
+    """Why the seeds of a configuration cannot train side by side; an empty list where they can."""
     pooler, backbone = config.pooler, config.backbone
     is_glot = pooler.pooling_method == "glot" and pooler.num_layers > 0
     longest = max(backbone.max_length, LONGEST_STACKED + backbone.adaptive_length)
     reasons = {
         "--task=embedding: the learning rate follows each run's own loss": config.data.task == "embedding",
+        "--task=mteb: it trains nothing": config.data.task == "mteb",
         "--finetune_backbone=1: there is one backbone": backbone.finetune_backbone,
         "--pooling_method=mlp: has batch norm": pooler.pooling_method == "mlp",
         f"--gnn_type={pooler.gnn_type}: only gat": is_glot and pooler.gnn_type != "gat",

@@ -214,6 +214,20 @@ def run_or_reuse(config: RunConfig, runs_dir: Path) -> str:
     return str(runs_dir / name)
 
 
+def stack_or_reuse(configs: list[RunConfig], runs_dir: Path) -> list[str]:
+    """`run_or_reuse` for configurations that differ in their seed alone: what is missing trains side by side, in the first one's order."""
+    data, _ = read_texts(configs[0])
+    source = find_backbone(configs[0].backbone.model_name_or_path, configs[0].backbone.trust_remote_code)
+    settled = [settle(config.with_values(order_seed=configs[0].order_seed), source)[0] for config in configs]
+    names = [run_fingerprint(config, source, data) for config in settled]
+    where = {"output_dir": str(runs_dir), "overwrite": True, "verbose": False}
+    rows = [config.with_values(**where, run_name=name) for config, name in zip(settled, names, strict=True)]
+    missing = [config for config, name in zip(rows, names, strict=True) if not (runs_dir / name / RESULT).is_file()]
+    if missing:
+        run_stack(missing)
+    return [str(runs_dir / name) for name in names]
+
+
 def encode_once(configs: list[RunConfig]) -> float:
     """Write every store that these runs will read with all cores, the layers of one backbone in one pass; the seconds it took.
 

@@ -7,24 +7,20 @@ Every backbone/data pair is encoded once; finished runs are known by their finge
 import argparse
 import itertools
 import json
-import os
 import random
-import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from glot.config import RunConfig, parse_seeds
-from glot.errors import ConfigError, GlotError, nearest
+from glot.errors import ConfigError, nearest
 from glot.flags import FLAGS, STRESS_DEFAULTS, parse
 from glot.names import EVALUATIONS
+from glot.workers import Work, open_pool
 
 WANDB_KEYS = ("program", "method", "metric", "parameters", "command", "run_cap", "name", "project", "description", "entity")
 STUDY_KEYS = ("kind", "name", "runs_with", "grid", "arms", "tune", "seeds", "baseline", "published", "program")
@@ -232,7 +228,7 @@ def run_study(path: Path, output_dir: str = "runs", seeds: list[int] | None = No
     start = time.perf_counter()
     encoded = recipes.encode_once(configs)
     configs = [config.with_values(override_precompute=False) for config in configs]  # built anew once is enough
-    with _pool(jobs) as pool:
+    with open_pool(jobs) as pool:
         work = Work(pool, str(folder / "runs"))
         tuned = tune_cells(study, configs, work)
         plan = [
@@ -251,8 +247,12 @@ def run_study(path: Path, output_dir: str = "runs", seeds: list[int] | None = No
     return folder
 
 
-def tune_cells(study: Study, configs: list[RunConfig], work: "Work") -> list[dict[str, Any]]:
-    """For each cell the values that do best on held-out training rows, over the tuning seeds; all scores are kept."""
+def tune_cells(study: Study, configs: list[RunConfig], work: Work) -> list[dict[str, Any]]:
+    """For each cell the values that do best on held-out training rows, over the tuning seeds; all scores are kept.
+
+    The tuning seeds of a trial share a batch order where they can train side by side. Reported runs never do: a shared order hides a part
+    of the spread over seeds (benchmarks/README.md).
+    """
     if not study.tune:
         return [{"values": {}, "scores": []} for _ in configs]
     points = _crossed(study.tune)
@@ -261,7 +261,7 @@ def tune_cells(study: Study, configs: list[RunConfig], work: "Work") -> list[dic
         for config in configs
         for point in points
     ]
-    outcomes = iter(work.run([config for runs in trials for config in runs], f"{study.name}: tuning"))
+    outcomes = iter(work.run([config for runs in trials for config in runs], f"{study.name}: tuning", stack=True))
     means = []
     for runs in trials:
         scores = [_heldout_score(outcome["run_dir"]) for outcome in (next(outcomes) for _ in runs) if outcome["run_dir"]]
@@ -287,70 +287,6 @@ def _heldout_score(run_dir: str) -> float:
     entry = result["history"][result["best"]["epoch"] - 1]
     first = next(iter(entry["metrics"].values()))
     return float("-inf") if first is None else float(first)
-
-
-class Work:
-    """Runs configurations on a pool of workers; equal ones once."""
-
-    def __init__(self, pool: Executor, runs_dir: str) -> None:
-        self._pool, self._runs_dir = pool, runs_dir
-
-    def run(self, configs: list[RunConfig], title: str) -> list[dict[str, Any]]:
-        """For each configuration its run folder, or the error that stopped it."""
-        from glot.progress import counter, say
-
-        futures: dict[RunConfig, Future[str]] = {}
-        with counter(title, "run", len(set(configs)), enabled=True) as bar:
-            for config in configs:
-                if config not in futures:
-                    futures[config] = self._pool.submit(_one_run, config, self._runs_dir)
-                    futures[config].add_done_callback(lambda _: bar.update(1))
-            for config, future in futures.items():
-                error = future.exception()
-                if error is not None:
-                    say(f"failed: {config.data.task}, {config.pooler.pooling_method}, seed {config.train.seed}: {_in_words(error)}")
-        return [
-            {"run_dir": None, "error": _in_words(f.exception())} if f.exception() else {"run_dir": f.result()}
-            for f in map(futures.get, configs)
-        ]
-
-
-def _in_words(error: BaseException | None) -> str:
-    return str(error) if isinstance(error, GlotError) else f"{type(error).__name__}: {error}"
-
-
-def _one_run(config: RunConfig, runs_dir: str) -> str:
-    from glot import recipes
-
-    return recipes.run_or_reuse(config, Path(runs_dir))
-
-
-@contextmanager
-def _pool(jobs: int) -> Iterator[Executor]:
-    """Workers; a future holds whatever stopped a run. When the user stops the study, runs that have not begun are dropped."""
-    pool: Executor = ThreadPoolExecutor(1)
-    if jobs > 1:
-        pool = ProcessPoolExecutor(jobs, get_context("spawn"), initializer=_share_cores, initargs=(jobs,))
-    try:
-        yield pool
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _share_cores(jobs: int) -> None:
-    """What a worker does first: take its share of the cores, and end when the study is killed, which would leave it waiting for ever."""
-    import torch
-
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // jobs))
-    parent = parent_process()
-    assert parent is not None
-
-    def follow() -> None:
-        """Wait for the parent's end."""
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=follow, daemon=True).start()
 
 
 def parse_sweep(argv: list[str]) -> argparse.Namespace:

@@ -18,7 +18,7 @@ RANKS = {
     7: ("encoder",),
     8: ("integrations", "run"),
     9: ("recipes",),
-    10: ("flags", "demo"),
+    10: ("flags", "demo", "workers"),
     11: ("sweep",),
     12: ("cli",),
     13: ("__main__",),

@@ -40,7 +40,7 @@ arms:
   glot: {pooling_method: glot, tau: 0.5}
   no graph: {pooling_method: glot, graph_adj: none}
   mean: {pooling_method: mean}
-tune: {lr: [1e-4, 3e-2], seeds: [100]}
+tune: {lr: [1e-4, 3e-2], seeds: [100, 101]}
 seeds: [0, 1, 2]
 baseline: no graph
 published: table 1
@@ -124,11 +124,16 @@ def test_a_study_is_tuned_reused_and_reported(tiny_study, tmp_path, capsys, monk
     assert "| no graph" in text and "paired t-test over seeds" in text and "The study took" in text
     rows = list(csv.DictReader((folder / "report.csv").open()))
     assert [row["n"] for row in rows] == ["3"] * 6 and all(row["difference"] for row in rows if row["arm"] != "no graph")
-    monkeypatch.setattr(recipes, "run_task", lambda config: pytest.fail("a finished run was run again"))
+    orders = {path.parent.name: json.loads(path.read_text())["flags"]["order_seed"] for path in (folder / "runs").glob("*/config.json")}
+    reported = {Path(run["run_dir"]).name for cell in record["cells"] for run in cell["runs"]}
+    assert {orders[name] for name in reported} == {None}  # each reported run has a batch order of its own
+    assert {order for name, order in orders.items() if name not in reported} == {100}  # tuning seeds 100 and 101 trained side by side
+    for recipe in ("run_task", "run_stack"):
+        monkeypatch.setattr(recipes, recipe, lambda config: pytest.fail("a finished run was run again"))
     run_study(tiny_study, str(tmp_path / "runs"))
     again = json.loads((folder / "study.json").read_text())
     assert again["cells"] == record["cells"]
-    assert list(list_runs(tiny_study, [0]))[-1] == "18 runs in all"
+    assert list(list_runs(tiny_study, [0]))[-1] == "30 runs in all"
 
 
 @pytest.mark.slow
@@ -222,7 +227,7 @@ def test_every_shipped_study_resolves(path):
 def test_layers_of_a_study_are_encoded_in_one_pass(tiny_study, tmp_path, monkeypatch):
     text = tiny_study.read_text().replace("task: [cola, mrpc]", "task: [cola]\n  hidden_layer: [0, 1, -1]")
     tiny_study.write_text(
-        text.replace("grid: {", "grid:\n  ").replace("-1]}", "-1]").replace("tune: {lr: [1e-4, 3e-2], seeds: [100]}\n", "")
+        text.replace("grid: {", "grid:\n  ").replace("-1]}", "-1]").replace("tune: {lr: [1e-4, 3e-2], seeds: [100, 101]}\n", "")
     )
     loads = []
     whole = tokens._load
@@ -237,9 +242,9 @@ def test_layers_of_a_study_are_encoded_in_one_pass(tiny_study, tmp_path, monkeyp
 def test_workers_of_a_killed_study_do_not_stay(tmp_path):
     program = tmp_path / "study.py"
     program.write_text(
-        "import os, time\nfrom glot.sweep import _pool\n"
+        "import os, time\nfrom glot.workers import open_pool\n"
         "if __name__ == '__main__':\n"
-        "    with _pool(2) as pool:\n"
+        "    with open_pool(2) as pool:\n"
         "        print(pool.submit(os.getpid).result(), flush=True)\n        time.sleep(600)\n"
     )
     study = subprocess.Popen([sys.executable, str(program)], stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
@@ -254,7 +259,7 @@ def test_workers_of_a_killed_study_do_not_stay(tmp_path):
 
 def test_sweep_command_line(tiny_study, capsys):
     assert glot_main(["sweep", str(tiny_study), "--dry_run", "--seeds=0..4"]) == 0
-    assert capsys.readouterr().out.splitlines()[-1] == "42 runs in all"
+    assert capsys.readouterr().out.splitlines()[-1] == "54 runs in all"
     assert glot_main(["sweep", str(tiny_study), "--seeds=x"]) == 2 and glot_main(["sweep", str(tiny_study), "--jobs=0"]) == 2
     assert glot_main(["sweep", "/no/such.yaml"]) == 2 and glot_main(["report"]) == 2
     assert "usage: glot report DIR" in capsys.readouterr().err
