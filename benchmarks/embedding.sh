@@ -9,7 +9,10 @@ for pooler in glot adapool; do
   python main.py $common $width --model_name_or_path=minilm --pooling_method=$pooler --lr=2e-4 --batch_size=128 --run_name=pairs-minilm-$pooler
   python main.py $common $width --model_name_or_path=smollm2 --decoder_cls_last_token=1 --num_train_samples=3000 --pooling_method=$pooler --lr=2e-4 \
     --batch_size=128 --run_name=pairs-smollm2-$pooler
+  python main.py $common $width --model_name_or_path=smollm2 --num_train_samples=3000 --pooling_method=$pooler --lr=2e-4 --batch_size=128 \
+    --contrastive_normalize=1 --run_name=pairs-smollm2-$pooler-unit --save_dir=saved_models/unit
 done
+python main.py $common --model_name_or_path=minilm --pooling_method=glot --gat_hidden_dim=256 --tau=0.6 --epochs=1 --batch_size=1024 --run_name=pairs-minilm-glot-1024
 tasks=AmazonCounterfactualClassification,BIOSSES,EmotionClassification,STS12,STS13,STS14,STS15,STS16,STSBenchmark,SciFact
 mteb="--task=mteb --data_dir=$DATA --mteb_task=$tasks --mteb_max_length=256 --overwrite=1"
 for pooler in mean cls max; do

@@ -74,7 +74,7 @@ class SentenceEncoder:
         named = [pick_device(name) for name in dict.fromkeys(devices or ())]
         replicas = [self._replica(device) for device in named or [self.backbone.device]]
         vectors = np.empty((len(texts), self.dim), dtype=np.float32)
-        with counter("encode", "text", len(texts), show_progress_bar) as bar, ThreadPoolExecutor(len(replicas)) as pool:
+        with counter("encode", "text", len(texts), show_progress_bar) as bar:
             batches, lock = self._batches(texts, batch_size), Lock()
 
             def take_batches(replica: tuple[Backbone, nn.Module]) -> None:
@@ -88,7 +88,11 @@ class SentenceEncoder:
                     vectors[rows] = _embed(*replica, ids)
                     bar.update(len(rows))
 
-            list(pool.map(take_batches, replicas))
+            if len(replicas) == 1:  # in this thread: another one would open a second team of computing threads, and the two fight
+                take_batches(replicas[0])
+            else:
+                with ThreadPoolExecutor(len(replicas)) as pool:
+                    list(pool.map(take_batches, replicas))
         return F.normalize(torch.from_numpy(vectors), dim=1).numpy() if normalize else vectors
 
     def fingerprint(self) -> str:
