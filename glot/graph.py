@@ -4,6 +4,7 @@ Every rule is symmetric, keeps the diagonal and depends on the sentence alone, s
 A graph is built block by block (sentences of similar length, padded together) and only when an engine asks for it.
 """
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -78,6 +79,12 @@ class TokenGraph:
         if (id(block), "dense") not in self._made:
             self._made[id(block), "dense"] = adjacency(self.unit, block, self.rule)
         return self._made[id(block), "dense"]
+
+    def barrier(self, block: Block) -> Tensor:
+        """(b, n, n) float32, made once: what is added to a logit, 0 where `dense` allows the pair, else -inf."""
+        if (id(block), "barrier") not in self._made:
+            self._made[id(block), "barrier"] = barrier_of(self.dense(block))
+        return self._made[id(block), "barrier"]
 
     @torch.no_grad()
     def rows(self, block: Block, start: int, stop: int) -> Tensor:
@@ -157,7 +164,7 @@ class _SpreadRows(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        return _CollectRows.apply(grad, ctx.saved_tensors[0]), None, None
+        return grad.index_select(0, ctx.saved_tensors[0]), None, None
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int, None, None], rows: Tensor, places: Tensor, total: int) -> tuple[Tensor, int]:
@@ -187,6 +194,13 @@ class _CollectRows(torch.autograd.Function):
         """As in `_SpreadRows`."""
         wide = flat.movedim(in_dims[0], 1)
         return _CollectRows.apply(wide.flatten(1), places).view(len(places), *wide.shape[1:]).movedim(1, 0), 0
+
+
+for _function in (
+    _SpreadRows,
+    _CollectRows,
+):  # `apply` asks for it every time, and would read it off the source: a twentieth of a small step
+    _function.forward.__signature__ = inspect.signature(_function.forward)
 
 
 def group_by_length(lengths: Tensor) -> list[Tensor]:
@@ -231,9 +245,14 @@ def adjacency(unit: Tensor, block: Block, rule: GraphRule) -> Tensor:
     return allowed
 
 
+def barrier_of(allowed: Tensor) -> Tensor:
+    """0 where a pair is allowed, else -inf: float32 of the same shape."""
+    return torch.zeros(allowed.shape, device=allowed.device).masked_fill_(~allowed, -torch.inf)
+
+
 def cosines(unit: Tensor, block: Block) -> Tensor:
     """(b, n, n) float32 cosine similarities."""
-    rows = unit[block.index]
+    rows = unit.index_select(0, block.index.flatten()).unflatten(0, block.index.shape)
     return rows @ rows.transpose(1, 2)
 
 

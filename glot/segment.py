@@ -12,24 +12,29 @@ from torch import Tensor
 
 from glot.types import TokenBatch
 
-SENTENCES_PER_PRODUCT = 32
+TOKENS_PER_PRODUCT = 1024
+"""About how many tokens one product takes: its cost grows with sentences times tokens, its overhead does not."""
 
 
 def segment_sum(values: Tensor, batch: TokenBatch, weights: Tensor | None = None) -> Tensor:
     """`sum_i w_i values_i` over each sentence: (B, width). `weights (N,)` default to one."""
-    if weights is None:
-        weights = values.new_ones(values.shape[0])
-    starts = list(range(0, len(batch), SENTENCES_PER_PRODUCT))
-    bounds = [int(batch.ptr[start]) for start in starts] + [values.shape[0]]
+    return segment_sums([values], batch, values.new_ones(values.shape[0]) if weights is None else weights)
+
+
+def segment_sums(parts: list[Tensor], batch: TokenBatch, weights: Tensor) -> Tensor:
+    """`segment_sum` of values whose columns come in parts `(N, width_i)`: (B, sum of the widths)."""
+    size = max(1, TOKENS_PER_PRODUCT * len(batch) // len(weights))
+    starts = list(range(0, len(batch), size))
+    bounds = [int(batch.ptr[start]) for start in starts] + [len(weights)]
     sizes = [end - start for start, end in itertools.pairwise(bounds)]
-    segments = batch.segment.split(sizes)
-    sums = []
-    for first, segment, part, weight in zip(starts, segments, values.split(sizes), weights.split(sizes), strict=True):
-        rows = min(SENTENCES_PER_PRODUCT, len(batch) - first)
-        columns = torch.arange(part.shape[0], device=part.device)
-        selector = part.new_zeros(rows, part.shape[0]).index_put((segment - first, columns), weight)
-        sums.append(selector @ part)
-    return torch.cat(sums)
+    rows = []
+    for first, segment, weight, *values in zip(
+        starts, batch.segment.split(sizes), weights.split(sizes), *(part.split(sizes) for part in parts), strict=True
+    ):
+        columns = torch.arange(len(weight), device=weight.device)
+        selector = weight.new_zeros(min(size, len(batch) - first), len(weight)).index_put((segment - first, columns), weight)
+        rows.append(torch.cat([selector @ value for value in values], 1))
+    return torch.cat(rows)
 
 
 def segment_mean(values: Tensor, batch: TokenBatch) -> Tensor:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from glot.graph import ROW_RULES, TokenGraph, rows_at_once
+from glot.graph import ROW_RULES, TokenGraph, barrier_of, rows_at_once
 
 NEGATIVE_SLOPE = 0.2
 DENSE_TOKENS = 2048
@@ -66,7 +66,7 @@ class GatConv(nn.Module):
             if self.engine == "auto" and hidden.shape[1] > DENSE_TOKENS:
                 mixed.append(_mix_by_rows(hidden, sent, received, partial(graph.rows, block)))
             else:
-                mixed.append(_mix(hidden, sent, received, graph.dense(block)))
+                mixed.append(_mix(hidden, sent, received, graph.barrier(block)))
         return graph.unpad(mixed) + self.bias
 
     def _on_edges(self, x: Tensor, graph: TokenGraph) -> Tensor:
@@ -85,10 +85,13 @@ def _pyg_layer(in_dim: int, out_dim: int) -> nn.Module:
         return GATConv(in_dim, out_dim, edge_dim=1, negative_slope=NEGATIVE_SLOPE)
 
 
-def _mix(hidden: Tensor, sent: Tensor, received: Tensor, allowed: Tensor) -> Tensor:
-    """Attention inside one block: hidden (b, n, h), logit halves (b, n), allowed (b, n, n) -> (b, n, h)."""
-    logits = F.leaky_relu(received.unsqueeze(2) + sent.unsqueeze(1), NEGATIVE_SLOPE)
-    return logits.masked_fill(~allowed, -torch.inf).softmax(-1) @ hidden
+def _mix(hidden: Tensor, sent: Tensor, received: Tensor, barrier: Tensor) -> Tensor:
+    """Attention inside one block: hidden (b, n, h), logit halves (b, n), barrier (b, n, n) 0 or -inf -> (b, n, h).
+
+    In place where autograd allows it: an n x n tensor costs more to pass over than to compute. LeakyReLU leaves -inf where it is.
+    """
+    logits = (received.unsqueeze(2) + sent.unsqueeze(1)).add_(barrier)
+    return F.leaky_relu_(logits, NEGATIVE_SLOPE).softmax(-1) @ hidden
 
 
 def _mix_by_rows(hidden: Tensor, sent: Tensor, received: Tensor, rows: Callable[[int, int], Tensor]) -> Tensor:
@@ -103,4 +106,4 @@ def _mix_by_rows(hidden: Tensor, sent: Tensor, received: Tensor, rows: Callable[
 
 
 def _mix_rows(hidden: Tensor, sent: Tensor, received: Tensor, rows: Callable[[int, int], Tensor], start: int, stop: int) -> Tensor:
-    return _mix(hidden, sent, received, rows(start, stop).unsqueeze(0))
+    return _mix(hidden, sent, received, barrier_of(rows(start, stop).unsqueeze(0)))

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from glot.segment import segment_mean, segment_softmax, segment_sum
+from glot.segment import segment_mean, segment_softmax, segment_sums
 from glot.types import TokenBatch
 
 
@@ -19,14 +19,14 @@ def score(scorer: nn.Sequential, states: list[Tensor]) -> Tensor:
     weights = first.weight.split([part.shape[1] for part in states], 1)
     hidden = F.linear(states[0], weights[0], first.bias)
     for part, weight in zip(states[1:], weights[1:], strict=True):
-        hidden = hidden + part @ weight.T
+        hidden = torch.addmm(hidden, part, weight.T)
     return last(squash(hidden)).squeeze(1)
 
 
 def readout(states: list[Tensor], scores: Tensor, batch: TokenBatch) -> tuple[Tensor, Tensor]:
     """Softmax of `scores (N,)` inside each sentence, then the weighted sum of the states: vectors (B, D) and weights (N,)."""
     weights = segment_softmax(scores, batch)
-    return torch.cat([segment_sum(part, batch, weights) for part in states], 1), weights
+    return segment_sums(states, batch, weights), weights
 
 
 class AdaPooler(nn.Module):
