@@ -19,6 +19,9 @@ from glot.store import StoreKey, StorePlan, write_stores
 from glot.store.writer import WriteOptions
 from glot.tokens import TokenIds
 
+PART = 8
+"""What is padded is an eighth of the texts."""
+
 
 def bare_pass(backbone: Backbone, texts: list[str], autocast: bool = False) -> Callable[[], None]:
     """`model(**batch)` over length-sorted batches that are tokenised and padded beforehand."""
@@ -39,10 +42,10 @@ def bare_pass(backbone: Backbone, texts: list[str], autocast: bool = False) -> C
 
 
 def padded_pass(backbone: Backbone, texts: list[str]) -> Callable[[], None]:
-    """The same padded to 128 tokens in the order of the file, 32 at a time, as the release encodes."""
+    """Some of them padded to 128 tokens in the order of the file, 32 at a time, as the release encodes."""
     batches = [
         backbone.tokenizer(texts[start : start + 32], padding="max_length", truncation=True, max_length=128, return_tensors="pt")
-        for start in range(0, len(texts), 32)
+        for start in range(0, len(texts) // PART, 32)
     ]
 
     def work() -> None:
@@ -89,7 +92,7 @@ def main() -> None:
         print(
             f"{name or 'float32 '}store: {rate:.0f} sentences/s, {found.ratio(f'{name}bare', f'{name}store'):.2f} of the bare forward pass"
         )
-    print(f"padded to 128 in the order of the file: {found.ratio('padded', 'store'):.1f} times as long as the store")
+    print(f"padded to 128 in the order of the file: {PART * found.ratio('padded', 'store'):.1f} times as long as the store")
     print(f"autocast is {found.ratio('store', 'autocast store'):.2f} times as fast")
 
 

@@ -22,8 +22,8 @@ from glot.store.writer import WriteOptions
 from glot.types import TokenBatch
 
 WIDTH, MEAN_TOKENS, BATCH, PADDED = 384, 12, 32, 128
-PART = 64
-"""Pickles read a 64th of the rows."""
+PART = 2048
+"""Pickles are read for one row in so many."""
 
 
 def make_store(root: Path, size_bytes: int) -> StoredTokens:
@@ -46,32 +46,41 @@ def make_store(root: Path, size_bytes: int) -> StoredTokens:
     return store
 
 
-def random_rows(folder: Path, rows: int = 4096) -> Timings:
-    """Seconds for `rows` rows in random order, 32 at a time: `store`, `memcpy` of as many bytes, `datasets`; `pickles` a 64th of them."""
+def random_rows(folder: Path, rows: int = 1 << 14) -> Timings:
+    """Seconds for `rows` rows in random order, 32 at a time: `store`, `memcpy` of as many bytes, `datasets`; `pickles` a part of them."""
     store = make_store(folder, rows * 2 * WIDTH * MEAN_TOKENS)
     order = np.random.default_rng(1).permutation(len(store))
     batches = np.array_split(order, len(order) // BATCH)
     states = [store.gather(np.array([row])).tokens for row in range(len(store))]
     table = Dataset.from_dict({"tokens": [state.half().numpy().ravel() for state in states]}).with_format("torch")
-    for number, part in enumerate(np.array_split(np.arange(len(store)), len(store) // BATCH)):
-        padded = torch.zeros(len(part), PADDED, WIDTH)
-        for place, row in enumerate(part):
-            padded[place, : len(states[row])] = states[row]
-        (folder / f"{number}.pkl").write_bytes(pickle.dumps(padded))
     source = store.tokens.contiguous()
     target = torch.empty_like(source)
     few = order[: max(1, len(order) // PART)]
+    for number in {row // BATCH for row in few}:
+        padded = torch.zeros(BATCH, PADDED, WIDTH)
+        for place, state in enumerate(states[number * BATCH : (number + 1) * BATCH]):
+            padded[place, : len(state)] = state
+        (folder / f"{number}.pkl").write_bytes(pickle.dumps(padded))
+
+    def every(read: Callable[[np.ndarray], object]) -> Callable[[], None]:
+        """All batches, one after the other; none is kept."""
+
+        def work() -> None:
+            """In the shuffled order."""
+            for part in batches:
+                read(part)
+
+        return work
 
     def unpickle() -> None:
         """The file of a sample's batch is read whole for every sample."""
         for row in few:
-            number = row // BATCH
-            pickle.loads((folder / f"{min(number, len(batches) - 1)}.pkl").read_bytes())[row % BATCH].clone()
+            pickle.loads((folder / f"{row // BATCH}.pkl").read_bytes())[row % BATCH].clone()
 
     sides: dict[str, Callable[[], object]] = {
-        "store": lambda: [store.gather(part) for part in batches],
+        "store": every(store.gather),
         "memcpy": lambda: target.copy_(source),
-        "datasets": lambda: [table[part] for part in batches],
+        "datasets": every(lambda part: table[part]),
         "pickles": unpickle,
     }
     return Timings(sides, ROUNDS)

@@ -20,7 +20,7 @@ import torch
 
 from glot.backbone import find_backbone
 from glot.census import Counter
-from glot.checkpoint import RESULT, build_model, create_run_folder, write_config, write_json
+from glot.checkpoint import PREDICTIONS, RESULT, build_model, create_run_folder, write_config, write_json
 from glot.config import RunConfig, parse_seeds, versions
 from glot.datasets.shortcuts import score_shortcuts
 from glot.distributed import processes
@@ -68,7 +68,9 @@ def run_task(config: RunConfig, further: Callable[[Result], None] | None = None)
     loss, options = training_loss(task, config.to_dict()), fit_options(config, task, optimizer)
     model = processes().wrap(run.model)
     (fitted,) = fit(model, batches.train, loss, optimizer, lambda: [batches.score(run.model, inputs.data.watched)], options, [run.tracker])
-    return close_run(run, inputs, batches, fitted, further)
+    with inputs.clock.phase("evaluate"):
+        scores = batches.score(run.model, inputs.data.reported, predictions=run.folder / PREDICTIONS)
+    return close_run(run, inputs, fitted, scores, further)
 
 
 def run_stack(configs: list[RunConfig]) -> list[Result]:
@@ -87,9 +89,11 @@ def run_stack(configs: list[RunConfig]) -> list[Result]:
     loss, options = torch.vmap(training_loss(task, config.to_dict()), (0, None)), fit_options(config, task, optimizer)
     watch = partial(batches.score_stack, stack, inputs.data.watched)
     fits = fit(stack, batches.train, loss, optimizer, watch, options, [run.tracker for run in runs])
+    with inputs.clock.phase("evaluate"):
+        scores = batches.score_stack(stack, inputs.data.reported, predictions=[run.folder / PREDICTIONS for run in runs])
     stack.unstack([run.model for run in runs])
-    inputs.notes.append(f"trained side by side with {len(runs) - 1} other seeds: seconds of training are those of all {len(runs)}")
-    return [close_run(run, inputs, batches, fitted) for run, fitted in zip(runs, fits, strict=True)]
+    inputs.notes.append(f"trained side by side with {len(runs) - 1} other seeds: seconds are those of all {len(runs)}")
+    return [close_run(run, inputs, fitted, found) for run, fitted, found in zip(runs, fits, scores, strict=True)]
 
 
 def choose_recipe(config: RunConfig) -> Callable[[RunConfig], Result]:

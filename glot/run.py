@@ -9,7 +9,7 @@ import torch
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from glot.backbone import BackboneSource, LiveTokens, find_backbone, pick_device
-from glot.checkpoint import BACKBONE, PREDICTIONS, RESULT, build_model, create_run_folder, save_model, write_config, write_json
+from glot.checkpoint import BACKBONE, RESULT, build_model, create_run_folder, save_model, write_config, write_json
 from glot.config import DataConfig, RunConfig, StressConfig, versions
 from glot.datasets import PairFile
 from glot.distributed import processes
@@ -39,7 +39,7 @@ class Inputs:
     device: torch.device
     report_to: str
     notes: list[str]
-    seconds: dict[str, float]
+    clock: Clock
 
     @property
     def task(self) -> TaskSpec:
@@ -59,7 +59,7 @@ def load_inputs(config: RunConfig) -> Inputs:
         source = find_backbone(config.backbone.model_name_or_path, config.backbone.trust_remote_code)
         config, notes = settle(config, source)
     tokens = open_tokens(config, source, texts, device, clock)
-    return Inputs(config, source, data, texts, tokens, device, report_to, notes, clock.seconds)
+    return Inputs(config, source, data, texts, tokens, device, report_to, notes, clock)
 
 
 @dataclass(frozen=True)
@@ -90,19 +90,17 @@ def open_run(config: RunConfig, inputs: Inputs) -> Run:
 
 
 def close_run(
-    run: Run, inputs: Inputs, batches: Loaders | PairLoaders, fitted: FitResult, further: Callable[[Result], None] | None = None
+    run: Run, inputs: Inputs, fitted: FitResult, scores: dict[str, float], further: Callable[[Result], None] | None = None
 ) -> Result:
-    """Score the selected epoch, write predictions, weights and, last, `result.json`; `further` adds to folder and result before that."""
+    """Write the weights of the selected epoch and, last, `result.json` with its scores; `further` adds to folder and result before that."""
     run.tracker.close()
-    config, data, tokens, clock = run.config, inputs.data, inputs.tokens, Clock("evaluate")
-    with clock.phase("evaluate"):
-        scores = batches.score(run.model, data.reported, predictions=run.folder / PREDICTIONS)
+    config, data, tokens = run.config, inputs.data, inputs.tokens
     save_model(run.folder, run.model)
     trained = run.model.trainable_params
     if isinstance(tokens, LiveTokens) and tokens.trainable:
         tokens.backbone.save(run.folder / BACKBONE)
         trained += sum(parameter.numel() for parameter in tokens.backbone.model.parameters())
-    result = make_result(config, inputs.task, fitted, scores, {**inputs.seconds, **clock.seconds}) | {
+    result = make_result(config, inputs.task, fitted, scores, inputs.clock.seconds) | {
         "select_by": selection_in_words(config, inputs.task, [split.split for split in data.reported]),
         "rows": {split.split: len(split) for split in [data.train, *data.reported]},
         "trainable_params": trained,

@@ -42,13 +42,16 @@ class Loaders:
                 write_predictions(predictions, split.labels, outputs)
         return scores
 
-    def score_stack(self, stack: StackedModel, splits: list[Examples]) -> list[dict[str, float]]:
-        """`score` for each of several stacked models."""
+    def score_stack(self, stack: StackedModel, splits: list[Examples], predictions: list[Path] | None = None) -> list[dict[str, float]]:
+        """`score` for each of several stacked models; `predictions` has a file for each."""
         found: list[dict[str, float]] = [{} for _ in range(len(stack))]
         for split in splits:
             outputs = predict(stack, self._loader(split, self.config.train.eval_batch_size, None), rows=1)
             for own, output in zip(found, outputs, strict=True):
                 own |= self._score_split(split, output, len(splits) > 1)
+            for path, output in zip(predictions or [], outputs, strict=False):
+                if split is splits[0]:
+                    write_predictions(path, split.labels, output)
         return found
 
     def _score_split(self, split: Examples, outputs: np.ndarray, with_suffix: bool) -> dict[str, float]:

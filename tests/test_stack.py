@@ -64,7 +64,7 @@ def test_several_splits_and_the_summary(capsys, tiny_flags):
     compare(capsys, flags)
     result = run(capsys, [*flags, "--seeds=0..3", "--stack_seeds=1"])
     assert result["summary"]["accuracy"]["n"] == 4 and "accuracy_mm" in result["summary"]
-    assert "trained side by side with 3 other seeds: seconds of training are those of all 4" in result["runs"][0]["notes"]
+    assert "trained side by side with 3 other seeds: seconds are those of all 4" in result["runs"][0]["notes"]
 
 
 @pytest.mark.parametrize(
