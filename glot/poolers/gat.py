@@ -11,11 +11,11 @@ or 0 for a token without neighbours, whose softmax has a single term and is 1 wh
 import math
 from collections.abc import Callable
 from functools import cache, partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from glot.graph import ROW_RULES, TokenGraph, barrier_of, rows_at_once
 
@@ -64,7 +64,7 @@ class GatConv(nn.Module):
         for block, hidden in zip(graph.blocks, graph.pad(self.lin(x)), strict=True):
             sent, received = hidden @ self.att_src.view(-1), hidden @ self.att_dst.view(-1) + edge
             if self.engine == "auto" and hidden.shape[1] > DENSE_TOKENS:
-                mixed.append(_mix_by_rows(hidden, sent, received, partial(graph.rows, block)))
+                mixed.append(_MixByRows.apply(hidden, sent, received, partial(graph.rows, block)))
             else:
                 mixed.append(_mix(hidden, sent, received, graph.barrier(block)))
         return graph.unpad(mixed) + self.bias
@@ -94,16 +94,36 @@ def _mix(hidden: Tensor, sent: Tensor, received: Tensor, barrier: Tensor) -> Ten
     return F.leaky_relu_(logits, NEGATIVE_SLOPE).softmax(-1) @ hidden
 
 
-def _mix_by_rows(hidden: Tensor, sent: Tensor, received: Tensor, rows: Callable[[int, int], Tensor]) -> Tensor:
-    """The same for one long sentence, (1, n, h): only the inputs are kept for the backward pass."""
-    length = hidden.shape[1]
-    parts = []
-    for start in range(0, length, step := rows_at_once(length)):
-        stop = min(start + step, length)
-        own = (hidden, sent, received[:, start:stop], rows, start, stop)
-        parts.append(checkpoint(_mix_rows, *own, use_reentrant=False, preserve_rng_state=False))
-    return torch.cat(parts, 1)
+class _MixByRows(torch.autograd.Function):
+    """`_mix` of one long sentence, (1, n, h): some rows at a time, and those anew on the way back; only the inputs are kept.
+
+    (torch's checkpoint, once for every part, leaves so many small objects between the parts that the memory they share is never reused.)
+    """
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, sent: Tensor, received: Tensor, rows: Callable[[int, int], Tensor]) -> Tensor:
+        ctx.save_for_backward(hidden, sent, received)
+        ctx.rows = rows
+        mixed = torch.empty_like(hidden)
+        for start, stop in _parts(hidden.shape[1]):
+            mixed[:, start:stop] = _mix(hidden, sent, received[:, start:stop], barrier_of(rows(start, stop).unsqueeze(0)))
+        return mixed
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        hidden, sent, received = (saved.detach().requires_grad_() for saved in ctx.saved_tensors)
+        sums = [torch.zeros_like(saved) for saved in ctx.saved_tensors]
+        for start, stop in _parts(hidden.shape[1]):
+            with torch.enable_grad():
+                own = received[:, start:stop]
+                mixed = _mix(hidden, sent, own, barrier_of(ctx.rows(start, stop).unsqueeze(0)))
+            found = torch.autograd.grad(mixed, (hidden, sent, own), grad[:, start:stop])
+            for total, part in zip((sums[0], sums[1], sums[2][:, start:stop]), found, strict=True):
+                total += part
+        return sums[0], sums[1], sums[2], None
 
 
-def _mix_rows(hidden: Tensor, sent: Tensor, received: Tensor, rows: Callable[[int, int], Tensor], start: int, stop: int) -> Tensor:
-    return _mix(hidden, sent, received, barrier_of(rows(start, stop).unsqueeze(0)))
+def _parts(length: int) -> list[tuple[int, int]]:
+    """[start, stop) of the rows that are taken together."""
+    step = rows_at_once(length)
+    return [(start, min(start + step, length)) for start in range(0, length, step)]
