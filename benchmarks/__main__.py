@@ -86,7 +86,11 @@ def stores(data_dir: Path, smoke: bool) -> Iterator[Line]:
         ours, bare = found.seconds(f"{dtype}store"), found.seconds(f"{dtype}bare")
         rate = found.ratio(f"{dtype}bare", f"{dtype}store")
         yield Line(
-            f"store of {count} sentences of cola, {dtype or 'float32'}", _ms(ours), f"bare forward pass {_ms(bare)}", rate, "at least 0.9"
+            f"store of {count} sentences of cola, {dtype.strip() or 'float32'}",
+            _ms(ours),
+            f"bare forward pass {_ms(bare)}",
+            rate,
+            "at least 0.9",
         )
     ours = _ms(found.seconds("store"))
     yield Line(
