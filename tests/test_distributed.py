@@ -40,7 +40,7 @@ def start_two(flags: list[str], folder: Path, before: str = "") -> subprocess.Co
     return subprocess.run(words, capture_output=True, text=True, env=environment, cwd=folder)
 
 
-def compare_runs(tmp_path: Path, capsys, monkeypatch, flags: list[str]) -> list[dict]:
+def assert_two_processes_equal_one(tmp_path: Path, capsys, monkeypatch, flags: list[str]) -> list[dict]:
     """The same flags in one process and in two, each with a store of its own; both results, weights and scores found equal."""
     monkeypatch.setattr(writer, "CHUNK_BYTES", 400)
     words = [
@@ -91,17 +91,19 @@ def pair_flags(tiny_bert, tmp_path) -> list[str]:
 def test_labelled_rows_train_as_in_one_process(tmp_path, capsys, monkeypatch, tiny_bert, mirror):
     flags = [f"--model_name_or_path={tiny_bert}", f"--data_dir={mirror}", "--task=cola", "--max_length=16", "--batch_size=8"]
     flags += ["--pooling_method=glot", "--gat_hidden_dim=8", "--tau=0.2", "--lr=1e-2"]
-    compare_runs(tmp_path, capsys, monkeypatch, flags)  # 41 rows: in the last batch one process has none
+    assert_two_processes_equal_one(tmp_path, capsys, monkeypatch, flags)  # 41 rows: in the last batch one process has none
 
 
 def test_contrastive_batches_see_the_negatives_of_all_processes(tmp_path, capsys, monkeypatch, pair_flags):
-    history = compare_runs(tmp_path, capsys, monkeypatch, [*pair_flags, "--pooling_method=adapool"])
+    history = assert_two_processes_equal_one(tmp_path, capsys, monkeypatch, [*pair_flags, "--pooling_method=adapool"])
     assert history[-1]["train_loss"] < history[0]["train_loss"]
 
 
 def test_weights_without_gradient_do_not_stop_the_others(tmp_path, capsys, monkeypatch, tiny_bert, mirror):
     flags = [f"--model_name_or_path={tiny_bert}", f"--data_dir={mirror}", "--task=stsb", "--max_length=16", "--epochs=1"]
-    compare_runs(tmp_path, capsys, monkeypatch, [*flags, "--pooling_method=glot", "--gat_hidden_dim=8", "--graph_adj=none"])
+    assert_two_processes_equal_one(
+        tmp_path, capsys, monkeypatch, [*flags, "--pooling_method=glot", "--gat_hidden_dim=8", "--graph_adj=none"]
+    )
 
 
 def test_a_store_that_a_dead_process_left_is_completed(tmp_path, capsys, monkeypatch, tiny_flags):

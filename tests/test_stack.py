@@ -24,7 +24,7 @@ def run(capsys, words: list[str]) -> dict:
     return json.loads(capsys.readouterr().out)
 
 
-def compare(capsys, flags: list[str]) -> None:
+def assert_stacked_equals_alone(capsys, flags: list[str]) -> None:
     """Three stacked seeds against three runs of one seed with the same batch order."""
     together = run(capsys, [*flags, "--seeds=3,1,5", "--stack_seeds=1"])["runs"]
     for stacked, seed in zip(together, (3, 1, 5), strict=True):
@@ -45,23 +45,29 @@ def compare(capsys, flags: list[str]) -> None:
 
 @pytest.mark.parametrize("pooler", ["cls", "mean", "max", "weightedmean", "adapool", "pma", "latent"])
 def test_stacked_seeds_are_their_single_runs(capsys, tiny_flags, pooler):
-    compare(capsys, [*tiny_flags, f"--pooling_method={pooler}", *SMALL.get(pooler, []), "--epochs=3", "--lr=1e-2", "--batch_size=8"])
+    assert_stacked_equals_alone(
+        capsys, [*tiny_flags, f"--pooling_method={pooler}", *SMALL.get(pooler, []), "--epochs=3", "--lr=1e-2", "--batch_size=8"]
+    )
 
 
 @pytest.mark.parametrize("graph", sorted(RULES))
 def test_stacked_glot_on_every_graph(capsys, tiny_flags, graph):
     own = ["--data_seed=1"] if graph == "random" else []
-    compare(capsys, [*tiny_flags, "--pooling_method=glot", *SMALL["glot"], *own, f"--graph_adj={graph}", "--epochs=2", "--lr=1e-2"])
+    assert_stacked_equals_alone(
+        capsys, [*tiny_flags, "--pooling_method=glot", *SMALL["glot"], *own, f"--graph_adj={graph}", "--epochs=2", "--lr=1e-2"]
+    )
 
 
 @pytest.mark.parametrize("jump", ["max", "mean"])
 def test_stacked_jumps_and_pairs(capsys, tiny_flags, jump):
-    compare(capsys, [*tiny_flags, "--task=stsb", "--pooling_method=glot", *SMALL["glot"], f"--jk_mode={jump}", "--lr=1e-2"])
+    assert_stacked_equals_alone(
+        capsys, [*tiny_flags, "--task=stsb", "--pooling_method=glot", *SMALL["glot"], f"--jk_mode={jump}", "--lr=1e-2"]
+    )
 
 
 def test_several_splits_and_the_summary(capsys, tiny_flags):
     flags = [*tiny_flags, "--task=mnli", "--pooling_method=mean", "--selection=last"]
-    compare(capsys, flags)
+    assert_stacked_equals_alone(capsys, flags)
     result = run(capsys, [*flags, "--seeds=0..3", "--stack_seeds=1"])
     assert result["summary"]["accuracy"]["n"] == 4 and "accuracy_mm" in result["summary"]
     assert "trained side by side with 3 other seeds: seconds are those of all 4" in result["runs"][0]["notes"]

@@ -111,6 +111,7 @@ class _MixByRows(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        """Gradients of hidden, sent and received: each part is mixed again, and its gradients are added to the sums."""
         hidden, sent, received = (saved.detach().requires_grad_() for saved in ctx.saved_tensors)
         sums = [torch.zeros_like(saved) for saved in ctx.saved_tensors]
         for start, stop in _parts(hidden.shape[1]):
