@@ -26,6 +26,8 @@ from glot.types import TokenBatch
 
 WINDOW = 1 << 16
 """Texts that are tokenised and sorted by length at a time."""
+POOLED_TOKENS = 1 << 11
+"""Batches of short texts are pooled together up to about this many tokens: a pooler's small operations cost as much for one as for all."""
 
 
 class SentenceEncoder:
@@ -84,8 +86,8 @@ class SentenceEncoder:
                         batch = next(batches, None)
                     if batch is None:
                         return
-                    rows, ids = batch
-                    vectors[rows] = _embed(*replica, ids)
+                    rows, groups = batch
+                    vectors[rows] = _embed(*replica, groups)
                     bar.update(len(rows))
 
             if len(replicas) == 1:  # in this thread: another one would open a second team of computing threads, and the two fight
@@ -111,13 +113,18 @@ class SentenceEncoder:
         one, other = (F.normalize(torch.as_tensor(vectors, dtype=torch.float32), dim=1) for vectors in (first, second))
         return (one @ other.T).numpy()
 
-    def _batches(self, texts: Sequence[str], size: int) -> Iterator[tuple[np.ndarray, list[list[int]]]]:
-        """Rows and token ids of texts that are alike in length, from long to short inside each window."""
+    def _batches(self, texts: Sequence[str], size: int) -> Iterator[tuple[np.ndarray, list[list[list[int]]]]]:
+        """Rows that are pooled together, and their token ids in batches alike in length, from long to short inside each window."""
         for start in range(0, len(texts), WINDOW):
             ids = [tokens or self._end_token() for tokens in self.backbone.tokenise(list(texts[start : start + WINDOW]))]
             order = np.argsort([-len(tokens) for tokens in ids], kind="stable")
-            for rows in np.split(order, range(size, len(order), size)):
-                yield start + rows, [ids[row] for row in rows]
+            first, groups, tokens = 0, [], 0
+            for end in range(size, len(order) + size, size):
+                groups.append([ids[row] for row in order[end - size : end]])
+                tokens += sum(map(len, groups[-1]))
+                if tokens >= POOLED_TOKENS or end >= len(order):
+                    yield start + order[first:end], groups
+                    first, groups, tokens = end, [], 0
 
     def _end_token(self) -> list[int]:
         if not self._empty_said:
@@ -134,9 +141,10 @@ class SentenceEncoder:
 
 
 @torch.inference_mode()
-def _embed(backbone: Backbone, pooler: nn.Module, ids: list[list[int]]) -> np.ndarray:
-    batch = backbone.encode(ids)
-    return pooler(TokenBatch(batch.tokens.float(), batch.ptr)).float().cpu().numpy()
+def _embed(backbone: Backbone, pooler: nn.Module, groups: list[list[list[int]]]) -> np.ndarray:
+    batches = [backbone.encode(ids) for ids in groups]
+    tokens, lengths = torch.cat([batch.tokens.float() for batch in batches]), torch.cat([batch.lengths for batch in batches])
+    return pooler(TokenBatch.from_lengths(tokens, lengths)).float().cpu().numpy()
 
 
 def load_encoder(

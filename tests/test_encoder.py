@@ -52,6 +52,9 @@ def test_windows_and_devices_change_nothing(tiny_bert, monkeypatch):
     backbone = Backbone(find_backbone(str(tiny_bert)), 16, "float32", "2", CPU)
     encoder = SentenceEncoder(backbone, MeanPooler(16))
     expected = encoder.encode(TEXTS * 5, batch_size=4)
+    for pooled in (1, 17):  # texts that pass the pooler together: one batch, or as many as hold so many tokens
+        monkeypatch.setattr("glot.encoder.POOLED_TOKENS", pooled)
+        np.testing.assert_allclose(encoder.encode(TEXTS * 5, batch_size=4), expected, atol=1e-6)
     monkeypatch.setattr("glot.encoder.WINDOW", 7)
     np.testing.assert_allclose(encoder.encode(TEXTS * 5, batch_size=4), expected, atol=1e-6)
     monkeypatch.setattr("glot.encoder.pick_device", lambda name: torch.device("cpu", int(name)))  # two names of one processor
