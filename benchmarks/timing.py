@@ -20,7 +20,7 @@ class Timings:
         for work in sides.values():
             before()
             work()
-        names = list(sides)
+        self.names = names = list(sides)
         self._rows: list[dict[str, float]] = []
         for turn in range(rounds):
             shift = turn % len(names)

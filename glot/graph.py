@@ -4,18 +4,27 @@ Every rule is symmetric, keeps the diagonal and depends on the sentence alone, s
 A graph is built block by block (sentences of similar length, padded together) and only when an engine asks for it.
 """
 
-import inspect
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from glot.edges import Edges, has_sparse_products
+from glot.places import CollectRows, SpreadRows, cut, join
 from glot.types import TokenBatch
 
+DENSE_TOKENS = 2048
+"""Longest sentence whose adjacency is made as a whole: n x n float32 is 16 MiB there."""
+SPARSE_TOKENS = 128
+"""A batch whose longest sentence has fewer tokens is not worth counting edges for."""
+SPARSE_DENSITY = 0.05
+"""Share of pairs up to which edges are faster than blocks: they are level at 0.08 to 0.1, whatever the length (benchmarks/README.md)."""
+SPARSE_NEIGHBOURS = 128
+"""Edges a token, on average, up to which edges are taken: they are kept, so memory stays linear in the length of a sentence."""
 BLOCK_ELEMENTS = 1 << 20
 """Most b * n * n elements in one block: 4 MiB of float32."""
 BLOCK_OVERHEAD = 1 << 14
@@ -104,8 +113,8 @@ class TokenGraph:
         """(n, k): the nearest neighbours of every token of one sentence, made once, some rows at a time."""
         if (id(block), "nearest") not in self._made:
             parts = []
-            for start in range(0, len(unit), step := rows_at_once(len(unit))):
-                similar = unit[start : start + step] @ unit.T
+            for start, stop in parts_of(len(unit)):
+                similar = unit[start:stop] @ unit.T
                 own = torch.arange(len(similar), device=unit.device)
                 similar[own, start + own] = -torch.inf
                 parts.append(similar.topk(min(self.rule.knn_k, len(unit))).indices)
@@ -130,77 +139,60 @@ class TokenGraph:
     def pad(self, states: Tensor) -> list[Tensor]:
         """Packed states (N, width) -> one (b, n, width) a block, zero where padded."""
         sizes = [block.index.numel() for block in self.blocks]
-        flat = _SpreadRows.apply(states, self.places, sum(sizes))
-        return [part.unflatten(0, block.index.shape) for part, block in zip(flat.split(sizes), self.blocks, strict=True)]
+        flat = SpreadRows.apply(states, self.places, sum(sizes))
+        return [part.unflatten(0, block.index.shape) for part, block in zip(cut(flat, sizes), self.blocks, strict=True)]
 
     def unpad(self, blocks: list[Tensor]) -> Tensor:
         """The inverse of `pad`."""
-        return _CollectRows.apply(torch.cat([block.flatten(0, 1) for block in blocks]), self.places)
+        return CollectRows.apply(join([block.flatten(0, 1) for block in blocks]), self.places)
 
     @cached_property
     def edges(self) -> Tensor:
         """(2, E) int64 as PyG wants them: row 0 sends, row 1 receives; the diagonal is in."""
-        pairs = []
-        for block in self.blocks:
-            real = self.dense(block) & block.mask.unsqueeze(1) & block.mask.unsqueeze(2)
-            sentence, receiver, sender = real.nonzero(as_tuple=True)
-            pairs.append(torch.stack([block.index[sentence, sender], block.index[sentence, receiver]]))
+        pairs = self._pairs(math.inf)
+        assert pairs is not None
+        return pairs
+
+    @cached_property
+    def sparse(self) -> Edges:
+        """`edges` as sparse rows."""
+        return Edges.from_pairs(self.edges, len(self.batch.tokens)) if self.few is None else self.few
+
+    @cached_property
+    def few(self) -> Edges | None:
+        """The edges as sparse rows where that is the faster form (a long sentence, few edges), else nothing; they are counted to see."""
+        lengths = self.batch.lengths
+        if int(lengths.max()) < SPARSE_TOKENS or not has_sparse_products(self.batch.tokens.device):
+            return None
+        pairs = self._pairs(min(SPARSE_DENSITY * int(lengths.square().sum()), SPARSE_NEIGHBOURS * int(lengths.sum())))
+        return None if pairs is None else Edges.from_pairs(pairs, len(self.batch.tokens))
+
+    def _pairs(self, limit: float) -> Tensor | None:
+        """`edges`, or nothing as soon as they are more than `limit`."""
+        pairs, count = [], 0
+        for block, start, allowed in self._parts():
+            count += int(allowed.count_nonzero())
+            if count > limit + self._padding:
+                return None
+            sentence, receiver, sender = allowed.nonzero(as_tuple=True)
+            real = block.mask[sentence, sender]
+            pairs.append(torch.stack([block.index[sentence, sender], block.index[sentence, start + receiver]])[:, real])
         return torch.cat(pairs, 1)
 
+    @cached_property
+    def _padding(self) -> int:
+        """Positions of all blocks that hold no token; each sees itself."""
+        return sum(block.index.numel() for block in self.blocks) - len(self.batch.tokens)
 
-class _SpreadRows(torch.autograd.Function):
-    """rows (N, w) -> (total, w) with row i at `places[i]`, zeros elsewhere.
-
-    No two rows share a place, so the gradient is a plain copy; indexing would have autograd add row by row instead.
-    """
-
-    @staticmethod
-    def forward(rows: Tensor, places: Tensor, total: int) -> Tensor:
-        return rows.new_zeros(total, rows.shape[1]).index_copy_(0, places, rows)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, int], output: Tensor) -> None:
-        ctx.save_for_backward(inputs[1])
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        return grad.index_select(0, ctx.saved_tensors[0]), None, None
-
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[int, None, None], rows: Tensor, places: Tensor, total: int) -> tuple[Tensor, int]:
-        """Stacked states (`glot.stack`) lie side by side as wider rows."""
-        wide = rows.movedim(in_dims[0], 1)
-        return _SpreadRows.apply(wide.flatten(1), places, total).view(total, *wide.shape[1:]).movedim(1, 0), 0
-
-
-class _CollectRows(torch.autograd.Function):
-    """(total, w) -> the rows at `places` (N, w): the inverse of `_SpreadRows`."""
-
-    @staticmethod
-    def forward(flat: Tensor, places: Tensor) -> Tensor:
-        return flat.index_select(0, places)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
-        ctx.save_for_backward(inputs[1])
-        ctx.total = inputs[0].shape[0]
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return _SpreadRows.apply(grad, ctx.saved_tensors[0], ctx.total), None
-
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[int, None], flat: Tensor, places: Tensor) -> tuple[Tensor, int]:
-        """As in `_SpreadRows`."""
-        wide = flat.movedim(in_dims[0], 1)
-        return _CollectRows.apply(wide.flatten(1), places).view(len(places), *wide.shape[1:]).movedim(1, 0), 0
-
-
-for _function in (
-    _SpreadRows,
-    _CollectRows,
-):  # `apply` asks for it every time, and would read it off the source: a twentieth of a small step
-    _function.forward.__signature__ = inspect.signature(_function.forward)
+    def _parts(self) -> Iterator[tuple[Block, int, Tensor]]:
+        """All of the adjacency: a block and its (b, n, n), or some rows of a long sentence from `start`, (1, r, n)."""
+        for block in self.blocks:
+            length = block.index.shape[1]
+            if length > DENSE_TOKENS and self.rule.kind in ROW_RULES:
+                for start, stop in parts_of(length):
+                    yield block, start, self.rows(block, start, stop).unsqueeze(0)
+            else:
+                yield block, 0, self.dense(block)
 
 
 def group_by_length(lengths: Tensor) -> list[Tensor]:
@@ -309,9 +301,10 @@ RULES: dict[str, Callable[[Tensor, Block, GraphRule], Tensor]] = {
 """Graph kind -> rule(unit rows, block, options) -> (b, n, n) bool; `adjacency` adds the diagonal and cuts the padding."""
 
 
-def rows_at_once(length: int) -> int:
-    """How many rows of a long sentence's adjacency are made at a time: as many elements as one block has."""
-    return max(1, BLOCK_ELEMENTS // length)
+def parts_of(length: int) -> list[tuple[int, int]]:
+    """[start, stop) of the rows of a long sentence's adjacency that are made together: as many elements as one block has."""
+    step = max(1, BLOCK_ELEMENTS // length)
+    return [(start, min(start + step, length)) for start in range(0, length, step)]
 
 
 def _knn_rows(unit: Tensor, start: int, stop: int, rule: GraphRule, nearest: Tensor | None) -> Tensor:

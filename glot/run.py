@@ -176,7 +176,7 @@ def make_optimizer(config: RunConfig, model: SentenceModel | StackedModel, token
     groups = [{"params": list(model.parameters()), "lr": config.train.lr}]
     if isinstance(tokens, LiveTokens) and tokens.trainable:
         groups.append({"params": list(tokens.backbone.model.parameters()), "lr": config.backbone.backbone_lr})
-    return torch.optim.Adam(groups, weight_decay=config.train.weight_decay)
+    return torch.optim.Adam(groups, weight_decay=config.train.weight_decay, fused=True)  # one pass over the weights instead of ten
 
 
 def fit_options(config: RunConfig, task: TaskSpec, optimizer: torch.optim.Optimizer) -> FitOptions:

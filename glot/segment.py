@@ -10,6 +10,7 @@ import itertools
 import torch
 from torch import Tensor
 
+from glot.places import cut, join
 from glot.types import TokenBatch
 
 TOKENS_PER_PRODUCT = 1024
@@ -29,12 +30,12 @@ def segment_sums(parts: list[Tensor], batch: TokenBatch, weights: Tensor) -> Ten
     sizes = [end - start for start, end in itertools.pairwise(bounds)]
     rows = []
     for first, segment, weight, *values in zip(
-        starts, batch.segment.split(sizes), weights.split(sizes), *(part.split(sizes) for part in parts), strict=True
+        starts, cut(batch.segment, sizes), cut(weights, sizes), *(cut(part, sizes) for part in parts), strict=True
     ):
         columns = torch.arange(len(weight), device=weight.device)
         selector = weight.new_zeros(min(size, len(batch) - first), len(weight)).index_put((segment - first, columns), weight)
-        rows.append(torch.cat([selector @ value for value in values], 1))
-    return torch.cat(rows)
+        rows.append(join([selector @ value for value in values], 1))
+    return join(rows)
 
 
 def segment_mean(values: Tensor, batch: TokenBatch) -> Tensor:

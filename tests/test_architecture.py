@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).parents[1] / "glot"
 FILES = sorted(PACKAGE.rglob("*.py"))
 RANKS = {
     0: ("errors", "names"),
-    1: ("types", "config", "metrics", "losses", "progress", "distributed"),
+    1: ("types", "config", "metrics", "losses", "progress", "distributed", "edges", "places"),
     2: ("checks", "segment", "graph", "heads", "datasets", "backbone", "store", "tracking"),
     3: ("poolers", "model", "loader", "census"),
     4: ("tasks", "tokens", "train", "evaluate", "stack"),
@@ -26,7 +26,7 @@ RANKS = {
 RANK = {name: rank for rank, names in RANKS.items() for name in names}
 INSIDE = {
     "backbone": ("source", "model", "__init__"),
-    "poolers": ("gat", "convs", "fixed", "scored", "attention", "glot", "__init__"),
+    "poolers": ("mixing", "gat", "convs", "fixed", "scored", "attention", "glot", "__init__"),
     "store": ("layout", "writer", "reader", "__init__"),
     "datasets": ("hub", "stress", "shortcuts", "pairs", "__init__"),
     "report": ("statistics", "tables", "plots", "published", "mteb", "study", "__init__"),

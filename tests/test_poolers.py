@@ -8,12 +8,14 @@ import torch
 from safetensors import safe_open
 from torch.nn import functional as F
 
+from benchmarks.step import PygConv
 from glot.config import GraphConfig, PoolerConfig
 from glot.graph import GraphRule, TokenGraph
 from glot.losses import symmetric_info_nce
 from glot.poolers import build_pooler
 from glot.poolers.gat import GatConv
 from glot.poolers.glot import GlotPooler
+from glot.poolers.mixing import MixOnEdges
 from glot.types import TokenBatch
 
 GOLDEN = sorted(path for path in (Path(__file__).parent / "golden").glob("*.safetensors") if path.stem != "losses")
@@ -108,16 +110,23 @@ def test_every_pooler_trains_on_a_single_token(name):
 
 
 @pytest.mark.parametrize("kind", ["threshold", "none", "complete", "random", "knn", "window"])
-def test_a_long_sentence_by_rows_is_the_same(kind, monkeypatch):
-    monkeypatch.setattr("glot.poolers.gat.DENSE_TOKENS", 40)
+@pytest.mark.parametrize("few", [0.0, 1.0])
+def test_a_long_sentence_by_rows_is_the_same(kind, few, monkeypatch):
+    """Mixed by rows, or on edges that are found by rows."""
+    for name in ("glot.poolers.gat.DENSE_TOKENS", "glot.graph.DENSE_TOKENS"):
+        monkeypatch.setattr(name, 40)
+    monkeypatch.setattr("glot.graph.SPARSE_TOKENS", 40)
+    monkeypatch.setattr("glot.graph.SPARSE_DENSITY", few)
     monkeypatch.setattr("glot.graph.BLOCK_ELEMENTS", 700)  # ten rows of the longest at a time, and long sentences stand alone
     batch = random_batch([7, 70, 41, 3, 20], seed=5)
+    rule = GraphRule(kind, 0.1, knn_k=3)
+    assert (TokenGraph(batch, rule).few is not None) == bool(few)
     results = []
-    for engine in ("auto", "edges"):
+    for layer in (GatConv, PygConv):
         torch.manual_seed(2)
-        conv = GatConv(12, 8, engine)
+        conv = layer(12, 8)
         x = batch.tokens.clone().requires_grad_()
-        out = conv(x, TokenGraph(batch, GraphRule(kind, 0.1, knn_k=3)))
+        out = conv(x, TokenGraph(batch, rule))
         out.pow(2).sum().backward()
         results.append([out, x.grad, conv.lin.weight.grad, conv.bias.grad])
     for one, other in zip(*results, strict=True):
@@ -130,20 +139,43 @@ def test_gat_engines_agree_on_random_graphs(kind, tau):
     torch.manual_seed(1)
     batch = random_batch([7, 1, 20, 3, 64, 64], seed=3)
     graph = TokenGraph(batch, GraphRule(kind, tau, knn_k=3))
-    dense, edges, auto = (GatConv(12, 8, engine) for engine in ("dense", "edges", "auto"))
-    edges.load_state_dict(dense.state_dict())
-    auto.load_state_dict(dense.state_dict())
-    outputs = []
-    for conv in (dense, edges):
-        outputs.append(conv(batch.tokens, graph))
-        outputs[-1].pow(2).sum().backward()
-    torch.testing.assert_close(*outputs, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(auto(batch.tokens, graph), outputs[0], atol=1e-5, rtol=1e-5)
-    for (name, one), (_, other) in zip(dense.named_parameters(), edges.named_parameters(), strict=True):
-        scale = max(1.0, float(other.grad.abs().max()))
-        torch.testing.assert_close(
-            one.grad / scale, other.grad / scale, atol=1e-4, rtol=1e-4, msg=lambda text, name=name: f"{name}: {text}"
-        )
+    pyg = PygConv(12, 8)
+    expected = pyg(batch.tokens, graph)
+    expected.pow(2).sum().backward()
+    for engine in ("dense", "edges", "auto"):
+        ours = GatConv(12, 8, engine)
+        ours.load_state_dict(pyg.state_dict())
+        output = ours(batch.tokens, graph)
+        torch.testing.assert_close(output, expected, atol=1e-5, rtol=1e-5)
+        output.pow(2).sum().backward()
+        if engine == "auto" and kind == "none":  # without edges the attention is left out, and its gradient is none instead of zero
+            continue
+        for (name, one), (_, other) in zip(ours.named_parameters(), pyg.named_parameters(), strict=True):
+            scale = max(1.0, float(other.grad.abs().max()))
+            torch.testing.assert_close(
+                one.grad / scale, other.grad / scale, atol=1e-4, rtol=1e-4, msg=lambda text, of=(engine, name): f"{of}: {text}"
+            )
+
+
+def test_mixing_on_edges_has_the_right_gradients():
+    graph = TokenGraph(random_batch([5, 1, 4]), GraphRule(tau=0.3))
+    generator = torch.Generator().manual_seed(0)
+    inputs = [torch.randn(*size, dtype=torch.float64, generator=generator, requires_grad=True) for size in ((10, 3), (10,), (10,))]
+    assert 10 < graph.edges.shape[1] < 42  # neither empty nor complete
+    assert torch.autograd.gradcheck(lambda *parts: MixOnEdges.apply(*parts, graph.sparse)[0], inputs)
+
+
+@pytest.mark.parametrize(("window", "length", "few"), [(4, 200, True), (5, 200, False), (2, 127, False), (1, 128, True)])
+def test_edges_are_taken_where_they_are_few(window, length, few, monkeypatch):
+    """Nine edges a token are 4.45 % of 200, eleven 5.4 %; a sentence below 128 tokens is not looked at."""
+    batch = random_batch([length, 10])
+    graph = TokenGraph(batch, GraphRule("window", window_size=window))
+    assert (graph.few is not None) == few
+    monkeypatch.setattr("glot.graph.SPARSE_NEIGHBOURS", 2)
+    assert TokenGraph(batch, GraphRule("window", window_size=window)).few is None
+    monkeypatch.undo()
+    monkeypatch.setattr("glot.graph.has_sparse_products", lambda device: False)
+    assert TokenGraph(batch, GraphRule("window", window_size=window)).few is None
 
 
 def test_gat_has_the_names_of_pyg_and_refuses_unknown_engines():

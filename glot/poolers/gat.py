@@ -1,27 +1,22 @@
-"""One-head graph attention with the parameters of PyG's `GATConv(in, h, edge_dim=1)` and exact engines.
+"""One-head graph attention with the parameters of PyG's `GATConv(in, h, edge_dim=1)`.
 
-`edges` runs PyG's own layer on the edge list. `dense` is the same sum written as a masked softmax over the n x n pairs of a sentence and a
-batched product, which on a CPU is an order of magnitude faster unless the graph is sparse and long: PyG builds an (E, h) message tensor.
-A long sentence is taken some rows at a time, and those rows are made anew in the backward pass, so memory is linear in its length.
+A batch is mixed in blocks, as masked softmax over the n x n pairs of a sentence and a batched product, or on its edges where they are few
+(`glot.poolers.mixing`). PyG's own layer builds an (E, h) message tensor, and is slower than either wherever it was measured.
 
-Why dense needs no edge features: every edge weighs 1, and PyG gives a self-loop the mean of its token's incoming features, which is 1 too,
+Why no form needs edge features: every edge weighs 1, and PyG gives a self-loop the mean of its token's incoming features, which is 1 too,
 or 0 for a token without neighbours, whose softmax has a single term and is 1 whatever the logit. So the edge term is one learned number.
 """
 
 import math
-from collections.abc import Callable
-from functools import cache, partial
-from typing import Any
+from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from glot.graph import ROW_RULES, TokenGraph, barrier_of, rows_at_once
+from glot.edges import Edges
+from glot.graph import DENSE_TOKENS, ROW_RULES, TokenGraph
+from glot.poolers.mixing import MixByRows, MixOnEdges, mix_block
 
-NEGATIVE_SLOPE = 0.2
-DENSE_TOKENS = 2048
-"""Longest sentence that is taken as a whole: n x n float32 is 16 MiB there."""
 ENGINES = ("auto", "dense", "edges")
 
 
@@ -31,8 +26,8 @@ class GatConv(nn.Module):
     Args:
         in_dim: width of the tokens.
         out_dim: h.
-        engine: dense, edges, or auto: dense (by rows beyond `DENSE_TOKENS` tokens), nothing at all where there are no edges, and edges for
-            long sentences with a random graph.
+        engine: dense (in blocks), edges, or auto: nothing to mix where there are no edges, edges where they are few, else in blocks; a
+            sentence beyond `DENSE_TOKENS` tokens is then taken some rows at a time, unless its graph is random: on edges, however many.
     """
 
     def __init__(self, in_dim: int, out_dim: int, engine: str = "auto") -> None:
@@ -54,77 +49,27 @@ class GatConv(nn.Module):
         """(N, in) -> (N, h)."""
         if self.engine == "auto" and graph.rule.kind == "none":  # a softmax over one token is one
             return self.lin(x) + self.bias
-        long = int(graph.batch.lengths.max()) > DENSE_TOKENS
-        on_edges = self.engine == "edges" or (self.engine == "auto" and long and graph.rule.kind not in ROW_RULES)
-        return self._on_edges(x, graph) if on_edges else self._dense(x, graph)
+        hidden, edges = self.lin(x), self._edges(graph)
+        mixed = self._in_blocks(hidden, graph) if edges is None else MixOnEdges.apply(hidden, *self._halves(hidden), edges)[0]
+        return mixed + self.bias
 
-    def _dense(self, x: Tensor, graph: TokenGraph) -> Tensor:
-        edge = self.lin_edge.weight.view(-1) @ self.att_edge.view(-1)
+    def _edges(self, graph: TokenGraph) -> Edges | None:
+        """What to mix on, or nothing to mix in blocks."""
+        whole = graph.rule.kind not in ROW_RULES and int(graph.batch.lengths.max()) > DENSE_TOKENS
+        if self.engine == "edges" or (self.engine == "auto" and whole):
+            return graph.sparse
+        return graph.few if self.engine == "auto" else None
+
+    def _in_blocks(self, hidden: Tensor, graph: TokenGraph) -> Tensor:
         mixed = []
-        for block, hidden in zip(graph.blocks, graph.pad(self.lin(x)), strict=True):
-            sent, received = hidden @ self.att_src.view(-1), hidden @ self.att_dst.view(-1) + edge
-            if self.engine == "auto" and hidden.shape[1] > DENSE_TOKENS:
-                mixed.append(_MixByRows.apply(hidden, sent, received, partial(graph.rows, block)))
+        for block, padded in zip(graph.blocks, graph.pad(hidden), strict=True):
+            if self.engine == "auto" and padded.shape[1] > DENSE_TOKENS:
+                mixed.append(MixByRows.apply(padded, *self._halves(padded), partial(graph.rows, block)))
             else:
-                mixed.append(_mix(hidden, sent, received, graph.barrier(block)))
-        return graph.unpad(mixed) + self.bias
+                mixed.append(mix_block(padded, *self._halves(padded), graph.barrier(block)))
+        return graph.unpad(mixed)
 
-    def _on_edges(self, x: Tensor, graph: TokenGraph) -> Tensor:
-        edges = graph.edges
-        features = x.new_ones(edges.shape[1], 1)
-        layer = _pyg_layer(self.lin.in_features, self.lin.out_features)
-        return torch.func.functional_call(layer, dict(self.named_parameters()), (x, edges, features))
-
-
-@cache
-def _pyg_layer(in_dim: int, out_dim: int) -> nn.Module:
-    """PyG's layer without weights of its own: it is called with ours, so it is neither saved, moved nor initialised."""
-    from torch_geometric.nn import GATConv
-
-    with torch.device("meta"):
-        return GATConv(in_dim, out_dim, edge_dim=1, negative_slope=NEGATIVE_SLOPE)
-
-
-def _mix(hidden: Tensor, sent: Tensor, received: Tensor, barrier: Tensor) -> Tensor:
-    """Attention inside one block: hidden (b, n, h), logit halves (b, n), barrier (b, n, n) 0 or -inf -> (b, n, h).
-
-    In place where autograd allows it: an n x n tensor costs more to pass over than to compute. LeakyReLU leaves -inf where it is.
-    """
-    logits = (received.unsqueeze(2) + sent.unsqueeze(1)).add_(barrier)
-    return F.leaky_relu_(logits, NEGATIVE_SLOPE).softmax(-1) @ hidden
-
-
-class _MixByRows(torch.autograd.Function):
-    """`_mix` of one long sentence, (1, n, h): some rows at a time, and those anew on the way back; only the inputs are kept.
-
-    (torch's checkpoint, once for every part, leaves so many small objects between the parts that the memory they share is never reused.)
-    """
-
-    @staticmethod
-    def forward(ctx: Any, hidden: Tensor, sent: Tensor, received: Tensor, rows: Callable[[int, int], Tensor]) -> Tensor:
-        ctx.save_for_backward(hidden, sent, received)
-        ctx.rows = rows
-        mixed = torch.empty_like(hidden)
-        for start, stop in _parts(hidden.shape[1]):
-            mixed[:, start:stop] = _mix(hidden, sent, received[:, start:stop], barrier_of(rows(start, stop).unsqueeze(0)))
-        return mixed
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        """Gradients of hidden, sent and received: each part is mixed again, and its gradients are added to the sums."""
-        hidden, sent, received = (saved.detach().requires_grad_() for saved in ctx.saved_tensors)
-        sums = [torch.zeros_like(saved) for saved in ctx.saved_tensors]
-        for start, stop in _parts(hidden.shape[1]):
-            with torch.enable_grad():
-                own = received[:, start:stop]
-                mixed = _mix(hidden, sent, own, barrier_of(ctx.rows(start, stop).unsqueeze(0)))
-            found = torch.autograd.grad(mixed, (hidden, sent, own), grad[:, start:stop])
-            for total, part in zip((sums[0], sums[1], sums[2][:, start:stop]), found, strict=True):
-                total += part
-        return sums[0], sums[1], sums[2], None
-
-
-def _parts(length: int) -> list[tuple[int, int]]:
-    """[start, stop) of the rows that are taken together."""
-    step = rows_at_once(length)
-    return [(start, min(start + step, length)) for start in range(0, length, step)]
+    def _halves(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """(.., h) -> what a token sends to a logit and what it receives, (..) each; the edge term is in the second."""
+        edge = self.lin_edge.weight.view(-1) @ self.att_edge.view(-1)
+        return hidden @ self.att_src.view(-1), hidden @ self.att_dst.view(-1) + edge

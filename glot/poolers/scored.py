@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from glot.places import cut
 from glot.segment import segment_mean, segment_softmax, segment_sums
 from glot.types import TokenBatch
 
@@ -16,11 +17,11 @@ def make_scorer(in_dim: int, hidden: int) -> nn.Sequential:
 def score(scorer: nn.Sequential, states: list[Tensor]) -> Tensor:
     """Scores (N,) of token states whose columns come in parts `(N, D_i)`."""
     first, squash, last = scorer
-    weights = first.weight.split([part.shape[1] for part in states], 1)
-    hidden = F.linear(states[0], weights[0], first.bias)
-    for part, weight in zip(states[1:], weights[1:], strict=True):
-        hidden = torch.addmm(hidden, part, weight.T)
-    return last(squash(hidden)).squeeze(1)
+    weights = cut(first.weight, [part.shape[1] for part in states], 1)
+    hidden = first.bias.unsqueeze(1)
+    for part, weight in zip(states, weights, strict=True):
+        hidden = torch.addmm(hidden, weight, part.T)
+    return torch.addmm(last.bias.unsqueeze(1), last.weight, squash(hidden)).squeeze(0)
 
 
 def readout(states: list[Tensor], scores: Tensor, batch: TokenBatch) -> tuple[Tensor, Tensor]:
