@@ -2,7 +2,6 @@
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from glot.places import cut
 from glot.segment import segment_mean, segment_softmax, segment_sums
