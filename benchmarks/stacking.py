@@ -87,9 +87,7 @@ def main() -> None:
             metrics = row[kind]["summary"].items()
             print(f"    {kind}: " + ", ".join(f"{name} {value['mean']:.4f} sd {value['sd']:.4f}" for name, value in metrics))
     for pooler, (apart, equal) in agreement(Path(sys.argv[1]), task).items():
-        print(
-            f"{task}, {pooler}, stacked against single: losses of {FIRST_STEPS} steps within {apart:.1e}, {100 * equal:.2f} % equal predictions"
-        )
+        print(f"{task}, {pooler}, stacked against single: {FIRST_STEPS} losses within {apart:.1e}, {100 * equal:.2f} % equal predictions")
 
 
 if __name__ == "__main__":
