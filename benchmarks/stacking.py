@@ -1,7 +1,7 @@
 """Many seeds at once: `python -m benchmarks.stacking DATA_DIR [SEEDS [TASK]]`.
 
-Wall time and spread of `--seeds` with and without `--stack_seeds=1`; then whether stacked heads are their single runs: three of them against
-`--seed=n --order_seed=0`, the losses of the first 50 steps and the predictions after one epoch.
+Wall time and spread of `--seeds` with and without `--stack_seeds=1`; then whether stacked heads are their single runs: three of them
+against `--seed=n --order_seed=0`, the losses of the first 50 steps and the predictions after one epoch.
 """
 
 import contextlib
