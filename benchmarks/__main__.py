@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import torch
 
-from benchmarks import encode_speed, memory, precompute, reading, stacking, step
+from benchmarks import density, encode_speed, memory, precompute, reading, stacking, step
 from glot.config import versions
 from glot.progress import say
 
@@ -51,6 +51,15 @@ def steps(smoke: bool) -> Iterator[Line]:
         yield Line(what, _ms(found.seconds("ours")), f"{words} {_ms(found.seconds(other))}", found.ratio("ours", other), goal)
 
 
+def sparse_graphs(smoke: bool) -> Iterator[Line]:
+    """A graph with few edges, as sparse rows and as if it had many."""
+    for length, share in ((128, 0.02),) if smoke else ((512, 0.02), (2048, 0.02), (8192, 0.005)):
+        met, found = density.measure(length, share, 1 if smoke else 7)
+        what = f"two GAT layers, {length:,} tokens, {100 * met:.1f} % of pairs joined"
+        edges, blocks = (_ms(found.seconds(side)) for side in ("edges", "blocks"))
+        yield Line(what, f"edges {edges}", f"blocks {blocks}", found.ratio("edges", "blocks"), "below 1")
+
+
 def memories(smoke: bool) -> Iterator[Line]:
     """Peak memory of a step."""
     case = step.CASES["8 sentences of 200-512 tokens, K = 2, h = 256"]
@@ -58,8 +67,10 @@ def memories(smoke: bool) -> Iterator[Line]:
     above, _, inputs = memory.peak(lengths, case.hidden)
     yield Line("memory of a step, 8 sentences of 200-512 tokens", f"{above:.0f} MiB", f"inputs {inputs:.1f} MiB", above, "below 150 MiB")
     for length in memory.LENGTHS[:1] if smoke else memory.LENGTHS:
-        above, seconds, inputs = memory.peak([length])
-        yield Line(f"memory of a step, one sentence of {length:,} tokens", f"{above:.0f} MiB", f"{_ms(seconds)}", above, "linear")
+        for graph in memory.GRAPHS:
+            above, seconds, _ = memory.peak([length], graph=graph)
+            what = f"memory of a step, one sentence of {length:,} tokens, {graph}"
+            yield Line(what, f"{above:.0f} MiB", f"{_ms(seconds)}", above, "linear")
 
 
 def encoding(data_dir: Path, smoke: bool) -> Iterator[Line]:
@@ -183,6 +194,7 @@ def main() -> None:
     asked = parser.parse_args()
     sections: list[tuple[str, Callable[[], Iterator[Line]]]] = [
         ("step", lambda: steps(asked.smoke)),
+        ("sparse graphs", lambda: sparse_graphs(asked.smoke)),
         ("memory", lambda: memories(asked.smoke)),
         ("reading", lambda: readings(asked.smoke)),
         ("encode", lambda: encoding(asked.data_dir, asked.smoke)),
@@ -191,7 +203,7 @@ def main() -> None:
     ]
     if not (asked.data_dir / "nyu-mll").is_dir():
         say(f"encode, precompute and stacking are left out: no data at {asked.data_dir}; give --data_dir")
-        sections = sections[:3]
+        sections = sections[:4]
     start, lines = time.perf_counter(), []
     for name, run in sections:
         began = time.perf_counter()

@@ -22,14 +22,18 @@ def test_every_section_runs(tmp_path, mirror):
     (record,) = tmp_path.glob("*.json")
     found = json.loads(record.read_text())
     kinds = {line["what"].split(",")[0].split(" of ")[0].split(" ")[0] for line in found["lines"]}
-    assert kinds == {"step", "memory", "random", "shuffled", "encode", "store", "2"}
+    assert kinds == {"step", "two", "memory", "random", "shuffled", "encode", "store", "2"}
     assert all(line["value"] > 0 for line in found["lines"])
     assert record.with_suffix(".md").read_text() in done.stdout
     assert found["machine"]["cores"] == os.cpu_count() and found["machine"]["versions"]["torch"]
 
 
 def test_without_data_it_says_what_is_left_out(tmp_path):
-    words = [sys.executable, "-c", "import benchmarks.__main__ as b; b.steps = b.memories = b.readings = lambda smoke: iter(()); b.main()"]
+    words = [
+        sys.executable,
+        "-c",
+        "import benchmarks.__main__ as b; b.steps = b.sparse_graphs = b.memories = b.readings = lambda smoke: iter(()); b.main()",
+    ]
     done = subprocess.run([*words, f"--data_dir={tmp_path}", f"--to={tmp_path}"], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert f"encode, precompute and stacking are left out: no data at {tmp_path}" in done.stderr

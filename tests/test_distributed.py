@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 SMALL_CHUNKS = """
 import sys
 from glot.store import writer
-writer.CHUNK_BYTES = 400
+writer.CHUNK_TOKENS = 12
 {before}
 from glot.cli import main
 raise SystemExit(main(sys.argv[1:]))
@@ -42,7 +42,7 @@ def start_two(flags: list[str], folder: Path, before: str = "") -> subprocess.Co
 
 def assert_two_processes_equal_one(tmp_path: Path, capsys, monkeypatch, flags: list[str]) -> list[dict]:
     """The same flags in one process and in two, each with a store of its own; both results, weights and scores found equal."""
-    monkeypatch.setattr(writer, "CHUNK_BYTES", 400)
+    monkeypatch.setattr(writer, "CHUNK_TOKENS", 12)
     words = [
         [*flags, f"--output_dir={folder / 'runs'}", f"--store_dir={folder / 'hidden'}", "--run_name=run", "--verbose=0"]
         for folder in (tmp_path / "with-1", tmp_path / "with-2")
@@ -107,7 +107,7 @@ def test_weights_without_gradient_do_not_stop_the_others(tmp_path, capsys, monke
 
 
 def test_a_store_that_a_dead_process_left_is_completed(tmp_path, capsys, monkeypatch, tiny_flags):
-    monkeypatch.setattr(writer, "CHUNK_BYTES", 400)
+    monkeypatch.setattr(writer, "CHUNK_TOKENS", 12)
     dies = """
 import os
 from glot.store import writer

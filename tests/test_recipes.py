@@ -335,7 +335,7 @@ def test_the_programs_as_processes(tiny_flags, tmp_path):
 def test_a_killed_run_leaves_no_store_and_the_next_one_finishes_it(tiny_flags, tmp_path):
     """The process dies in the middle of encoding; the next start encodes only what is missing."""
     script = (
-        "import sys, os; from glot.store import writer; writer.CHUNK_BYTES = 600\n"
+        "import sys, os; from glot.store import writer; writer.CHUNK_TOKENS = 19\n"
         "from glot.backbone import model as backbone; backbone.PADDED_TOKENS = 16\n"
         "whole, calls = backbone.Backbone.encode_layers, []\n"
         "def encode(*args):\n    calls.append(1)\n    {}\n    return whole(*args)\n"

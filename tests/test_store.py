@@ -68,7 +68,7 @@ def test_every_field_of_the_key_counts(tmp_path):
 
 
 def test_a_killed_writer_goes_on_behind_the_last_chunk(tmp_path, monkeypatch):
-    monkeypatch.setattr(writer, "CHUNK_BYTES", 5 * 16)
+    monkeypatch.setattr(writer, "CHUNK_TOKENS", 5)
     whole: list[int] = []
     write(tmp_path / "whole", calls=whole)
 
@@ -133,7 +133,7 @@ def test_a_changed_plan_or_chunk_size_is_no_start(tmp_path, monkeypatch):
         if change == "plan":
             np.savez(folder / "plan.npz", order=np.arange(6), lengths=LENGTHS[::-1])
         else:
-            monkeypatch.setattr(writer, "CHUNK_BYTES", 5 * 16)
+            monkeypatch.setattr(writer, "CHUNK_TOKENS", 5)
         calls: list[int] = []
         write(tmp_path / change, calls=calls)
         assert sorted(calls) == list(range(6))
@@ -208,7 +208,7 @@ def test_a_foreign_or_damaged_store_is_never_used(tmp_path):
 
 
 def test_chunks_cover_every_sentence_once(monkeypatch):
-    monkeypatch.setattr(writer, "CHUNK_BYTES", 6 * 16)
+    monkeypatch.setattr(writer, "CHUNK_TOKENS", 6)
     chunks = StorePlan(LENGTHS, 4, "float32").chunks()
     assert [first for first, _ in chunks] == [0, *(last for _, last in chunks[:-1])] and chunks[-1][1] == 6
     assert len(chunks) == 3

@@ -18,7 +18,8 @@ from glot.progress import counter, say
 from glot.store.layout import CHUNKS, DTYPES, KEY, LOCK, MANIFEST, PLAN, TOKENS, Manifest, StoreKey
 from glot.types import TokenBatch
 
-CHUNK_BYTES = 64 << 20
+CHUNK_TOKENS = 1 << 14
+"""Four encoding batches: what a killed run repeats at most, and small enough for several processes to have equal shares."""
 Encode = Callable[[np.ndarray], Iterable[Sequence[TokenBatch]]]
 """rows (n,) of one chunk -> their states in that order, some sentences at a time, one batch for each store."""
 
@@ -53,9 +54,9 @@ class StorePlan:
         return int(self.lengths.sum()) * self.bytes_per_token
 
     def chunks(self) -> list[tuple[int, int]]:
-        """[first, last) positions of each chunk of at most about `CHUNK_BYTES`."""
-        ends = np.cumsum(self.lengths[self.order]) * self.bytes_per_token
-        chunk = (ends - 1) // CHUNK_BYTES
+        """[first, last) positions of each chunk of about `CHUNK_TOKENS`."""
+        ends = np.cumsum(self.lengths[self.order])
+        chunk = (ends - 1) // CHUNK_TOKENS
         starts = np.flatnonzero(np.diff(chunk, prepend=-1))
         return list(zip(starts.tolist(), [*starts[1:].tolist(), len(ends)], strict=True))
 
