@@ -13,53 +13,88 @@ from torch.nn import functional as F
 
 
 @dataclass(frozen=True, eq=False)
-class Edges:
-    """E pairs of N tokens, ordered by receiver and then by sender, with every pair's mirror image among them.
+class SparseRows:
+    """Where the values (E,) of a sparse matrix (N, N) stand, row by row.
 
     Attributes:
-        starts: (N + 1,) int32; token i receives from `senders[starts[i]:starts[i + 1]]`.
-        senders: (E,) int32.
-        receivers: (E,) int32.
-        counts: (N,) int64, how many each token receives from; none is 0.
-        mirrored: (E,) int64, the place of each pair's mirror image.
+        starts: (N + 1,) int32; row i owns the values `starts[i]` to `starts[i + 1]`.
+        columns: (E,) int32.
+        counts: (N,) int64, values in a row.
     """
 
     starts: Tensor
-    senders: Tensor
-    receivers: Tensor
+    columns: Tensor
     counts: Tensor
-    mirrored: Tensor
+
+    @classmethod
+    def from_sorted(cls, rows: Tensor, columns: Tensor, size: int) -> "SparseRows":
+        """`rows` (E,) in rising order, `columns` (E,), N."""
+        counts = torch.bincount(rows, minlength=size)
+        return cls(F.pad(counts.cumsum(0), (1, 0)).int(), columns.int(), counts)
+
+    def matrix(self, values: Tensor) -> Tensor:
+        """The sparse matrix with `values` (E,)."""
+        _silence_beta()
+        size = (len(self.counts), len(self.counts))
+        return torch.sparse_csr_tensor(self.starts, self.columns, values, size, check_invariants=False)
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Of every row, (E,) -> (N,)."""
+        return torch.segment_reduce(values, "sum", lengths=self.counts)
+
+
+@dataclass(frozen=True, eq=False)
+class Edges:
+    """E pairs of N tokens that see each other, every token itself among them.
+
+    Two cosines of one pair may differ in their last bit, so nothing here relies on a pair's mirror image being there.
+
+    Attributes:
+        receivers: (E,) int32 in rising order, and for each its senders in rising order.
+        rows: a row a receiver, its columns the senders.
+        turned: (E,) int64, the pairs in the order of their senders.
+        columns: a row a sender, its columns the receivers; values are taken in the order `turned`.
+    """
+
+    receivers: Tensor
+    rows: SparseRows
+    turned: Tensor
+    columns: SparseRows
 
     @classmethod
     def from_pairs(cls, pairs: Tensor, tokens: int) -> "Edges":
-        """`pairs` (2, E) int64 of senders and receivers in any order, symmetric and with the diagonal."""
-        _silence_beta()
+        """`pairs` (2, E) int64 of senders and receivers in any order; N."""
         senders, receivers = pairs[:, torch.argsort(pairs[1] * tokens + pairs[0])]
-        counts = torch.bincount(receivers, minlength=tokens)
-        starts = F.pad(counts.cumsum(0), (1, 0))
-        return cls(starts.int(), senders.int(), receivers.int(), counts, torch.argsort(senders, stable=True))
+        turned = torch.argsort(senders, stable=True)
+        columns = SparseRows.from_sorted(senders[turned], receivers[turned], tokens)
+        return cls(receivers.int(), SparseRows.from_sorted(receivers, senders, tokens), turned, columns)
+
+    @property
+    def senders(self) -> Tensor:
+        """(E,) int32, beside `receivers`."""
+        return self.rows.columns
 
     def mix(self, weights: Tensor, states: Tensor) -> Tensor:
-        """`sum_j w_ij states_j` with `weights (E,)`: (N, width)."""
-        return self._matrix(weights) @ states
+        """`sum_j w_ij states_j` over the senders j of every receiver i, weights (E,), states (N, width) -> (N, width)."""
+        return self.rows.matrix(weights) @ states
+
+    def mix_back(self, weights: Tensor, states: Tensor) -> Tensor:
+        """`sum_i w_ij states_i` over the receivers i of every sender j."""
+        return self.columns.matrix(weights.index_select(0, self.turned)) @ states
+
+    def sum_back(self, values: Tensor) -> Tensor:
+        """`sum_i values_ij` over the receivers of every sender, (E,) -> (N,)."""
+        return self.columns.sum(values.index_select(0, self.turned))
 
     def dot(self, left: Tensor, right: Tensor) -> Tensor:
-        """`left_i . right_j` of every pair, (N, width) twice -> (E,)."""
-        return torch.sparse.sampled_addmm(self._matrix(left.new_zeros(len(self.senders))), left, right.T, beta=0.0).values()
-
-    def sum(self, values: Tensor) -> Tensor:
-        """`sum_j values_ij` of every token, (E,) -> (N,)."""
-        return torch.segment_reduce(values, "sum", lengths=self.counts)
+        """`left_i . right_j` of receiver i and sender j, (N, width) twice -> (E,)."""
+        return torch.sparse.sampled_addmm(self.rows.matrix(left.new_zeros(len(self.receivers))), left, right.T, beta=0.0).values()
 
     def softmax(self, logits: Tensor) -> Tensor:
         """Over the senders of every receiver, (E,) -> (E,)."""
-        peak = torch.segment_reduce(logits, "max", lengths=self.counts)
+        peak = torch.segment_reduce(logits, "max", lengths=self.rows.counts)
         exponents = (logits - peak.index_select(0, self.receivers)).exp_()
-        return exponents.div_(self.sum(exponents).index_select(0, self.receivers))
-
-    def _matrix(self, values: Tensor) -> Tensor:
-        size = (len(self.counts), len(self.counts))
-        return torch.sparse_csr_tensor(self.starts, self.senders, values, size, check_invariants=False)
+        return exponents.div_(self.rows.sum(exponents).index_select(0, self.receivers))
 
 
 @cache

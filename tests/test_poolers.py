@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from benchmarks.step import PygConv
 from glot.config import GraphConfig, PoolerConfig
+from glot.edges import Edges
 from glot.graph import GraphRule, TokenGraph
 from glot.losses import symmetric_info_nce
 from glot.poolers import build_pooler
@@ -163,6 +164,8 @@ def test_mixing_on_edges_has_the_right_gradients():
     inputs = [torch.randn(*size, dtype=torch.float64, generator=generator, requires_grad=True) for size in ((10, 3), (10,), (10,))]
     assert 10 < graph.edges.shape[1] < 42  # neither empty nor complete
     assert torch.autograd.gradcheck(lambda *parts: MixOnEdges.apply(*parts, graph.sparse)[0], inputs)
+    one_way = torch.cat([graph.edges, torch.tensor([[0, 8, 3], [7, 1, 9]])], 1)  # two cosines of a pair may lie on both sides of tau
+    assert torch.autograd.gradcheck(lambda *parts: MixOnEdges.apply(*parts, Edges.from_pairs(one_way, 10))[0], inputs)
 
 
 @pytest.mark.parametrize(("window", "length", "few"), [(4, 200, True), (5, 200, False), (2, 127, False), (1, 128, True)])

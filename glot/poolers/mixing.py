@@ -72,13 +72,12 @@ class MixOnEdges(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, *_: None) -> tuple[Tensor, Tensor, Tensor, None]:
-        """Through the softmax and LeakyReLU by hand; the mirror image of a pair is where its sender's share is found."""
+        """Through the softmax and LeakyReLU by hand."""
         (hidden, sums, weights), edges = ctx.saved_tensors, ctx.edges
         shares = edges.dot(grad, hidden).mul_(weights)
-        shares -= weights * edges.sum(shares).index_select(0, edges.receivers)
+        shares -= weights * edges.rows.sum(shares).index_select(0, edges.receivers)
         shares = torch.where(sums > 0, shares, NEGATIVE_SLOPE * shares)
-        mirrored = weights.index_select(0, edges.mirrored)
-        return edges.mix(mirrored, grad), edges.sum(shares.index_select(0, edges.mirrored)), edges.sum(shares), None
+        return edges.mix_back(weights, grad), edges.sum_back(shares), edges.rows.sum(shares), None
 
     @staticmethod
     def vmap(
