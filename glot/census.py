@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import torch
 
-from glot.graph import GraphRule, TokenGraph, cosines, unit_rows
+from glot.graph import GraphRule, TokenGraph, cosines
 from glot.types import TokenBatch
 
 NEARLY = 0.02
@@ -46,9 +46,8 @@ class Counter:
     @torch.no_grad()
     def add(self, batch: TokenBatch) -> None:
         """Count the graphs of one batch at every threshold; the cosines are computed once."""
-        unit = unit_rows(batch.tokens)
         for block in TokenGraph(batch, GraphRule()).blocks:
-            similar = cosines(unit, block)
+            similar = cosines(batch.tokens, block)
             real = block.mask.unsqueeze(1) & block.mask.unsqueeze(2)
             real.diagonal(dim1=1, dim2=2).fill_(False)
             for index, tau in enumerate(self.taus):

@@ -86,7 +86,7 @@ class TokenGraph:
     def dense(self, block: Block) -> Tensor:
         """(b, n, n) bool, made once: may token i (row) see token j (column). Padding sees only itself, so no row is empty."""
         if (id(block), "dense") not in self._made:
-            self._made[id(block), "dense"] = adjacency(self.unit, block, self.rule)
+            self._made[id(block), "dense"] = adjacency(self.batch.tokens, block, self.rule)
         return self._made[id(block), "dense"]
 
     def barrier(self, block: Block) -> Tensor:
@@ -229,9 +229,9 @@ def unit_rows(tokens: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def adjacency(unit: Tensor, block: Block, rule: GraphRule) -> Tensor:
-    """Apply a rule to the unit rows `(N, d)` of one block: (b, n, n) bool with the diagonal set and no edge between padding and tokens."""
-    allowed = RULES[rule.kind](unit, block, rule)
+def adjacency(tokens: Tensor, block: Block, rule: GraphRule) -> Tensor:
+    """Apply a rule to the tokens `(N, d)` of one block: (b, n, n) bool with the diagonal set and no edge between padding and tokens."""
+    allowed = RULES[rule.kind](tokens, block, rule)
     allowed &= block.mask.unsqueeze(1) & block.mask.unsqueeze(2)
     allowed.diagonal(dim1=1, dim2=2).fill_(True)
     return allowed
@@ -242,33 +242,36 @@ def barrier_of(allowed: Tensor) -> Tensor:
     return torch.zeros(allowed.shape, device=allowed.device).masked_fill_(~allowed, -torch.inf)
 
 
-def cosines(unit: Tensor, block: Block) -> Tensor:
-    """(b, n, n) float32 cosine similarities."""
-    rows = unit.index_select(0, block.index.flatten()).unflatten(0, block.index.shape)
+@torch.no_grad()
+def cosines(tokens: Tensor, block: Block) -> Tensor:
+    """(b, n, n) float32 cosine similarities of the tokens (N, d) of one block."""
+    rows = tokens.index_select(0, block.index.flatten()).float()
+    F.normalize(rows, dim=-1, out=rows)  # the copy that was just made
+    rows = rows.unflatten(0, block.index.shape)
     return rows @ rows.transpose(1, 2)
 
 
-def _threshold(unit: Tensor, block: Block, rule: GraphRule) -> Tensor:
-    return cosines(unit, block) > rule.tau
+def _threshold(tokens: Tensor, block: Block, rule: GraphRule) -> Tensor:
+    return cosines(tokens, block) > rule.tau
 
 
-def _none(unit: Tensor, block: Block, rule: GraphRule) -> Tensor:
+def _none(tokens: Tensor, block: Block, rule: GraphRule) -> Tensor:
     size = block.index.shape[1]
-    return torch.zeros(len(block.index), size, size, dtype=torch.bool, device=unit.device)
+    return torch.zeros(len(block.index), size, size, dtype=torch.bool, device=tokens.device)
 
 
-def _complete(unit: Tensor, block: Block, rule: GraphRule) -> Tensor:
-    return ~_none(unit, block, rule)
+def _complete(tokens: Tensor, block: Block, rule: GraphRule) -> Tensor:
+    return ~_none(tokens, block, rule)
 
 
-def _window(unit: Tensor, block: Block, rule: GraphRule) -> Tensor:
-    steps = torch.arange(block.index.shape[1], device=unit.device)
+def _window(tokens: Tensor, block: Block, rule: GraphRule) -> Tensor:
+    steps = torch.arange(block.index.shape[1], device=tokens.device)
     near = (steps.unsqueeze(0) - steps.unsqueeze(1)).abs() <= rule.window_size
     return near.expand(len(block.index), -1, -1).clone()
 
 
-def _knn(unit: Tensor, block: Block, rule: GraphRule) -> Tensor:
-    similar = cosines(unit, block).masked_fill(~block.mask.unsqueeze(1), -torch.inf)
+def _knn(tokens: Tensor, block: Block, rule: GraphRule) -> Tensor:
+    similar = cosines(tokens, block).masked_fill(~block.mask.unsqueeze(1), -torch.inf)
     similar.diagonal(dim1=1, dim2=2).fill_(-torch.inf)
     count = min(rule.knn_k, similar.shape[-1])
     nearest = similar.topk(count, dim=-1).indices
@@ -276,15 +279,15 @@ def _knn(unit: Tensor, block: Block, rule: GraphRule) -> Tensor:
     return chosen | chosen.transpose(1, 2)
 
 
-def _random(unit: Tensor, block: Block, rule: GraphRule) -> Tensor:
+def _random(tokens: Tensor, block: Block, rule: GraphRule) -> Tensor:
     """As many pairs as the threshold graph joins, drawn with a seed made of (rule.seed, length, number of pairs)."""
-    real = _threshold(unit, block, rule) & block.mask.unsqueeze(1) & block.mask.unsqueeze(2)
+    real = _threshold(tokens, block, rule) & block.mask.unsqueeze(1) & block.mask.unsqueeze(2)
     pairs = real.triu(1).sum((1, 2)).tolist()
     chosen = torch.zeros_like(real)
     for row, (length, count) in enumerate(zip(block.lengths.tolist(), pairs, strict=True)):
         upper = torch.triu_indices(length, length, 1)
         generator = torch.Generator().manual_seed(((rule.seed * 1_000_003 + length) * 1_000_003 + count) % 2**63)
-        first, second = upper[:, torch.randperm(upper.shape[1], generator=generator)[:count]].to(unit.device)
+        first, second = upper[:, torch.randperm(upper.shape[1], generator=generator)[:count]].to(tokens.device)
         chosen[row, first, second] = True
         chosen[row, second, first] = True
     return chosen
@@ -298,7 +301,7 @@ RULES: dict[str, Callable[[Tensor, Block, GraphRule], Tensor]] = {
     "knn": _knn,
     "window": _window,
 }
-"""Graph kind -> rule(unit rows, block, options) -> (b, n, n) bool; `adjacency` adds the diagonal and cuts the padding."""
+"""Graph kind -> rule(tokens (N, d), block, options) -> (b, n, n) bool; `adjacency` adds the diagonal and cuts the padding."""
 
 
 def parts_of(length: int) -> list[tuple[int, int]]:

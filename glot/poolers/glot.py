@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from glot.errors import lookup
 from glot.graph import GraphRule, TokenGraph
+from glot.places import join
 from glot.poolers.convs import CONVS
 from glot.poolers.scored import make_scorer, readout, score
 from glot.types import TokenBatch
@@ -35,7 +36,7 @@ def _build_lstm(width: int, num_layers: int) -> nn.Module:
 
 
 JUMPS: dict[str, Jump] = {
-    "cat": Jump(lambda d, h, k: d + k * h, lambda h, k: None, lambda jk, x, layers: [x, *layers]),
+    "cat": Jump(lambda d, h, k: d + k * h, lambda h, k: None, lambda jk, x, layers: [x, join(layers, 1)] if layers else [x]),
     "max": Jump(lambda d, h, k: h, lambda h, k: None, lambda jk, x, layers: [torch.stack(layers).amax(0)]),
     "mean": Jump(lambda d, h, k: h, lambda h, k: None, lambda jk, x, layers: [torch.stack(layers).mean(0)]),
     "lstm": Jump(lambda d, h, k: h, _build_lstm, lambda jk, x, layers: [jk(layers)]),
@@ -77,7 +78,7 @@ class GlotPooler(nn.Module):
     def states(self, batch: TokenBatch) -> list[Tensor]:
         """One state a token after convolutions and jump: (N, D), its columns in parts.
 
-        Joining them would copy them and have autograd compute a gradient for the raw tokens, which nobody asks for.
+        Joining the raw tokens to the rest would copy them and have autograd compute a gradient for them, which nobody asks for.
         """
         graph = TokenGraph(batch, self.rule)
         layers = [batch.tokens]

@@ -17,8 +17,8 @@ def score(scorer: nn.Sequential, states: list[Tensor]) -> Tensor:
     """Scores (N,) of token states whose columns come in parts `(N, D_i)`."""
     first, squash, last = scorer
     weights = cut(first.weight, [part.shape[1] for part in states], 1)
-    hidden = first.bias.unsqueeze(1)
-    for part, weight in zip(states, weights, strict=True):
+    hidden = torch.addmm(first.bias.unsqueeze(1), weights[0], states[0].T)
+    for part, weight in zip(states[1:], weights[1:], strict=True):
         hidden = torch.addmm(hidden, weight, part.T)
     return torch.addmm(last.bias.unsqueeze(1), last.weight, squash(hidden)).squeeze(0)
 
