@@ -105,6 +105,7 @@ def _silence_beta() -> None:
         torch.sparse_csr_tensor(torch.tensor([0, 1]), torch.tensor([0]), torch.ones(1), (1, 1))
 
 
-def has_sparse_products(device: torch.device) -> bool:
-    """Whether torch can multiply sparse rows there: on a CPU it needs MKL."""
-    return device.type != "cpu" or torch.backends.mkl.is_available()
+def has_sparse_products(states: Tensor) -> bool:
+    """Whether torch can multiply sparse rows with such states: not in half precision, on a CPU with MKL alone, on no third device."""
+    there = states.device.type == "cuda" or (states.device.type == "cpu" and torch.backends.mkl.is_available())
+    return there and states.dtype in (torch.float32, torch.float64)

@@ -19,6 +19,7 @@ from glot.backbone import DTYPES, SPREAD, Backbone, find_backbone, pick_device
 from glot.checkpoint import BACKBONE
 from glot.config import RunConfig, read_saved
 from glot.errors import CheckpointError, ConfigError, lookup
+from glot.places import join
 from glot.poolers import build_pooler
 from glot.progress import counter, say
 from glot.released import load_pooler, settle_checkpoint
@@ -77,7 +78,8 @@ class SentenceEncoder:
         replicas = [self._replica(device) for device in named or [self.backbone.device]]
         vectors = np.empty((len(texts), self.dim), dtype=np.float32)
         with counter("encode", "text", len(texts), show_progress_bar) as bar:
-            batches, lock = self._batches(texts, batch_size), Lock()
+            together = POOLED_TOKENS if len(replicas) == 1 else 0  # several devices share the texts batch by batch
+            batches, lock = self._batches(texts, batch_size, together), Lock()
 
             def take_batches(replica: tuple[Backbone, nn.Module]) -> None:
                 """What each device does: fetch the next batch that nobody has taken, until there is none."""
@@ -113,8 +115,8 @@ class SentenceEncoder:
         one, other = (F.normalize(torch.as_tensor(vectors, dtype=torch.float32), dim=1) for vectors in (first, second))
         return (one @ other.T).numpy()
 
-    def _batches(self, texts: Sequence[str], size: int) -> Iterator[tuple[np.ndarray, list[list[list[int]]]]]:
-        """Rows that are pooled together, and their token ids in batches alike in length, from long to short inside each window."""
+    def _batches(self, texts: Sequence[str], size: int, together: int) -> Iterator[tuple[np.ndarray, list[list[list[int]]]]]:
+        """Rows that are pooled `together` (in tokens), and their ids in batches alike in length, from long to short in each window."""
         for start in range(0, len(texts), WINDOW):
             ids = [tokens or self._end_token() for tokens in self.backbone.tokenise(list(texts[start : start + WINDOW]))]
             order = np.argsort([-len(tokens) for tokens in ids], kind="stable")
@@ -122,7 +124,7 @@ class SentenceEncoder:
             for end in range(size, len(order) + size, size):
                 groups.append([ids[row] for row in order[end - size : end]])
                 tokens += sum(map(len, groups[-1]))
-                if tokens >= POOLED_TOKENS or end >= len(order):
+                if tokens >= together or end >= len(order):
                     yield start + order[first:end], groups
                     first, groups, tokens = end, [], 0
 
@@ -143,8 +145,9 @@ class SentenceEncoder:
 @torch.inference_mode()
 def _embed(backbone: Backbone, pooler: nn.Module, groups: list[list[list[int]]]) -> np.ndarray:
     batches = [backbone.encode(ids) for ids in groups]
-    tokens, lengths = torch.cat([batch.tokens.float() for batch in batches]), torch.cat([batch.lengths for batch in batches])
-    return pooler(TokenBatch.from_lengths(tokens, lengths)).float().cpu().numpy()
+    tokens = join([batch.tokens for batch in batches])
+    lengths = torch.tensor([len(text) for ids in groups for text in ids])
+    return pooler(TokenBatch.from_lengths(tokens.float(), lengths)).float().cpu().numpy()
 
 
 def load_encoder(

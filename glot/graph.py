@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from glot.edges import Edges, has_sparse_products
+from glot.edges import Edges
 from glot.places import CollectRows, SpreadRows, cut, join
 from glot.types import TokenBatch
 
@@ -103,8 +103,9 @@ class TokenGraph:
             KeyError: a random graph, which is drawn for a whole sentence.
         """
         unit = self.unit[block.index[0]]
-        nearest = self._nearest(block, unit) if self.rule.kind == "knn" else None
-        allowed = ROW_RULES[self.rule.kind](unit, start, stop, self.rule, nearest)
+        with torch.autocast(unit.device.type, enabled=False):  # the graph does not depend on the precision of the rest
+            nearest = self._nearest(block, unit) if self.rule.kind == "knn" else None
+            allowed = ROW_RULES[self.rule.kind](unit, start, stop, self.rule, nearest)
         steps = torch.arange(start, stop, device=unit.device)
         allowed[steps - start, steps] = True
         return allowed
@@ -161,8 +162,8 @@ class TokenGraph:
     @cached_property
     def few(self) -> Edges | None:
         """The edges as sparse rows where that is the faster form (a long sentence, few edges), else nothing; they are counted to see."""
-        lengths = self.batch.lengths
-        if int(lengths.max()) < SPARSE_TOKENS or not has_sparse_products(self.batch.tokens.device):
+        lengths, on_cpu = self.batch.lengths, self.batch.tokens.device.type == "cpu"
+        if int(lengths.max()) < (SPARSE_TOKENS if on_cpu else DENSE_TOKENS):  # an accelerator would have to wait for the count
             return None
         pairs = self._pairs(min(SPARSE_DENSITY * int(lengths.square().sum()), SPARSE_NEIGHBOURS * int(lengths.sum())))
         return None if pairs is None else Edges.from_pairs(pairs, len(self.batch.tokens))
@@ -231,7 +232,8 @@ def unit_rows(tokens: Tensor) -> Tensor:
 @torch.no_grad()
 def adjacency(tokens: Tensor, block: Block, rule: GraphRule) -> Tensor:
     """Apply a rule to the tokens `(N, d)` of one block: (b, n, n) bool with the diagonal set and no edge between padding and tokens."""
-    allowed = RULES[rule.kind](tokens, block, rule)
+    with torch.autocast(tokens.device.type, enabled=False):  # the graph does not depend on the precision of the rest
+        allowed = RULES[rule.kind](tokens, block, rule)
     allowed &= block.mask.unsqueeze(1) & block.mask.unsqueeze(2)
     allowed.diagonal(dim1=1, dim2=2).fill_(True)
     return allowed

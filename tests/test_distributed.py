@@ -112,8 +112,8 @@ def test_a_store_that_a_dead_process_left_is_completed(tmp_path, capsys, monkeyp
 import os
 from glot.store import writer
 remember = writer._remember
-def _remember(path, done, count, mode="w"):
-    remember(path, done, count, mode)
+def _remember(path, done, mode="w"):
+    remember(path, done, mode)
     if path.name == "1.chunks.jsonl":
         os._exit(9)
 writer._remember = _remember
@@ -125,8 +125,11 @@ writer._remember = _remember
     assert (folder / "1.chunks.jsonl").read_text().count("\n") == 1
     assert main([*tiny_flags, "--verbose=1"]) == 0
     assert "chunks are there, going on" in capsys.readouterr().err
-    finished = [json.loads(line)["chunk"] for line in (folder / "chunks.jsonl").read_text().splitlines()]
-    assert sorted(finished) == list(range(json.loads((folder / "manifest.json").read_text())["chunks"]))
+    finished = [json.loads(line) for line in (folder / "chunks.jsonl").read_text().splitlines()]
+    manifest = json.loads((folder / "manifest.json").read_text())
+    edges = [0, *sorted(line["last"] for line in finished)]  # one behind the other, each once
+    assert sorted(line["first"] for line in finished) == edges[:-1] and edges[-1] == manifest["num_sentences"]
+    assert len(finished) == manifest["chunks"]
     assert not (folder / "1.chunks.jsonl").exists()
 
 

@@ -1,5 +1,6 @@
 """Poolers against the release's recorded tensors, against naive loops, and against what must not matter."""
 
+import copy
 import json
 from pathlib import Path
 
@@ -177,8 +178,24 @@ def test_edges_are_taken_where_they_are_few(window, length, few, monkeypatch):
     monkeypatch.setattr("glot.graph.SPARSE_NEIGHBOURS", 2)
     assert TokenGraph(batch, GraphRule("window", window_size=window)).few is None
     monkeypatch.undo()
-    monkeypatch.setattr("glot.graph.has_sparse_products", lambda device: False)
-    assert TokenGraph(batch, GraphRule("window", window_size=window)).few is None
+
+
+@pytest.mark.parametrize("kind", ["window", "random"])
+def test_without_sparse_products_everything_is_mixed_in_blocks(kind, monkeypatch):
+    """In half precision, on a CPU without MKL, on a device that is neither; a random graph beyond `DENSE_TOKENS` too."""
+    for name in ("glot.poolers.gat.DENSE_TOKENS", "glot.graph.DENSE_TOKENS"):
+        monkeypatch.setattr(name, 150)
+    batch, rule = random_batch([200, 140]), GraphRule(kind, tau=0.8)  # a graph is of float32 cosines, also under autocast
+    torch.manual_seed(0)
+    conv = GatConv(12, 8)
+    expected = conv(batch.tokens, TokenGraph(batch, rule))
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(conv(batch.tokens, TokenGraph(batch, rule)).float(), expected, atol=0.05, rtol=0.05)
+    half = copy.deepcopy(conv).to(torch.bfloat16)
+    torch.testing.assert_close(half(batch.tokens.bfloat16(), TokenGraph(batch, rule)).float(), expected, atol=0.05, rtol=0.05)
+    monkeypatch.setattr("torch.backends.mkl.is_available", lambda: False)
+    monkeypatch.setattr(MixOnEdges, "apply", None)
+    torch.testing.assert_close(conv(batch.tokens, TokenGraph(batch, rule)), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_gat_has_the_names_of_pyg_and_refuses_unknown_engines():

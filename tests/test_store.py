@@ -139,6 +139,24 @@ def test_a_changed_plan_or_chunk_size_is_no_start(tmp_path, monkeypatch):
         assert sorted(calls) == list(range(6))
 
 
+def test_chunks_that_were_cut_elsewhere_are_not_done_though_as_many(tmp_path, monkeypatch):
+    """Two chunks before and two now, with other sentences in the first."""
+    before, now = 8, 12
+    cuts = []
+    for size in (before, now):
+        monkeypatch.setattr(writer, "CHUNK_TOKENS", size)
+        cuts.append(StorePlan(LENGTHS, 4, "float32").chunks)
+    assert len(cuts[0]) == len(cuts[1]) and cuts[0] != cuts[1]
+    folder = write(tmp_path / "store")
+    (folder / "manifest.json").unlink()
+    (folder / "tokens.bin").write_bytes(bytes((folder / "tokens.bin").stat().st_size))
+    first, last = cuts[0][0]
+    (folder / "chunks.jsonl").write_text(json.dumps({"first": first, "last": last}) + '\n{"chunk": 1, "of": 2}\n')
+    calls: list[int] = []
+    write(tmp_path / "store", calls=calls)
+    assert sorted(calls) == list(range(6))
+
+
 def test_a_rebuild_forgets_a_complete_store_but_not_who_reads_it(tmp_path):
     write(tmp_path)
     old = open_store(tmp_path, KEY)
@@ -209,7 +227,7 @@ def test_a_foreign_or_damaged_store_is_never_used(tmp_path):
 
 def test_chunks_cover_every_sentence_once(monkeypatch):
     monkeypatch.setattr(writer, "CHUNK_TOKENS", 6)
-    chunks = StorePlan(LENGTHS, 4, "float32").chunks()
+    chunks = StorePlan(LENGTHS, 4, "float32").chunks
     assert [first for first, _ in chunks] == [0, *(last for _, last in chunks[:-1])] and chunks[-1][1] == 6
     assert len(chunks) == 3
 

@@ -13,7 +13,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from glot.edges import Edges
+from glot.edges import Edges, has_sparse_products
 from glot.graph import DENSE_TOKENS, ROW_RULES, TokenGraph
 from glot.poolers.mixing import MixByRows, MixOnEdges, mix_block
 
@@ -49,21 +49,22 @@ class GatConv(nn.Module):
         """(N, in) -> (N, h)."""
         if self.engine == "auto" and graph.rule.kind == "none":  # a softmax over one token is one
             return self.lin(x) + self.bias
-        hidden, edges = self.lin(x), self._edges(graph)
+        hidden = self.lin(x)
+        edges = self._edges(hidden, graph)
         mixed = self._in_blocks(hidden, graph) if edges is None else MixOnEdges.apply(hidden, *self._halves(hidden), edges)[0]
         return mixed + self.bias
 
-    def _edges(self, graph: TokenGraph) -> Edges | None:
+    def _edges(self, hidden: Tensor, graph: TokenGraph) -> Edges | None:
         """What to mix on, or nothing to mix in blocks."""
+        if self.engine == "dense" or not has_sparse_products(hidden):
+            return None
         whole = graph.rule.kind not in ROW_RULES and int(graph.batch.lengths.max()) > DENSE_TOKENS
-        if self.engine == "edges" or (self.engine == "auto" and whole):
-            return graph.sparse
-        return graph.few if self.engine == "auto" else None
+        return graph.sparse if whole or self.engine == "edges" else graph.few
 
     def _in_blocks(self, hidden: Tensor, graph: TokenGraph) -> Tensor:
         mixed = []
         for block, padded in zip(graph.blocks, graph.pad(hidden), strict=True):
-            if self.engine == "auto" and padded.shape[1] > DENSE_TOKENS:
+            if self.engine != "dense" and padded.shape[1] > DENSE_TOKENS and graph.rule.kind in ROW_RULES:
                 mixed.append(MixByRows.apply(padded, *self._halves(padded), partial(graph.rows, block)))
             else:
                 mixed.append(mix_block(padded, *self._halves(padded), graph.barrier(block)))

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from glot.edges import Edges
@@ -71,6 +72,7 @@ class MixOnEdges(torch.autograd.Function):
         ctx.save_for_backward(inputs[0], *output[1:])
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor, *_: None) -> tuple[Tensor, Tensor, Tensor, None]:
         """Through the softmax and LeakyReLU by hand."""
         (hidden, sums, weights), edges = ctx.saved_tensors, ctx.edges

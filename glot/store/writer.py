@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from glot.store.layout import CHUNKS, DTYPES, KEY, LOCK, MANIFEST, PLAN, TOKENS,
 from glot.types import TokenBatch
 
 CHUNK_TOKENS = 1 << 14
-"""Four encoding batches: what a killed run repeats at most, and small enough for several processes to have equal shares."""
+"""Four encoding batches: about what a killed process repeats, and small enough for several processes to have equal shares."""
 Encode = Callable[[np.ndarray], Iterable[Sequence[TokenBatch]]]
 """rows (n,) of one chunk -> their states in that order, some sentences at a time, one batch for each store."""
 
@@ -38,7 +39,7 @@ class StorePlan:
     hidden_size: int
     dtype: str
 
-    @property
+    @cached_property
     def order(self) -> np.ndarray:
         """(S,): sentences from long to short: a batch pads little, and one that does not fit fails first. Ties keep their order."""
         return np.argsort(-self.lengths, kind="stable")
@@ -53,6 +54,7 @@ class StorePlan:
         """Of `tokens.bin`."""
         return int(self.lengths.sum()) * self.bytes_per_token
 
+    @cached_property
     def chunks(self) -> list[tuple[int, int]]:
         """[first, last) positions of each chunk of about `CHUNK_TOKENS`."""
         ends = np.cumsum(self.lengths[self.order])
@@ -106,7 +108,7 @@ def write_stores(
             _write_chunks(places, plan, encode, done, options.verbose)
         team.wait()
         for folder, place in places.items() if team.is_first else ():
-            totals = len(plan.lengths), int(plan.lengths.sum()), plan.hidden_size, plan.size_bytes, len(plan.chunks())
+            totals = len(plan.lengths), int(plan.lengths.sum()), plan.hidden_size, plan.size_bytes, len(plan.chunks)
             Manifest(json.loads(keys[place].to_json()), *totals, versions).write(folder)
         team.wait()
     return folders
@@ -119,7 +121,7 @@ def _prepare(missing: list[tuple[Path, StoreKey]], plan: StorePlan, options: Wri
     folders = [folder for folder, _ in missing]
     done = set.intersection(*(_finished_chunks(folder, plan) for folder in folders)) if options.resume else set()
     if done:
-        say(f"store {', '.join(map(str, folders))}: {len(done)} of {len(plan.chunks())} chunks are there, going on", options.verbose)
+        say(f"store {', '.join(map(str, folders))}: {len(done)} of {len(plan.chunks)} chunks are there, going on", options.verbose)
     else:
         _say_size(folders, plan, options.verbose)
     for folder, key in missing:
@@ -128,7 +130,7 @@ def _prepare(missing: list[tuple[Path, StoreKey]], plan: StorePlan, options: Wri
             (folder / KEY).write_text(key.to_json())
             np.savez(folder / PLAN, order=plan.order, lengths=plan.lengths)
         _reserve(folder, plan)
-        _remember(folder / CHUNKS, done, len(plan.chunks()))
+        _remember(folder / CHUNKS, done)
         for path in folder.glob(f"*.{CHUNKS}"):  # of further processes: what they did is in `done`
             path.unlink()
 
@@ -141,14 +143,14 @@ def _remove(folder: Path) -> None:
         path.unlink()
 
 
-def _write_chunks(places: dict[Path, int], plan: StorePlan, encode: Encode, done: set[int], verbose: bool) -> None:
+def _write_chunks(places: dict[Path, int], plan: StorePlan, encode: Encode, done: set[tuple[int, int]], verbose: bool) -> None:
     """Write what is not `done`; `places` says which of the batches that `encode` yields belongs to which folder."""
     starts = np.concatenate([[0], np.cumsum(plan.lengths[plan.order])])
-    chunks, team = plan.chunks(), processes()
+    team = processes()
     with ExitStack() as files, counter("encode", "token", int(starts[-1]), verbose) as bar:
         streams = {files.enter_context((folder / TOKENS).open("r+b")): place for folder, place in places.items()}
-        for index, (first, last) in enumerate(chunks):
-            if index in done or not team.owns(index):
+        for index, (first, last) in enumerate(plan.chunks):
+            if (first, last) in done or not team.owns(index):
                 bar.update(int(starts[last] - starts[first]))
                 continue
             for stream in streams:
@@ -161,13 +163,13 @@ def _write_chunks(places: dict[Path, int], plan: StorePlan, encode: Encode, done
                 stream.flush()
                 os.fsync(stream.fileno())
             for folder in places:
-                _remember(folder / (CHUNKS if team.is_first else f"{team.rank}.{CHUNKS}"), {index}, len(chunks), mode="a")
+                _remember(folder / (CHUNKS if team.is_first else f"{team.rank}.{CHUNKS}"), {(first, last)}, mode="a")
 
 
-def _remember(path: Path, done: set[int], count: int, mode: str = "w") -> None:
+def _remember(path: Path, done: set[tuple[int, int]], mode: str = "w") -> None:
     """Write the finished chunks anew (which mends a torn last line), or add one."""
     with path.open(mode) as stream:
-        stream.writelines(json.dumps({"chunk": index, "of": count}) + "\n" for index in sorted(done))
+        stream.writelines(json.dumps({"first": first, "last": last}) + "\n" for first, last in sorted(done))
 
 
 def _as_bytes(batch: TokenBatch, dtype: str) -> memoryview:
@@ -179,8 +181,11 @@ def _as_bytes(batch: TokenBatch, dtype: str) -> memoryview:
     return memoryview(packed.view(torch.uint8).numpy()).cast("B")
 
 
-def _finished_chunks(folder: Path, plan: StorePlan) -> set[int]:
-    """Chunks that earlier processes wrote whole by this very plan; none where plan or sizes differ. A torn last line does not count."""
+def _finished_chunks(folder: Path, plan: StorePlan) -> set[tuple[int, int]]:
+    """[first, last) of the chunks that earlier processes wrote whole by this very plan; none where plan or sizes differ.
+
+    A torn last line does not count.
+    """
     if not all((folder / name).is_file() for name in (CHUNKS, PLAN, TOKENS)) or (folder / TOKENS).stat().st_size != plan.size_bytes:
         return set()
     with np.load(folder / PLAN) as written:
@@ -188,7 +193,7 @@ def _finished_chunks(folder: Path, plan: StorePlan) -> set[int]:
             return set()
     files = [folder / CHUNKS, *folder.glob(f"*.{CHUNKS}")]
     lines = [json.loads(line) for path in files for line in path.read_text().split("\n")[:-1]]
-    return {int(line["chunk"]) for line in lines if line["of"] == len(plan.chunks())}
+    return {(line.get("first"), line.get("last")) for line in lines} & set(plan.chunks)  # cut elsewhere, by another version, is not done
 
 
 def _say_size(folders: list[Path], plan: StorePlan, verbose: bool) -> None:
