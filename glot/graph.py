@@ -78,11 +78,6 @@ class TokenGraph:
         device = self.batch.tokens.device
         return [make_block(self.batch.ptr, rows, device) for rows in group_by_length(self.batch.lengths)]
 
-    @cached_property
-    def unit(self) -> Tensor:
-        """(N, d) float32 rows of length one."""
-        return unit_rows(self.batch.tokens)
-
     def dense(self, block: Block) -> Tensor:
         """(b, n, n) bool, made once: may token i (row) see token j (column). Padding sees only itself, so no row is empty."""
         if (id(block), "dense") not in self._made:
@@ -102,7 +97,7 @@ class TokenGraph:
         Raises:
             KeyError: a random graph, which is drawn for a whole sentence.
         """
-        unit = self.unit[block.index[0]]
+        unit = self._unit(block)
         with torch.autocast(unit.device.type, enabled=False):  # the graph does not depend on the precision of the rest
             nearest = self._nearest(block, unit) if self.rule.kind == "knn" else None
             allowed = ROW_RULES[self.rule.kind](unit, start, stop, self.rule, nearest)
@@ -110,16 +105,23 @@ class TokenGraph:
         allowed[steps - start, steps] = True
         return allowed
 
+    def _unit(self, block: Block) -> Tensor:
+        """(n, d) float32 rows of length one of the sentence of a block, made once."""
+        if (id(block), "unit") not in self._made:
+            self._made[id(block), "unit"] = unit_rows(self.batch.tokens.index_select(0, block.index[0]))
+        return self._made[id(block), "unit"]
+
     def _nearest(self, block: Block, unit: Tensor) -> Tensor:
         """(n, k): the nearest neighbours of every token of one sentence, made once, some rows at a time."""
         if (id(block), "nearest") not in self._made:
-            parts = []
+            count = min(self.rule.knn_k, len(unit))
+            nearest = torch.empty(len(unit), count, dtype=torch.int64, device=unit.device)
             for start, stop in parts_of(len(unit)):
                 similar = unit[start:stop] @ unit.T
                 own = torch.arange(len(similar), device=unit.device)
                 similar[own, start + own] = -torch.inf
-                parts.append(similar.topk(min(self.rule.knn_k, len(unit))).indices)
-            self._made[id(block), "nearest"] = torch.cat(parts)
+                nearest[start:stop] = similar.topk(count).indices
+            self._made[id(block), "nearest"] = nearest
         return self._made[id(block), "nearest"]
 
     @cached_property
@@ -169,21 +171,24 @@ class TokenGraph:
         return None if pairs is None else Edges.from_pairs(pairs, len(self.batch.tokens))
 
     def _pairs(self, limit: float) -> Tensor | None:
-        """`edges`, or nothing as soon as they are more than `limit`."""
-        pairs, count = [], 0
+        """`edges`, or nothing as soon as they are more than `limit`.
+
+        They are gathered in one tensor that grows: kept one by one, they would lie between the parts of the adjacency, whose memory could
+        then not be used again (1,014 MiB at 16,384 tokens).
+        """
+        pairs, count = torch.empty(2, len(self.batch.tokens), dtype=torch.int64, device=self.batch.tokens.device), 0
         for block, start, allowed in self._parts():
-            count += int(allowed.count_nonzero())
-            if count > limit + self._padding:
+            padding = block.index.numel() - int(block.lengths.sum())  # each of these positions sees itself
+            if count + int(allowed.count_nonzero()) - padding > limit:
                 return None
             sentence, receiver, sender = allowed.nonzero(as_tuple=True)
             real = block.mask[sentence, sender]
-            pairs.append(torch.stack([block.index[sentence, sender], block.index[sentence, start + receiver]])[:, real])
-        return torch.cat(pairs, 1)
-
-    @cached_property
-    def _padding(self) -> int:
-        """Positions of all blocks that hold no token; each sees itself."""
-        return sum(block.index.numel() for block in self.blocks) - len(self.batch.tokens)
+            found = torch.stack([block.index[sentence, sender], block.index[sentence, start + receiver]])[:, real]
+            while count + found.shape[1] > pairs.shape[1]:
+                pairs = torch.cat([pairs, torch.empty_like(pairs)], 1)
+            pairs[:, count : count + found.shape[1]] = found
+            count += found.shape[1]
+        return pairs[:, :count]
 
     def _parts(self) -> Iterator[tuple[Block, int, Tensor]]:
         """All of the adjacency: a block and its (b, n, n), or some rows of a long sentence from `start`, (1, r, n)."""

@@ -173,10 +173,12 @@ def test_mixing_on_edges_has_the_right_gradients():
 def test_edges_are_taken_where_they_are_few(window, length, few, monkeypatch):
     """Nine edges a token are 4.45 % of 200, eleven 5.4 %; a sentence below 128 tokens is not looked at."""
     batch = random_batch([length, 10])
-    graph = TokenGraph(batch, GraphRule("window", window_size=window))
-    assert (graph.few is not None) == few
-    monkeypatch.setattr("glot.graph.SPARSE_NEIGHBOURS", 2)
-    assert TokenGraph(batch, GraphRule("window", window_size=window)).few is None
+    rule = GraphRule("window", window_size=window)
+    assert (TokenGraph(batch, rule).few is not None) == few
+    edges = TokenGraph(batch, rule).edges.shape[1]
+    for limit, taken in ((edges, few), (edges - 1, False)):
+        monkeypatch.setattr("glot.graph.SPARSE_NEIGHBOURS", limit / (length + 10))
+        assert (TokenGraph(batch, rule).few is not None) == taken
     monkeypatch.undo()
 
 
