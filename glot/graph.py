@@ -21,8 +21,8 @@ DENSE_TOKENS = 2048
 """Longest sentence whose adjacency is made as a whole: n x n float32 is 16 MiB there."""
 SPARSE_TOKENS = 128
 """A batch whose longest sentence has fewer tokens is not worth counting edges for."""
-SPARSE_DENSITY = 0.05
-"""Share of pairs up to which edges are faster than blocks: they are level at 0.08 to 0.1, whatever the length (benchmarks/README.md)."""
+SPARSE_DENSITY = 0.04
+"""Share of pairs up to which edges are faster than blocks: they are level at 0.04 (128 tokens) to 0.08 (2,048; benchmarks/README.md)."""
 SPARSE_NEIGHBOURS = 128
 """Edges a token, on average, up to which edges are taken: they are kept, so memory stays linear in the length of a sentence."""
 BLOCK_ELEMENTS = 1 << 20
