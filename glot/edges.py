@@ -1,6 +1,7 @@
 """The token graph of a batch as sparse rows (CSR): what a graph with few edges is computed with.
 
-Source: torch.sparse, whose products on a CPU are MKL's: 60 to 100 times as fast as gathering a row for every edge and adding it up.
+Source: torch.sparse, whose products on a CPU are MKL's: 20 to 70 times as fast as gathering a row for every edge and adding it up
+(8,192 tokens, 5 to 128 neighbours).
 """
 
 import warnings

@@ -1,7 +1,8 @@
 """The token graph: which tokens of one sentence see each other.
 
-Every rule is symmetric, keeps the diagonal and depends on the sentence alone, so a sentence's vector does not depend on its batch-mates.
-A graph is built block by block (sentences of similar length, padded together) and only when an engine asks for it.
+Every rule is symmetric (but for the last bit of a cosine), keeps the diagonal and depends on the sentence alone, so a sentence's vector
+does not depend on its batch-mates. A graph is built block by block (sentences of similar length, padded together), or some rows of a long
+sentence at a time, and only when a layer asks for it.
 """
 
 import math

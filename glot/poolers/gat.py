@@ -1,7 +1,7 @@
 """One-head graph attention with the parameters of PyG's `GATConv(in, h, edge_dim=1)`.
 
 A batch is mixed in blocks, as masked softmax over the n x n pairs of a sentence and a batched product, or on its edges where they are few
-(`glot.poolers.mixing`). PyG's own layer builds an (E, h) message tensor, and is slower than either wherever it was measured.
+(`glot.poolers.mixing`). PyG's own layer builds an (E, h) message tensor, and is slower than the better of the two wherever it was measured.
 
 Why no form needs edge features: every edge weighs 1, and PyG gives a self-loop the mean of its token's incoming features, which is 1 too,
 or 0 for a token without neighbours, whose softmax has a single term and is 1 whatever the logit. So the edge term is one learned number.
