@@ -12,6 +12,7 @@ runs/<run_name>/
 import csv
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from glot.backbone import BackboneSource, find_backbone
 from glot.config import RunConfig, read_config
 from glot.errors import CheckpointError, ConfigError
 from glot.model import SentenceModel
@@ -95,6 +97,33 @@ def load_run(folder: Path) -> tuple[SentenceModel, RunConfig, dict[str, Any]]:
     except (RuntimeError, SafetensorError) as error:
         raise CheckpointError(f"{folder}: weights and configuration disagree ({' '.join(str(error).split())})") from error
     return model.eval(), config, resolved
+
+
+def find_trained_backbone(checkpoint: Path, saved: dict[str, Any], config: RunConfig) -> BackboneSource:
+    """The backbone that a checkpoint was trained on, or together with, wherever the current folder is.
+
+    Args:
+        checkpoint: a run folder, or a `.pth` with its configuration beside it.
+        saved: of `read_saved`.
+        config: what is asked for now; its model's name and trust count.
+
+    Raises:
+        CheckpointError: the backbone on this machine is not the one of the training, or the one that was trained is gone.
+        ConfigError: it cannot be found.
+    """
+    flags, resolved = saved["flags"], saved["resolved"]
+    if flags.get("finetune_backbone"):
+        run = checkpoint if checkpoint.is_dir() else Path(str(saved.get("run", checkpoint.parent)))
+        if not (run / BACKBONE).is_dir():
+            raise CheckpointError(f"{checkpoint}: was trained together with its backbone, which is not in {run}; give the run's folder")
+        return find_backbone(str(run / BACKBONE), config.backbone.trust_remote_code)
+    name, trained_on = config.backbone.model_name_or_path, resolved["backbone"]
+    repository, _, commit = trained_on.partition("@")
+    pinned = commit if commit and repository == name.partition("@")[0] else None
+    source = find_backbone(repository if pinned else name, config.backbone.trust_remote_code, pinned, resolved.get("folder"))
+    if source.identity != trained_on:
+        raise CheckpointError(f"{checkpoint}: was trained on another {name} ({trained_on} there, {source.identity} here)")
+    return replace(source, name=name)
 
 
 def write_predictions(path: Path, labels: np.ndarray, outputs: np.ndarray) -> None:

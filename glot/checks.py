@@ -5,7 +5,10 @@ import re
 from pathlib import Path
 
 from glot.config import LARGEST_SEED, RunConfig, parse_seeds
+from glot.errors import ConfigError
+from glot.locate import local_folder, split_revision
 from glot.names import EMBEDDED_BACKBONES, FIXED_POOLERS, LONGEST_STACKED, MTEB_CACHE
+from glot.prompts import AUTO, NONE
 
 ROWS_WORDS = ("subset", "full")
 BOUNDS: dict[str, tuple[float, float]] = {
@@ -88,7 +91,11 @@ def _check_backbone(config: RunConfig) -> list[str]:
         problems.append("--precompute_hidden_states=1: stored states cannot train the backbone; with --finetune_backbone=1 use 0")
     if backbone.finetune_backbone and backbone.backbone_dtype != "float32":
         problems.append(f"--backbone_dtype={backbone.backbone_dtype}: would round small updates away; fine-tune in float32")
-    return problems + _check_model_name(backbone.model_name_or_path)
+    if backbone.prompts not in (AUTO, NONE) and not Path(backbone.prompts).expanduser().is_file():
+        problems.append(f"--prompts={backbone.prompts}: must be auto, none, or a JSON file that is there")
+    if backbone.exclude_prompt and backbone.prompts == NONE:
+        problems.append("--exclude_prompt=1: has no effect with --prompts=none; leave it out")
+    return problems + _check_model_name(backbone.model_name_or_path, backbone.revision)
 
 
 def _check_stress(config: RunConfig) -> list[str]:
@@ -97,15 +104,16 @@ def _check_stress(config: RunConfig) -> list[str]:
     return []
 
 
-def _check_model_name(name: str) -> list[str]:
+def _check_model_name(name: str, revision: str | None) -> list[str]:
     if name in EMBEDDED_BACKBONES:
-        return []
-    path = Path(name).expanduser()
-    looks_local = path.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1
-    if looks_local and not (path / "config.json").is_file():
-        return [f"--model_name_or_path={name}: no model folder there (a folder with config.json), and no hub id either"]
-    if not looks_local and not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
-        return [f"--model_name_or_path={name}: must be minilm, smollm2, a local folder or a hub id (owner/name)"]
+        return [] if revision is None else [f"--revision={revision}: {name} is no repository of the hub; leave the flag out"]
+    try:
+        if local_folder(name) is None:
+            split_revision(name, revision)
+        elif revision is not None:
+            return [f"--revision={revision}: {name} is a local folder; leave the flag out"]
+    except ConfigError as error:
+        return error.problems
     return []
 
 

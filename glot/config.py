@@ -17,6 +17,9 @@ class BackboneConfig:
     """Which frozen language model, and what it reads."""
 
     model_name_or_path: str = "minilm"
+    revision: str | None = None
+    prompts: str = "auto"
+    exclude_prompt: bool = False
     max_length: int = 128
     adaptive_length: bool = False
     backbone_dtype: str = "float32"
@@ -196,7 +199,20 @@ class RunConfig:
     def determining(self) -> dict[str, typing.Any]:
         """Flag name -> value of all that can change a result."""
         relevant = {name: value for name, value in self.to_dict().items() if sections()[name] not in ("output",)}
-        for name in ("store_dir", "data_dir", "override_precompute", "resume", "seeds", "stack_seeds", "num_workers", "save_dir"):
+        # a revision is part of the backbone's identity as a commit, prompts where they are used part of the data's hash
+        for name in (
+            "revision",
+            "prompts",
+            "exclude_prompt",
+            "store_dir",
+            "data_dir",
+            "override_precompute",
+            "resume",
+            "seeds",
+            "stack_seeds",
+            "num_workers",
+            "save_dir",
+        ):
             relevant.pop(name)
         return relevant
 

@@ -8,6 +8,7 @@ from glot.datasets.shortcuts import score_shortcuts
 from glot.recipes import read_texts, run_task
 from glot.report.plots import plot_demo
 from glot.report.tables import demo_table
+from glot.tokens import find_source
 
 DEMO_POOLERS = ("cls", "mean", "max", "adapool", "glot")
 DEMO = {
@@ -33,7 +34,7 @@ def run_demo(config: RunConfig) -> str:
     config = config.with_values(**DEMO)
     folder = create_run_folder(Path(config.output.output_dir), "demo", config.output.overwrite)
     runs = [run_task(config.with_values(pooling_method=name, output_dir=str(folder), run_name=name)) for name in DEMO_POOLERS]
-    data, _ = read_texts(config)
+    data, _ = read_texts(config, find_source(config.backbone))
     shortcuts = score_shortcuts(data.train, data.reported[0])
     table = demo_table(runs, shortcuts)
     (folder / "table.md").write_text(table, encoding="utf-8")

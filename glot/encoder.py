@@ -3,32 +3,42 @@
 import copy
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from glot.backbone import DTYPES, SPREAD, Backbone, find_backbone, pick_device
-from glot.checkpoint import BACKBONE
+from glot.backbone import DTYPES, Backbone, pick_device
+from glot.checkpoint import find_trained_backbone
 from glot.config import RunConfig, read_saved
-from glot.errors import CheckpointError, ConfigError, lookup
+from glot.errors import CheckpointError, ConfigError, StateError, lookup
 from glot.places import join
 from glot.poolers import build_pooler
-from glot.progress import counter, say
+from glot.progress import counter
+from glot.prompts import Prompts
 from glot.released import load_pooler, settle_checkpoint
+from glot.tokens import find_prompts, find_source, load_options
 from glot.types import TokenBatch
 
 WINDOW = 1 << 16
 """Texts that are tokenised and sorted by length at a time."""
 POOLED_TOKENS = 1 << 11
 """Batches of short texts are pooled together up to about this many tokens: a pooler's small operations cost as much for one as for all."""
+
+
+class Pooled(NamedTuple):
+    """Texts that are pooled together: their rows, the tokens of each to leave out, and their ids in groups that pass the backbone together."""
+
+    rows: np.ndarray
+    skips: list[int]
+    groups: list[list[list[int]]]
 
 
 class SentenceEncoder:
@@ -39,16 +49,26 @@ class SentenceEncoder:
         pooler: TokenBatch -> (B, D).
         name: what it is called in reports.
         settings: flags of the pooler and its graph, which its weights do not tell (for `fingerprint`).
+        prompts: what may be put before a text, by name.
+
+    Example:
+        encoder = SentenceEncoder(backbone, MeanPooler(backbone.hidden_size))
+        vectors = encoder.encode(["one text", "another"])
     """
 
     def __init__(
-        self, backbone: Backbone, pooler: nn.Module, name: str = "sentence encoder", settings: dict[str, Any] | None = None
+        self,
+        backbone: Backbone,
+        pooler: nn.Module,
+        name: str = "sentence encoder",
+        settings: dict[str, Any] | None = None,
+        prompts: Prompts | None = None,
     ) -> None:
         self.backbone, self.name, self.settings = backbone, name, settings or {}
+        self.prompts = prompts or Prompts()
         self.pooler = pooler.to(backbone.device).eval()
         self.dim: int = pooler.out_dim
         self._replicas: dict[torch.device, tuple[Backbone, nn.Module]] = {backbone.device: (backbone, self.pooler)}
-        self._empty_said = False
 
     def encode(
         self,
@@ -57,6 +77,8 @@ class SentenceEncoder:
         normalize: bool = True,
         show_progress_bar: bool = False,
         devices: Sequence[str] | None = None,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
     ) -> np.ndarray:
         """Vectors of S texts in their order: (S, D) float32.
 
@@ -66,44 +88,61 @@ class SentenceEncoder:
             normalize: give every vector length one; without it they are as the pooler makes them.
             show_progress_bar: on stderr, in texts.
             devices: share the batches among these (names as in `--device`); default: where the backbone is.
+            prompt_name: name of the prompt that is put before each text; default: the model's default, if it has one.
+            prompt: the prompt itself, in place of a name.
 
         Raises:
-            ConfigError: a single text instead of several, a device that is not there, or a batch size below 1.
+            ConfigError: a single text instead of several, a device that is not there, a batch size below 1, or no such prompt.
+            StateError: the backbone fails on a text or gives numbers that are not finite; the text is named by its place.
         """
         if isinstance(texts, str):
             raise ConfigError(f"encode takes a list of texts, got the text {texts[:40]!r}; put it into a list")
         if batch_size < 1:
             raise ConfigError(f"batch_size={batch_size}: must be at least 1")
+        before = self.prompts.named(prompt_name) if prompt is None else prompt
         named = [pick_device(name) for name in dict.fromkeys(devices or ())]
         replicas = [self._replica(device) for device in named or [self.backbone.device]]
-        vectors = np.empty((len(texts), self.dim), dtype=np.float32)
+        together = POOLED_TOKENS if len(replicas) == 1 else 0  # several devices share the texts batch by batch
         with counter("encode", "text", len(texts), show_progress_bar) as bar:
-            together = POOLED_TOKENS if len(replicas) == 1 else 0  # several devices share the texts batch by batch
-            batches, lock = self._batches(texts, batch_size, together), Lock()
-
-            def take_batches(replica: tuple[Backbone, nn.Module]) -> None:
-                """What each device does: fetch the next batch that nobody has taken, until there is none."""
-                while True:
-                    with lock:
-                        batch = next(batches, None)
-                    if batch is None:
-                        return
-                    rows, groups = batch
-                    vectors[rows] = _embed(*replica, groups)
-                    bar.update(len(rows))
-
-            if len(replicas) == 1:  # in this thread: another one would open a second team of computing threads, and the two fight
-                take_batches(replicas[0])
-            else:
-                with ThreadPoolExecutor(len(replicas)) as pool:
-                    list(pool.map(take_batches, replicas))
+            vectors = self._fill(len(texts), self._batches(texts, before, batch_size, together), replicas, bar.update)
         return F.normalize(torch.from_numpy(vectors), dim=1).numpy() if normalize else vectors
+
+    def _fill(
+        self, count: int, batches: Iterator["Pooled"], replicas: list[tuple[Backbone, nn.Module]], advance: Callable[[int], object]
+    ) -> np.ndarray:
+        """Vectors of all batches, (count, D) float32; each device takes the next batch that nobody has taken.
+
+        Raises:
+            StateError: the text is named by its place.
+        """
+        vectors, lock = np.empty((count, self.dim), dtype=np.float32), Lock()
+
+        def take_batches(replica: tuple[Backbone, nn.Module]) -> None:
+            """What each device does until there is no batch left."""
+            while True:
+                with lock:
+                    batch = next(batches, None)
+                if batch is None:
+                    return
+                try:
+                    vectors[batch.rows] = _embed(*replica, batch.groups, batch.skips)
+                except StateError as error:
+                    raise StateError(error.problem, where=f"text {batch.rows[error.place or 0]}") from error
+                advance(len(batch.rows))
+
+        if len(replicas) == 1:  # in the calling thread: a worker thread would start a second OpenMP team and oversubscribe the cores
+            take_batches(replicas[0])
+        else:
+            with ThreadPoolExecutor(len(replicas)) as pool:
+                list(pool.map(take_batches, replicas))
+        return vectors
 
     def fingerprint(self) -> str:
         """16 hex digits over everything that a vector depends on: backbone, layer, length, precision, pooler and its weights."""
         backbone = self.backbone
         facts = [backbone.source.identity, backbone.layer, backbone.max_length, str(backbone.model.dtype), type(self.pooler).__name__]
         facts += [getattr(self.pooler, "last", None), self.settings]
+        facts += [self.prompts.to_dict()] if self.prompts.texts else []
         digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
         for name, tensor in sorted(self.pooler.state_dict().items()):
             digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
@@ -115,26 +154,19 @@ class SentenceEncoder:
         one, other = (F.normalize(torch.as_tensor(vectors, dtype=torch.float32), dim=1) for vectors in (first, second))
         return (one @ other.T).numpy()
 
-    def _batches(self, texts: Sequence[str], size: int, together: int) -> Iterator[tuple[np.ndarray, list[list[list[int]]]]]:
-        """Rows that are pooled `together` (in tokens), and their ids in batches alike in length, from long to short in each window."""
+    def _batches(self, texts: Sequence[str], prompt: str, size: int, together: int) -> Iterator["Pooled"]:
+        """Batches of `together` tokens in groups of `size` texts alike in length, each window from long to short."""
+        backbone, exclude = self.backbone, self.prompts.exclude
         for start in range(0, len(texts), WINDOW):
-            ids = [tokens or self._end_token() for tokens in self.backbone.tokenise(list(texts[start : start + WINDOW]))]
+            ids, skips = backbone.tokeniser.tokenise(texts[start : start + WINDOW], backbone.max_length, prompt, exclude)
             order = np.argsort([-len(tokens) for tokens in ids], kind="stable")
             first, groups, tokens = 0, [], 0
             for end in range(size, len(order) + size, size):
                 groups.append([ids[row] for row in order[end - size : end]])
                 tokens += sum(map(len, groups[-1]))
                 if tokens >= together or end >= len(order):
-                    yield start + order[first:end], groups
+                    yield Pooled(start + order[first:end], [skips[row] for row in order[first:end]], groups)
                     first, groups, tokens = end, [], 0
-
-    def _end_token(self) -> list[int]:
-        if not self._empty_said:
-            say(f"{self.name}: a text without tokens is read as one end token")
-            self._empty_said = True
-        tokenizer = self.backbone.tokenizer
-        known = (tokenizer.eos_token_id, tokenizer.sep_token_id, tokenizer.pad_token_id)
-        return [next(token for token in known if token is not None)]
 
     def _replica(self, device: torch.device) -> tuple[Backbone, nn.Module]:
         if device not in self._replicas:
@@ -143,10 +175,21 @@ class SentenceEncoder:
 
 
 @torch.inference_mode()
-def _embed(backbone: Backbone, pooler: nn.Module, groups: list[list[list[int]]]) -> np.ndarray:
-    batches = [backbone.encode(ids) for ids in groups]
+def _embed(backbone: Backbone, pooler: nn.Module, groups: list[list[list[int]]], skips: list[int]) -> np.ndarray:
+    """Vectors (B, D) of the texts of all groups in order.
+
+    Raises:
+        StateError: `place` is the text's place among them all.
+    """
+    batches: list[TokenBatch] = []
+    for ids in groups:
+        done = sum(map(len, batches))
+        try:
+            batches.append(backbone.encode(ids, skips[done : done + len(ids)]))
+        except StateError as error:
+            raise StateError(error.problem, done + (error.place or 0)) from error
     tokens = join([batch.tokens for batch in batches])
-    lengths = torch.tensor([len(text) for ids in groups for text in ids])
+    lengths = torch.cat([batch.lengths for batch in batches])
     return pooler(TokenBatch.from_lengths(tokens.float(), lengths)).float().cpu().numpy()
 
 
@@ -177,7 +220,8 @@ def load_encoder(
     lookup(DTYPES, precision, "backbone_dtype")
     asked = config.with_values(device=device, backbone_dtype=precision)
     backbone = _open_backbone(asked, path, trained_length if max_length is None else max_length)
-    return SentenceEncoder(backbone, load_pooler(path, config, backbone.hidden_size), path.stem, pooler_settings(config))
+    pooler, prompts = load_pooler(path, config, backbone.hidden_size), Prompts.from_dict(saved["resolved"].get("prompts"))
+    return SentenceEncoder(backbone, pooler, path.stem, pooler_settings(config), prompts)
 
 
 def pooler_settings(config: RunConfig) -> dict[str, Any]:
@@ -203,7 +247,7 @@ def open_encoder(config: RunConfig) -> tuple[SentenceEncoder, RunConfig, list[st
         remarks.append(f"--mteb_max_length={wanted}: {backbone.source.name} reads at most {limit} tokens")
     backbone.max_length = min(config.mteb.mteb_max_length, backbone.max_length)
     if path is None:
-        config = config.with_values(decoder_cls_last_token=config.pooler.decoder_cls_last_token and backbone.source.is_decoder)
+        config = config.with_values(decoder_cls_last_token=config.pooler.decoder_cls_last_token and backbone.is_causal)
         torch.manual_seed(config.train.seed)
         pooler = build_pooler(config.pooler, config.graph, backbone.hidden_size, config.data_seed)
         if any(True for _ in pooler.parameters()):
@@ -212,7 +256,19 @@ def open_encoder(config: RunConfig) -> tuple[SentenceEncoder, RunConfig, list[st
     else:
         pooler = load_pooler(path, config, backbone.hidden_size)
     name = f"{Path(config.backbone.model_name_or_path).name}-{config.pooler.pooling_method}"
-    return SentenceEncoder(backbone, pooler, name, pooler_settings(config)), config, remarks
+    return SentenceEncoder(backbone, pooler, name, pooler_settings(config), _open_prompts(config, backbone)), config, remarks
+
+
+def _open_prompts(config: RunConfig, backbone: Backbone) -> Prompts:
+    """The prompts of `--task=mteb`: a checkpoint's own, unless the flags ask for others."""
+    path = config.mteb.checkpoint
+    saved = None if path is None else read_saved(path)
+    if saved is not None:
+        trained = RunConfig.from_dict(saved["flags"]).backbone.prompts
+        kept = Prompts.from_dict(saved["resolved"].get("prompts"))
+        if config.backbone.prompts == trained:
+            return replace(kept, exclude=config.backbone.exclude_prompt)
+    return find_prompts(config.backbone, backbone.source)
 
 
 def _open_backbone(config: RunConfig, checkpoint: Path | None, max_length: int | None) -> Backbone:
@@ -222,20 +278,11 @@ def _open_backbone(config: RunConfig, checkpoint: Path | None, max_length: int |
         CheckpointError: the checkpoint was trained on another backbone or layer, or its fine-tuned backbone is gone.
     """
     saved = None if checkpoint is None else read_saved(checkpoint)
-    tuned = saved is not None and saved["flags"].get("finetune_backbone")
-    name = config.backbone.model_name_or_path
-    if tuned and checkpoint is not None:
-        run = checkpoint if checkpoint.is_dir() else Path(str(saved.get("run", checkpoint.parent)))
-        if not (run / BACKBONE).is_dir():
-            raise CheckpointError(f"{checkpoint}: was trained together with its backbone, which is not in {run}; give the run's folder")
-        name = str(run / BACKBONE)
-    source = find_backbone(name, config.backbone.trust_remote_code)
+    source = find_source(config.backbone) if checkpoint is None or saved is None else find_trained_backbone(checkpoint, saved, config)
     layer = source.resolve_layer(config.backbone.hidden_layer)
     if saved is not None:
-        trained_on, trained_layer = saved["resolved"]["backbone"], source.resolve_layer(saved["flags"]["hidden_layer"])
-        if not tuned and trained_on != source.identity:
-            raise CheckpointError(f"{checkpoint}: was trained on another {source.name} ({trained_on} there, {source.identity} here)")
+        trained_layer = source.resolve_layer(saved["flags"]["hidden_layer"])
         if layer != trained_layer:
             raise CheckpointError(f"--hidden_layer={layer}: {checkpoint} was trained on hidden state {trained_layer}; leave the flag out")
     device = config.backbone.device
-    return Backbone(source, max_length, config.backbone.backbone_dtype, layer, pick_device(device), device == SPREAD)
+    return Backbone(source, max_length, config.backbone.backbone_dtype, layer, pick_device(device), load_options(device))

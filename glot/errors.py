@@ -3,6 +3,8 @@
     GlotError
     |-- ConfigError       a flag, a YAML file, a folder named by a flag (may hold several problems)
     |-- DataError         a data set: missing file, column, label
+    |-- StateError        a backbone that cannot run on a text, or gives numbers that are not finite
+    |-- TrainingError     a loss or weights that are no longer finite
     |-- StoreError        hidden states on disk: no room, wrong fingerprint, overflow
     `-- CheckpointError   weights that do not fit the configuration
 
@@ -10,7 +12,8 @@
 """
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TypeVar
 
 Row = TypeVar("Row")
@@ -41,12 +44,58 @@ class DataError(GlotError):
     """A data set that cannot be read as the task needs it."""
 
 
+class StateError(GlotError):
+    """Hidden states that a backbone does not give, or that are not finite.
+
+    Args:
+        problem: what is wrong and what to do.
+        place: of the text among those that were read together, where one text is to blame.
+        where: that text in the user's words (split and row, line), once it is known.
+    """
+
+    def __init__(self, problem: str, place: int | None = None, where: str = "") -> None:
+        super().__init__(f"{where}: {problem}" if where else problem)
+        self.problem, self.place = problem, place
+
+
+class TrainingError(GlotError):
+    """A training that cannot go on; `kept` is the last epoch whose weights were restored, None where there was none."""
+
+    def __init__(self, problem: str, kept: int | None = None) -> None:
+        super().__init__(problem)
+        self.kept = kept
+
+
 class StoreError(GlotError):
     """Hidden states that cannot be written or must not be used."""
 
 
 class CheckpointError(GlotError):
     """Weights that do not fit."""
+
+
+def reason(error: BaseException) -> str:
+    """Kind and first line of a library's error, for the brackets of a message."""
+    line = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    return f"{type(error).__name__}: {line}" if line else type(error).__name__
+
+
+@contextmanager
+def library_door(kind: type[GlotError], describe: Callable[[Exception], str]) -> Iterator[None]:
+    """Turn whatever a library raises inside the block into one line; only calls of a library belong into the block.
+
+    Used at five doors: reading a model, a forward pass, reading data, the disk, one task of many. Errors of our own pass unchanged.
+
+    Args:
+        kind: class of the error that is raised instead.
+        describe: the library's error -> the line.
+    """
+    try:
+        yield
+    except GlotError:
+        raise
+    except Exception as error:  # the one catch-all of the project: which exceptions a library raises is not ours to list
+        raise kind(describe(error)) from error
 
 
 def nearest(name: str, allowed: Iterable[str]) -> str:

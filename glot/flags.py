@@ -106,6 +106,9 @@ def _has_graph(config: RunConfig, *names: str) -> bool:
 B, P, D, S, T, OUT = "backbone", "pooler", "data", "store", "training", "output"
 FLAGS: tuple[Flag, ...] = (
     Flag(B, "model_name_or_path", "minilm (embedded), smollm2, a local folder or a hub id"),
+    Flag(B, "revision", "branch, tag or commit of a hub model (or name it as owner/name@revision); unset = its main branch", None, True),
+    Flag(B, "prompts", "auto = the model's own (config_sentence_transformers.json), none, or a JSON file of name: text", None, True),
+    Flag(B, "exclude_prompt", "1 = leave the prompt's tokens out of pooling", None, True),
     Flag(B, "max_length", "tokens a text is cut to; with --task=stress also the words generated", "length"),
     Flag(B, "adaptive_length", "1 = no cut but the model's own limit", "trains"),
     Flag(B, "backbone_dtype", "precision of the backbone; autocast = float32 weights, products in bfloat16", None, True),
@@ -265,7 +268,17 @@ TRAINED = (
     "window_size",
 )
 """Flags that a pooler's weights belong to."""
-ADOPTED = (*TRAINED, "model_name_or_path", "hidden_layer", "backbone_dtype", "data_seed", "trust_remote_code")
+ADOPTED = (
+    *TRAINED,
+    "model_name_or_path",
+    "revision",
+    "prompts",
+    "exclude_prompt",
+    "hidden_layer",
+    "backbone_dtype",
+    "data_seed",
+    "trust_remote_code",
+)
 """Flags that follow from a checkpoint's configuration where they are not given."""
 
 

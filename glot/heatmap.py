@@ -4,8 +4,9 @@ from pathlib import Path
 
 import torch
 
-from glot.backbone import Backbone, find_backbone
-from glot.checkpoint import BACKBONE, load_run
+from glot.backbone import Backbone
+from glot.checkpoint import CONFIG, find_trained_backbone, load_run
+from glot.config import read_config
 from glot.datasets.stress import needle_tokens
 from glot.report.plots import plot_similarity
 
@@ -19,8 +20,7 @@ def draw_heat_map(run_dir: Path, text: str) -> None:
     A pooler with a readout is shown as the sum of the raw tokens with the readout's weights, which has width d whatever the jump.
     """
     model, config, _ = load_run(run_dir)
-    name = str(run_dir / BACKBONE) if config.backbone.finetune_backbone else config.backbone.model_name_or_path
-    source = find_backbone(name, config.backbone.trust_remote_code)
+    source = find_trained_backbone(run_dir, read_config(run_dir / CONFIG), config)
     backbone = Backbone(source, None, config.backbone.backbone_dtype, config.backbone.hidden_layer, torch.device("cpu"))
     batch, words, spans = backbone.read_plainly(text)
     tokens, pooler = batch.tokens, model.pooler

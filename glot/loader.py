@@ -9,6 +9,7 @@ import torch
 from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, Sampler, SequentialSampler
 
 from glot.distributed import Processes, processes
+from glot.prompts import NO_PROMPTS, UsedPrompts
 from glot.store.layout import texts_sha256
 from glot.types import Batch, Examples, TokenSource
 
@@ -16,8 +17,8 @@ from glot.types import Batch, Examples, TokenSource
 class TextIndex:
     """The distinct texts of several splits in order of first appearance: what is encoded, each once."""
 
-    def __init__(self, splits: list[Examples]) -> None:
-        self._splits = splits
+    def __init__(self, splits: list[Examples], used: UsedPrompts = NO_PROMPTS) -> None:
+        self._splits, self.used = splits, used
         self._places: dict[str, int] = {}
         for split in splits:
             for column in split.columns:
@@ -39,6 +40,10 @@ class TextIndex:
     def sides(self, split: Examples) -> tuple[np.ndarray, ...]:
         """For each column of a split, the place of every row's text among `texts`: (S,) each."""
         return tuple(np.array([self._places[text] for text in column]) for column in split.columns)
+
+    def prompt(self, place: int) -> str:
+        """What is put before one text: the same for all."""
+        return self.used.query
 
     def where(self, place: int) -> str:
         """The first row that holds a text, in words."""

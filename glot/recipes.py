@@ -18,14 +18,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from glot.backbone import find_backbone
 from glot.census import Counter
 from glot.checkpoint import PREDICTIONS, RESULT, build_model, create_run_folder, write_config, write_json
 from glot.config import RunConfig, parse_seeds, versions
 from glot.datasets.shortcuts import score_shortcuts
 from glot.distributed import processes
 from glot.encoder import open_encoder
-from glot.errors import DataError, GlotError
+from glot.errors import DataError, GlotError, TrainingError
 from glot.heatmap import draw_heat_map
 from glot.names import EVALUATIONS, MTEB_CACHE
 from glot.progress import Clock, say
@@ -37,6 +36,8 @@ from glot.result import Result, make_mteb_result, summarise
 from glot.run import (
     close_run,
     fit_options,
+    folder_of,
+    keep_last_good,
     load_inputs,
     make_loaders,
     make_optimizer,
@@ -50,7 +51,7 @@ from glot.run import (
 from glot.splits import Loaders
 from glot.stack import StackedModel
 from glot.tasks import training_loss
-from glot.tokens import estimate_store, open_tokens, signal_kept, write_layers
+from glot.tokens import estimate_store, find_source, open_tokens, signal_kept, write_layers
 from glot.tracking import make_tracker, resolve_report_to
 from glot.train import fit
 
@@ -67,7 +68,11 @@ def run_task(config: RunConfig, further: Callable[[Result], None] | None = None)
     optimizer = make_optimizer(config, run.model, inputs.tokens)
     loss, options = training_loss(task, config.to_dict()), fit_options(config, task, optimizer)
     model = processes().wrap(run.model)
-    (fitted,) = fit(model, batches.train, loss, optimizer, lambda: [batches.score(run.model, inputs.data.watched)], options, [run.tracker])
+    watch = partial(batches.score, run.model, inputs.data.watched)
+    try:
+        (fitted,) = fit(model, batches.train, loss, optimizer, lambda: [watch()], options, [run.tracker])
+    except TrainingError as error:
+        raise keep_last_good(error, [run]) from error
     with inputs.clock.phase("evaluate"):
         scores = batches.score(run.model, inputs.data.reported, predictions=run.folder / PREDICTIONS)
     return close_run(run, inputs, fitted, scores, further)
@@ -88,7 +93,11 @@ def run_stack(configs: list[RunConfig]) -> list[Result]:
     optimizer = make_optimizer(config, stack, inputs.tokens)
     loss, options = torch.vmap(training_loss(task, config.to_dict()), (0, None)), fit_options(config, task, optimizer)
     watch = partial(batches.score_stack, stack, inputs.data.watched)
-    fits = fit(stack, batches.train, loss, optimizer, watch, options, [run.tracker for run in runs])
+    try:
+        fits = fit(stack, batches.train, loss, optimizer, watch, options, [run.tracker for run in runs])
+    except TrainingError as error:
+        stack.unstack([run.model for run in runs])
+        raise keep_last_good(error, runs) from error
     with inputs.clock.phase("evaluate"):
         scores = batches.score_stack(stack, inputs.data.reported, predictions=[run.folder / PREDICTIONS for run in runs])
     stack.unstack([run.model for run in runs])
@@ -127,7 +136,7 @@ def run_seeds(config: RunConfig) -> Result:
 
 def run_stress(config: RunConfig) -> Result:
     """`run_task` on the stress test, with what shortcuts score on its data and a heat map of one sentence."""
-    data, _ = read_texts(config)
+    data, _ = read_texts(config, find_source(config.backbone))
     shortcuts = score_shortcuts(data.train, data.reported[0])
     lines = [f"{name}: {100 * accuracy:.1f} % accuracy without understanding" for name, accuracy in shortcuts.items()]
     whole = signal_kept(config.backbone, data.reported[0].columns[0])
@@ -181,7 +190,9 @@ def run_mteb(config: RunConfig) -> Result:
     for note in notes:
         say(note)
     run_dir = create_run_folder(root, config.output.run_name or f"mteb-{encoder.name}-{revision[:8]}", config.output.overwrite)
-    facts = {"hidden_size": encoder.backbone.hidden_size, "backbone": encoder.backbone.source.identity}
+    source = encoder.backbone.source
+    facts = {"hidden_size": encoder.backbone.hidden_size, "backbone": source.identity, "folder": folder_of(source)}
+    facts["prompts"] = encoder.prompts.to_dict()
     write_config(run_dir, config, {**facts, "data": [task.metadata.name for task in tasks]})
     tracker = make_tracker(report_to, run_dir)
     tracker.start(config.to_dict())
@@ -197,11 +208,12 @@ def run_mteb(config: RunConfig) -> Result:
     if found:  # what the release's sweep file maximises
         tracker.log({"metrics/acc": math.fsum(found.values()) / len(found)}, len(scores))
     tracker.close()
-    if not found:
-        raise DataError(f"--mteb_task={config.mteb.mteb_task}: no task could be run; the first: {scores[0].task}: {scores[0].error}")
     result = make_mteb_result(config, found, {score.task: score.error for score in scores if score.error}, revision, clock.seconds)
+    result["backbone"] = {"identity": source.identity, **encoder.backbone.facts}
     result |= {"notes": notes, "versions": {**versions(), "mteb": mteb.VERSION}, "run_dir": str(run_dir)}
     write_json(run_dir / RESULT, result)
+    if not found:
+        raise DataError(f"--mteb_task={config.mteb.mteb_task}: no task could be run; the first: {scores[0].task}: {scores[0].error}")
     return result
 
 
@@ -210,8 +222,8 @@ def run_or_reuse(config: RunConfig, runs_dir: Path) -> str:
     where = {"output_dir": str(runs_dir), "overwrite": True, "verbose": False}
     if config.data.task in EVALUATIONS:  # mteb itself knows which tasks are finished
         return run_mteb(config.with_values(**where, run_name=config.fingerprint()))["run_dir"]
-    data, _ = read_texts(config)
-    source = find_backbone(config.backbone.model_name_or_path, config.backbone.trust_remote_code)
+    source = find_source(config.backbone)
+    data, _ = read_texts(config, source)
     name = run_fingerprint(settle(config, source)[0], source, data)
     if not (runs_dir / name / RESULT).is_file():
         choose_training(config)(config.with_values(**where, run_name=name, save_dir=str(runs_dir / name)))
@@ -220,8 +232,8 @@ def run_or_reuse(config: RunConfig, runs_dir: Path) -> str:
 
 def stack_or_reuse(configs: list[RunConfig], runs_dir: Path) -> list[str]:
     """`run_or_reuse` for configurations that differ in their seed alone: what is missing trains side by side, in the first one's order."""
-    data, _ = read_texts(configs[0])
-    source = find_backbone(configs[0].backbone.model_name_or_path, configs[0].backbone.trust_remote_code)
+    source = find_source(configs[0].backbone)
+    data, _ = read_texts(configs[0], source)
     settled = [settle(config.with_values(order_seed=configs[0].order_seed), source)[0] for config in configs]
     names = [run_fingerprint(config, source, data) for config in settled]
     where = {"output_dir": str(runs_dir), "overwrite": True, "verbose": False}
@@ -246,9 +258,9 @@ def encode_once(configs: list[RunConfig]) -> float:
             groups.setdefault(alike, {})[config.backbone.hidden_layer] = None
     for config, layers in groups.items():
         try:
-            source = find_backbone(config.backbone.model_name_or_path, config.backbone.trust_remote_code)
+            source = find_source(config.backbone)
             settle(config, source)
-            write_layers(config, source, read_texts(config)[1], list(layers), own_device(config), clock)
+            write_layers(config, source, read_texts(config, source)[1], list(layers), own_device(config), clock)
         except GlotError as error:
             say(f"cannot encode: {error}")
     return clock.seconds["encode"]
@@ -256,9 +268,9 @@ def encode_once(configs: list[RunConfig]) -> float:
 
 def run_estimate(config: RunConfig) -> Result:
     """Size and time of the store that a run would write, from a sample (`--estimate`)."""
-    source = find_backbone(config.backbone.model_name_or_path, config.backbone.trust_remote_code)
+    source = find_source(config.backbone)
     config, _ = settle(config, source)
-    return estimate_store(config, source, read_texts(config)[1], own_device(config))
+    return estimate_store(config, source, read_texts(config, source)[1], own_device(config))
 
 
 GRAPH_TEXTS = 1000
@@ -267,9 +279,9 @@ GRAPH_TAUS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 
 def run_graph(config: RunConfig) -> tuple[str, str]:
     """How dense the token graph of a task is at each tau: a table (and graph.json, graph.png in a run folder), and a warning or nothing."""
-    source = find_backbone(config.backbone.model_name_or_path, config.backbone.trust_remote_code)
+    source = find_source(config.backbone)
     config, _ = settle(config, source)
-    _, index = read_texts(config)
+    _, index = read_texts(config, source)
     tokens = open_tokens(config, source, index, own_device(config), Clock())
     rows = np.sort(np.random.default_rng(0).choice(len(tokens), min(len(tokens), GRAPH_TEXTS), replace=False))
     counter = Counter(sorted({*GRAPH_TAUS, config.graph.tau}))
@@ -289,8 +301,8 @@ def run_graph(config: RunConfig) -> tuple[str, str]:
 
 def plan(config: RunConfig) -> str:
     """What a run would do (`--dry_run`): data are read and the model's configuration is looked at, its weights are not."""
-    data, index = read_texts(config)
-    source = find_backbone(config.backbone.model_name_or_path, config.backbone.trust_remote_code)
+    source = find_source(config.backbone)
+    data, index = read_texts(config, source)
     config, notes = settle(config, source)
     length = "no cut but the model's limit" if config.backbone.adaptive_length else f"at most {config.backbone.max_length} tokens"
     states = f"stored under {config.store.store_dir}" if config.store.precompute_hidden_states else "computed in every epoch"

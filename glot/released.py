@@ -85,6 +85,15 @@ def beside(checkpoint: Path) -> Path:
     return checkpoint.with_name(checkpoint.name + ".json")
 
 
+PROMPT_FLAGS = ("prompts", "exclude_prompt")
+
+
+def _asked(config: RunConfig) -> dict[str, object]:
+    """The flags that a released file depends on."""
+    flat = config.to_dict()
+    return config.determining() | {name: flat[name] for name in PROMPT_FLAGS}
+
+
 def check_released_file(target: Path, config: RunConfig) -> None:
     """Refuse to replace a checkpoint that another configuration made.
 
@@ -99,8 +108,9 @@ def check_released_file(target: Path, config: RunConfig) -> None:
     way_out = "move it away, or choose another --save_dir"
     if not beside(target).is_file():
         raise ConfigError(f"--save_dir: {target} is there and nothing says what made it; {way_out}")
-    saved = read_config(beside(target)).get("asked", {})
-    own = config.determining()
+    saved, own = read_config(beside(target)).get("asked", {}), _asked(config)
+    earlier = {name: value for name, value in _asked(RunConfig()).items() if name in PROMPT_FLAGS}  # what older files do not say
+    saved = earlier | saved
     differing = [f"{name} ({saved.get(name)} there)" for name, value in own.items() if saved.get(name) != value]
     if differing:
         raise ConfigError(f"--save_dir: {target} was made with another {', '.join(differing)}; {way_out}")
@@ -112,7 +122,7 @@ def save_released_file(target: Path, run_dir: Path, config: RunConfig) -> Path:
     model, _, _ = load_run(run_dir)
     partial = target.with_name(target.name + ".partial")
     torch.save(model.pooler.state_dict(), partial)
-    write_json(beside(target), {**json.loads((run_dir / CONFIG).read_text()), "asked": config.determining(), "run": str(run_dir)})
+    write_json(beside(target), {**json.loads((run_dir / CONFIG).read_text()), "asked": _asked(config), "run": str(run_dir.resolve())})
     partial.replace(target)
     return target
 

@@ -49,6 +49,11 @@ def store_entry(tokens: StoredTokens | LiveTokens) -> Result | None:
     return {"path": str(tokens.folder), "bytes": manifest.size_bytes, "sentences": manifest.num_sentences, "tokens": manifest.num_tokens}
 
 
+def backbone_facts(tokens: StoredTokens | LiveTokens) -> Result:
+    """What was found out about the backbone when it was loaded; nothing of a store that was made before these were written down."""
+    return tokens.backbone.facts if isinstance(tokens, LiveTokens) else dict(tokens.manifest.backbone or {})
+
+
 def make_result(config: RunConfig, task: TaskSpec, fitted: FitResult, scores: dict[str, float], seconds: dict[str, float]) -> Result:
     """What follows from configuration and training; `scores` are those of the selected epoch on the reported split."""
     heldout = config.data.selection == "heldout"

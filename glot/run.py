@@ -1,27 +1,29 @@
 """One run: what it reads, its model and folder, and what it leaves behind. The steps between stand in `glot.recipes`."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
 import torch
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from glot.backbone import BackboneSource, LiveTokens, find_backbone, pick_device
-from glot.checkpoint import BACKBONE, RESULT, build_model, create_run_folder, save_model, write_config, write_json
+from glot.backbone import Backbone, BackboneSource, LiveTokens, pick_device, recall_facts
+from glot.checkpoint import BACKBONE, RESULT, WEIGHTS, build_model, create_run_folder, save_model, write_config, write_json
 from glot.config import DataConfig, RunConfig, StressConfig, versions
 from glot.datasets import PairFile
 from glot.distributed import processes
+from glot.errors import TrainingError
 from glot.loader import TextIndex
 from glot.model import SentenceModel
 from glot.progress import Clock, say
-from glot.result import Result, make_result, selection_in_words, store_entry
+from glot.prompts import UsedPrompts
+from glot.result import Result, backbone_facts, make_result, selection_in_words, store_entry
 from glot.splits import Loaders, PairLoaders
 from glot.stack import StackedModel
 from glot.store import StoredTokens
 from glot.tasks import TASKS, PairData, PairSpec, TaskData, TaskSpec, load_pair_data, load_task_data
-from glot.tokens import open_tokens
+from glot.tokens import find_prompts, find_source, open_tokens, used_prompts
 from glot.tracking import make_tracker, resolve_report_to
 from glot.train import FitOptions
 from glot.types import FitResult, Texts, TokenSource, Tracker
@@ -55,8 +57,8 @@ def load_inputs(config: RunConfig) -> Inputs:
     clock = Clock("load", "encode", "train", "evaluate")
     report_to, device = resolve_report_to(config.output.report_to), own_device(config)
     with clock.phase("load"):
-        data, texts = read_texts(config)
-        source = find_backbone(config.backbone.model_name_or_path, config.backbone.trust_remote_code)
+        source = find_source(config.backbone)
+        data, texts = read_texts(config, source)
         config, notes = settle(config, source)
     tokens = open_tokens(config, source, texts, device, clock)
     return Inputs(config, source, data, texts, tokens, device, report_to, notes, clock)
@@ -79,7 +81,9 @@ def open_run(config: RunConfig, inputs: Inputs) -> Run:
     torch.manual_seed(config.train.seed)
     model = build_model(config, inputs.tokens.hidden_size).to(inputs.device)
     folder = create_run_folder(Path(config.output.output_dir), run_name(config, fingerprint), config.output.overwrite)
-    facts = {"hidden_size": inputs.tokens.hidden_size, "backbone": inputs.source.identity, "data": inputs.data.sha256}
+    source, tokens = inputs.source, inputs.tokens
+    facts = {"hidden_size": tokens.hidden_size, "backbone": source.identity, "folder": folder_of(source), "data": inputs.data.sha256}
+    facts["prompts"] = find_prompts(config.backbone, source).to_dict()
     write_config(folder, config, facts)
     rows = f"{len(inputs.data.train):,} training rows, scored on "
     rows += ", ".join(f"{len(split):,} {split.split}" for split in inputs.data.watched)
@@ -87,6 +91,18 @@ def open_run(config: RunConfig, inputs: Inputs) -> Run:
     tracker = make_tracker(inputs.report_to, folder)
     tracker.start(config.to_dict())
     return Run(config, model, folder, tracker, fingerprint)
+
+
+def keep_last_good(error: TrainingError, runs: list[Run]) -> TrainingError:
+    """Save the weights that a broken-off training went back to; returns the error with where they are. There is no `result.json`."""
+    for run in runs:
+        run.tracker.close()
+        if error.kept is not None:
+            save_model(run.folder, run.model)
+    where = ", ".join(str(run.folder / WEIGHTS) for run in runs)
+    return TrainingError(
+        f"{error}; " + (f"the weights of epoch {error.kept} are in {where}" if error.kept else "no epoch was finished"), error.kept
+    )
 
 
 def close_run(
@@ -105,6 +121,7 @@ def close_run(
         "rows": {split.split: len(split) for split in [data.train, *data.reported]},
         "trainable_params": trained,
         "store": store_entry(tokens),
+        "backbone": {"identity": inputs.source.identity, **backbone_facts(tokens)},
         "notes": inputs.notes + data.notes,
         "run_dir": str(run.folder),
         "fingerprint": run.fingerprint,
@@ -115,19 +132,20 @@ def close_run(
     return result
 
 
-def read_texts(config: RunConfig) -> tuple[TaskData | PairData, Texts]:
+def read_texts(config: RunConfig, source: BackboneSource) -> tuple[TaskData | PairData, Texts]:
     """The rows of a run and its distinct texts; the last few are remembered, since runs of one study share them."""
+    used = used_prompts(config, source)
     if config.data.task == "embedding":
         flags = config.to_dict() | {"data_seed": config.data_seed}
-        spec = PairSpec(**{name: flags[name] for name in PairSpec._fields})
+        spec = PairSpec(**{name: flags[name] for name in PairSpec._fields if name in flags}, used=used)
         return _read_pairs(spec, Path(spec.train_file).stat().st_mtime_ns, config.output.verbose)
-    return _read_texts(config.data, config.stress, config.backbone.max_length, config.data_seed)
+    return _read_texts(config.data, config.stress, config.backbone.max_length, config.data_seed, used)
 
 
 @lru_cache(maxsize=2)
-def _read_texts(data: DataConfig, stress: StressConfig, max_length: int, data_seed: int) -> tuple[TaskData, TextIndex]:
-    rows = load_task_data(TASKS[data.task], data, stress, max_length, data_seed)
-    return rows, TextIndex(rows.splits)
+def _read_texts(data: DataConfig, stress: StressConfig, max_length: int, data_seed: int, used: UsedPrompts) -> tuple[TaskData, TextIndex]:
+    rows = replace(load_task_data(TASKS[data.task], data, stress, max_length, data_seed), used=used)
+    return rows, TextIndex(rows.splits, used)
 
 
 @lru_cache(maxsize=2)
@@ -152,17 +170,31 @@ def settle(config: RunConfig, source: BackboneSource) -> tuple[RunConfig, list[s
     """Replace what depends on the backbone by its meaning: the layer's index, and `decoder_cls_last_token` for encoders."""
     notes = []
     last = config.pooler.decoder_cls_last_token
-    if last and not source.is_decoder and config.data.task != "stress":  # there it is on by default, for decoders
-        notes.append(f"{source.name} is an encoder: cls takes its first token whatever --decoder_cls_last_token says")
     layer = source.resolve_layer(config.backbone.hidden_layer)
     if not config.backbone.adaptive_length:
         source.check_length(config.backbone.max_length)
-    return config.with_values(hidden_layer=layer, decoder_cls_last_token=last and source.is_decoder), notes
+    decoder = last and (is_causal(source) if config.pooler.pooling_method == "cls" else source.is_decoder)
+    if last and not decoder and config.data.task != "stress":  # there it is on by default, for decoders
+        notes.append(f"{source.name} is an encoder: cls takes its first token whatever --decoder_cls_last_token says")
+    return config.with_values(hidden_layer=layer, decoder_cls_last_token=decoder), notes
+
+
+def is_causal(source: BackboneSource) -> bool:
+    """Whether a token's state is independent of the tokens behind it: measured on the loaded model, once per machine and version."""
+    known = recall_facts(source.identity).get("is_causal")
+    if isinstance(known, bool):
+        return known
+    return Backbone(source, None, "float32", str(source.num_layers), pick_device("cpu")).is_causal
 
 
 def own_device(config: RunConfig) -> torch.device:
     """Where this process computes."""
     return pick_device(processes().device(config.backbone.device))
+
+
+def folder_of(source: BackboneSource) -> str | None:
+    """Absolute path of a local model, so that a run is found from any folder; None for other models."""
+    return None if source.folder is None else str(source.folder)
 
 
 def run_name(config: RunConfig, fingerprint: str) -> str:

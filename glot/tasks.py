@@ -15,6 +15,7 @@ from glot.datasets import PairFile, PairOptions, StressOptions, draw_rows, gener
 from glot.errors import DataError
 from glot.heads import CosineHead, InBatchHead, PairHead, SingleHead
 from glot.losses import cosine_mse, cross_entropy, symmetric_info_nce
+from glot.prompts import NO_PROMPTS, UsedPrompts
 from glot.store.layout import texts_sha256
 from glot.types import Examples
 
@@ -127,6 +128,7 @@ class TaskData:
     notes: list[str]
     drawn_from: Examples
     """The training rows before any were held out: what is stored does not depend on which were."""
+    used: UsedPrompts = NO_PROMPTS
 
     @property
     def splits(self) -> list[Examples]:
@@ -136,7 +138,7 @@ class TaskData:
     @cached_property
     def sha256(self) -> str:
         """One hash over all rows: texts, labels and the split they are in."""
-        digest = hashlib.sha256()
+        digest = hashlib.sha256(self.used.key.encode())
         for split in [*self.splits, self.train]:
             digest.update(split.split.encode() + split.labels.tobytes())
             for column in split.columns:
@@ -210,7 +212,7 @@ class PairData:
 
 
 class PairSpec(NamedTuple):
-    """What is read from a file of pairs; the fields are flags."""
+    """What is read from a file of pairs: the fields are flags, but for the prompts that are put before its texts."""
 
     train_file: str
     num_train_samples: str = "subset"
@@ -218,6 +220,7 @@ class PairSpec(NamedTuple):
     skip_bad_rows: bool = False
     heldout_fraction: float = 0.1
     data_seed: int = 0
+    used: UsedPrompts = NO_PROMPTS
 
 
 def load_pair_data(task: TaskSpec, spec: PairSpec, verbose: bool = False) -> tuple[PairData, PairFile]:
@@ -227,7 +230,7 @@ def load_pair_data(task: TaskSpec, spec: PairSpec, verbose: bool = False) -> tup
         DataError: see `PairFile`; or hard negatives are asked for and no row has any.
     """
     wanted = training_rows(task, spec.num_train_samples)
-    pairs = PairFile(Path(spec.train_file), PairOptions(wanted, spec.hard_negatives, spec.skip_bad_rows, verbose))
+    pairs = PairFile(Path(spec.train_file), PairOptions(wanted, spec.hard_negatives, spec.skip_bad_rows, verbose, spec.used))
     notes = [f"{pairs.bad:,} malformed rows were skipped"] if pairs.bad else []
     if wanted is not None and pairs.num_rows < wanted:
         notes.append(f"{wanted:,} training rows asked for, {pairs.num_rows:,} are there")
@@ -249,5 +252,5 @@ def load_pair_data(task: TaskSpec, spec: PairSpec, verbose: bool = False) -> tup
     if most > 1:
         notes.append(f"a text stands in up to {most:,} training rows: no batch holds it twice, a row left alone in its batch is left out")
     notes.append(f"{len(heldout):,} rows are held out of training and ranked after every epoch")
-    digest = hashlib.sha256(pairs.sha256.encode() + held.tobytes()).hexdigest()
+    digest = hashlib.sha256(pairs.sha256.encode() + held.tobytes() + spec.used.key.encode()).hexdigest()
     return PairData(train, heldout, notes, digest), pairs

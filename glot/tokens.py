@@ -6,7 +6,8 @@ Backbone and store do not know each other; they meet here.
 import itertools
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +16,14 @@ import torch
 from glot.backbone import SPREAD, Backbone, BackboneSource, LiveTokens, find_backbone, kept_characters
 from glot.config import BackboneConfig, RunConfig, versions
 from glot.datasets.stress import needles_kept
-from glot.errors import DataError
+from glot.errors import StateError
+from glot.hub import find_file
 from glot.progress import Clock, counter
+from glot.prompts import AUTO, MODEL_FILE, Prompts, UsedPrompts, read_prompts
 from glot.store import StoredTokens, StoreKey, StorePlan, open_store, write_stores
 from glot.store.layout import DTYPES
 from glot.store.writer import WriteOptions
-from glot.types import Texts
+from glot.types import Texts, TokenBatch
 
 SAMPLED_TEXTS, TIMED_TEXTS = 2000, 256
 """How many texts `--estimate` tokenises, and about how many of them it runs through the backbone."""
@@ -32,6 +35,39 @@ def max_tokens(backbone: BackboneConfig) -> int | None:
     return None if backbone.adaptive_length else backbone.max_length
 
 
+def find_source(config: BackboneConfig) -> BackboneSource:
+    """The backbone that a configuration names, not loaded yet.
+
+    Raises:
+        ConfigError: see `find_backbone`.
+    """
+    return find_backbone(config.model_name_or_path, config.trust_remote_code, config.revision)
+
+
+@lru_cache(maxsize=8)
+def _own_prompts(path: str, revision: str | None) -> Path | None:
+    """The prompts file of a model, by folder or hub id; None where it has none."""
+    if revision is None:
+        return Path(path) / MODEL_FILE if (Path(path) / MODEL_FILE).is_file() else None
+    return find_file(path, MODEL_FILE, revision)
+
+
+def find_prompts(config: BackboneConfig, source: BackboneSource) -> Prompts:
+    """The prompts that a configuration asks for.
+
+    Raises:
+        ConfigError: see `read_prompts`.
+    """
+    own = _own_prompts(source.path, source.revision) if config.prompts == AUTO else None
+    return read_prompts(config.prompts, own, config.exclude_prompt)
+
+
+def used_prompts(config: RunConfig, source: BackboneSource) -> UsedPrompts:
+    """What is put before the texts that a run trains on."""
+    prompts = find_prompts(config.backbone, source)
+    return prompts.for_pairs() if config.data.task == "embedding" else prompts.for_task(config.data.task)
+
+
 def store_key(config: RunConfig, source: BackboneSource, texts: Texts) -> StoreKey:
     """What the stored states of all texts of a run depend on."""
     return StoreKey(
@@ -41,6 +77,7 @@ def store_key(config: RunConfig, source: BackboneSource, texts: Texts) -> StoreK
         backbone_dtype=config.backbone.backbone_dtype,
         store_dtype=config.store.store_dtype,
         texts=texts.sha256,
+        prompts=texts.used.key,
     )
 
 
@@ -48,12 +85,13 @@ def open_tokens(config: RunConfig, source: BackboneSource, texts: Texts, device:
     """The states of all texts of a run. A complete store needs no backbone at all; its weights are loaded only to encode.
 
     Raises:
-        DataError: a text without a single token, named by split and row.
+        StateError: the backbone fails on a text, named by split and row, or gives numbers for it that are not finite.
         StoreError: see `glot.store`.
     """
     if not config.store.precompute_hidden_states:
         backbone, ids = _load(config, source, texts, device, clock)
-        return LiveTokens(backbone, ids, trainable=config.backbone.finetune_backbone)
+        backbone.reader.check(int(ids.lengths.max()))  # the longest text now, not after hours
+        return LiveTokens(backbone, ids, config.backbone.finetune_backbone, ids.skips, texts.where)
     root, key = Path(config.store.store_dir), store_key(config, source, texts)
     stored = None if config.store.override_precompute else open_store(root, key)
     if stored is None:
@@ -71,23 +109,41 @@ def write_layers(config: RunConfig, source: BackboneSource, texts: Texts, layers
     if not options.rebuild and all(open_store(root, key) is not None for key in wanted.values()):
         return
     backbone, ids = _load(config, source, texts, device, clock)
+    widths = {layer: backbone.width(layer) for layer in wanted}
     with clock.phase("encode"):
-        plan = StorePlan(ids.lengths, backbone.hidden_size, config.store.store_dtype)
-        names = list(wanted)
-        write_stores(
-            root, list(wanted.values()), plan, lambda rows: backbone.encode_sorted([ids[row] for row in rows], names), versions(), options
-        )
+        for width in dict.fromkeys(widths.values()):  # most backbones have one
+            names = [layer for layer in wanted if widths[layer] == width]
+            plan = StorePlan(ids.kept_lengths, width, config.store.store_dtype)
+            encode = partial(_encode_rows, backbone, ids, texts, names)
+            write_stores(root, [wanted[layer] for layer in names], plan, encode, versions(), options, backbone.facts)
+
+
+def _encode_rows(backbone: Backbone, ids: "TokenIds", texts: Texts, layers: list[str], rows: np.ndarray) -> Iterator[list[TokenBatch]]:
+    """States of some rows, from long to short; an error names the row.
+
+    Raises:
+        StateError: see `Backbone.encode_sorted`.
+    """
+    try:
+        yield from backbone.encode_sorted([ids[row] for row in rows], layers, ids.skips[rows].tolist())
+    except StateError as error:
+        raise StateError(error.problem, where="" if error.place is None else texts.where(int(rows[error.place]))) from error
 
 
 def signal_kept(backbone: BackboneConfig, texts: list[str]) -> float:
     """Share of stress texts whose signal is whole when they are cut to the backbone's tokens. Loads a tokenizer, no weights."""
-    source = find_backbone(backbone.model_name_or_path, backbone.trust_remote_code)
+    source = find_source(backbone)
     return needles_kept(texts, kept_characters(source, texts, max_tokens(backbone)))
+
+
+def load_options(device: str) -> dict[str, str]:
+    """What the library's loader is told for a value of `--device`: `spread` shares the layers among all accelerators."""
+    return {"device_map": "auto"} if device == SPREAD else {}
 
 
 def open_backbone(config: BackboneConfig, source: BackboneSource, layer: str, device: torch.device) -> Backbone:
     """The backbone that a configuration asks for."""
-    return Backbone(source, max_tokens(config), config.backbone_dtype, layer, device, config.device == SPREAD)
+    return Backbone(source, max_tokens(config), config.backbone_dtype, layer, device, load_options(config.device))
 
 
 def _load(config: RunConfig, source: BackboneSource, texts: Texts, device: torch.device, clock: Clock) -> tuple[Backbone, "TokenIds"]:
@@ -99,30 +155,36 @@ def _load(config: RunConfig, source: BackboneSource, texts: Texts, device: torch
 
 
 class TokenIds(Sequence[list[int]]):
-    """Token ids of texts, spooled to a nameless temporary file: 4 bytes a token of page cache, not Python lists.
+    """Token ids of texts, spooled to a nameless temporary file: 4 bytes per token of page cache, not Python lists.
 
-    Raises:
-        DataError: a text without a single token, named by its row.
+    Attributes:
+        lengths: (S,) int64, tokens that the backbone reads of each text.
+        skips: (S,) int64, how many of them are a prompt's that is left out of pooling.
     """
 
     def __init__(self, backbone: Backbone, texts: Texts, verbose: bool = False) -> None:
         lengths: list[np.ndarray] = []
+        skips: list[np.ndarray] = []
         place = 0
         with tempfile.TemporaryFile() as spool, counter("tokenise", "text", len(texts), verbose) as bar:
             stream = iter(texts)
             while part := list(itertools.islice(stream, TOKENISED_AT_ONCE)):
-                ids = backbone.tokenise(part)
-                for offset, tokens in enumerate(ids):
-                    if not tokens:
-                        raise DataError(f"{texts.where(place + offset)}: {part[offset]!r} has no token with this tokenizer; remove the row")
-                lengths.append(np.array([len(tokens) for tokens in ids]))
-                np.concatenate([np.asarray(tokens, dtype=np.int32) for tokens in ids]).tofile(spool)
+                prompts = [texts.prompt(place + offset) for offset in range(len(part))]
+                ids, skipped = backbone.tokeniser.tokenise(part, backbone.max_length, prompts, texts.used.exclude)
                 place += len(part)
+                lengths.append(np.array([len(tokens) for tokens in ids]))
+                skips.append(np.array(skipped))
+                np.concatenate([np.asarray(tokens, dtype=np.int32) for tokens in ids]).tofile(spool)
                 bar.update(len(part))
             spool.flush()
-            self.lengths = np.concatenate(lengths)
+            self.lengths, self.skips = np.concatenate(lengths), np.concatenate(skips)
             self._ids = np.memmap(spool, dtype=np.int32, mode="r", shape=(int(self.lengths.sum()),))
         self._ends = np.cumsum(self.lengths)
+
+    @property
+    def kept_lengths(self) -> np.ndarray:
+        """(S,) int64, tokens of each text that are pooled."""
+        return self.lengths - self.skips
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -136,10 +198,10 @@ def estimate_store(config: RunConfig, source: BackboneSource, texts: Texts, devi
     """What storing the states of all texts would take, from a sample: tokens, bytes, hours on this machine, free bytes."""
     count = min(len(texts), SAMPLED_TEXTS)
     places = set(np.random.default_rng(0).choice(len(texts), count, replace=False).tolist())
-    drawn = [text for place, text in enumerate(texts) if place in places]
+    drawn = [(text, texts.prompt(place)) for place, text in enumerate(texts) if place in places]
     layer = source.resolve_layer(config.backbone.hidden_layer)
     backbone = open_backbone(config.backbone, source, layer, device)
-    ids = backbone.tokenise(drawn)
+    ids = backbone.tokenise(*zip(*drawn, strict=True))
     timed = sorted(ids[:: max(1, count // TIMED_TEXTS)], key=len, reverse=True)
     layers = [backbone.layer]
     list(backbone.encode_sorted(timed[-8:], layers))  # the first pass pays for the allocator

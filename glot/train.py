@@ -7,10 +7,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from glot.errors import DataError
+from glot.errors import DataError, TrainingError
 from glot.progress import Clock, bar, say
 from glot.types import Batches, EpochResult, FitResult, Tracker
 
+NEVER = 1 << 62
+DIVERGED = 1e6
+"""Mean loss of an epoch beyond which a line says that training has gone astray."""
 LOGGED = {"accuracy": "acc", "accuracy_mm": "acc_mm"}
 """Metric names that trackers know under another name (`metrics/acc`); the others keep theirs."""
 
@@ -55,9 +58,36 @@ def fit(
         trackers: one a model; gets `loss/step` every few steps and `metrics/*` every epoch.
 
     Returns:
-        One result a model.
+        One result per model.
+
+    Raises:
+        TrainingError: a loss or a weight is no longer finite; the step is named, and the weights of the best epoch so far are restored.
+        DataError: there is no batch to train on.
     """
     ways = [Way() for _ in trackers]
+    try:
+        _train_epochs(model, batches, loss, optimizer, evaluate, options, trackers, ways)
+    except TrainingError as error:
+        kept = [way.end().best.epoch for way in ways if way.has_epoch]
+        raise TrainingError(str(error), kept[0] if kept else None) from error
+    return [way.end() for way in ways]
+
+
+def _train_epochs(
+    model: nn.Module,
+    batches: Batches,
+    loss: Callable[[Tensor, Tensor], Tensor],
+    optimizer: torch.optim.Optimizer,
+    evaluate: Callable[[], list[dict[str, float]]],
+    options: FitOptions,
+    trackers: list[Tracker],
+    ways: list["Way"],
+) -> None:
+    """All epochs, each added to the models' ways.
+
+    Raises:
+        TrainingError: see `fit`.
+    """
     step = 0
     for epoch in range(1, options.epochs + 1):
         clock = Clock("train", "evaluate")
@@ -71,7 +101,8 @@ def fit(
             say(_epoch_line(result, options.epochs), options.verbose)
             moved = _moved(model, optimizer)
             way.add(result, options.select_by, [tensor[place] for tensor in moved] if len(ways) > 1 else moved)
-    return [way.end() for way in ways]
+            if abs(mean_loss) > DIVERGED:
+                say(f"epoch {epoch}: the loss has diverged ({mean_loss:.3g}); a smaller --lr may help")
 
 
 class Way:
@@ -81,6 +112,11 @@ class Way:
         self._history: list[EpochResult] = []
         self._best: EpochResult | None = None
         self._kept: list[tuple[Tensor, Tensor]] = []
+
+    @property
+    def has_epoch(self) -> bool:
+        """Whether an epoch was finished."""
+        return self._best is not None
 
     def add(self, result: EpochResult, select_by: tuple[str, ...], tensors: list[Tensor]) -> None:
         """An epoch, and the model's tensors as they are after it."""
@@ -109,6 +145,7 @@ def _train_epoch(
     """One pass from a place (steps so far, epoch); returns each model's mean loss over rows and the number of steps so far."""
     model.train()
     (step, epoch), total, rows = place, torch.zeros(()), 0
+    first_bad = torch.full((), NEVER)  # stays on the device, like the loss: few synchronisations
     for batch in bar(batches, f"epoch {epoch}/{options.epochs}", "step", options.verbose):
         value = loss(model(batch), batch.labels)
         optimizer.zero_grad(set_to_none=True)
@@ -119,12 +156,23 @@ def _train_epoch(
         step += 1
         total = value.detach() * len(batch) + total.to(value.device)  # stays on the device: one synchronisation an epoch
         rows += len(batch)
+        bad_here = torch.where(torch.isfinite(value.detach()).all(), NEVER, step)
+        first_bad = torch.minimum(first_bad.to(value.device), bad_here)
         if step % options.log_every == 0:
+            _refuse_non_finite(int(first_bad))
             for tracker, own in zip(trackers, value.detach().reshape(-1).tolist(), strict=True):
                 tracker.log({"loss/step": own}, step)
     if not rows:
         raise DataError("an epoch without a batch: every training row shares a text with every other, or there is one row alone; add rows")
+    _refuse_non_finite(int(first_bad))
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in _moved(model, optimizer) if tensor.is_floating_point()):
+        _refuse_non_finite(step, "a weight")
     return (total / rows).reshape(-1).tolist(), step
+
+
+def _refuse_non_finite(step: int, what: str = "the loss") -> None:
+    if step < NEVER:
+        raise TrainingError(f"step {step}: {what} is not finite; try a smaller --lr")
 
 
 def _score(result: EpochResult, select_by: tuple[str, ...]) -> float:

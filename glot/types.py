@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from glot.prompts import UsedPrompts
+
 
 @dataclass(frozen=True)
 class TokenBatch:
@@ -149,10 +151,16 @@ class Texts(Protocol):
 
     sha256: str
     """One hash over the texts in order."""
+    used: UsedPrompts
+    """What is put before them."""
 
     def __len__(self) -> int: ...
 
     def __iter__(self) -> Iterator[str]: ...
+
+    def prompt(self, place: int) -> str:
+        """What is put before one text."""
+        ...
 
     def where(self, place: int) -> str:
         """The first row that holds a text, in words."""

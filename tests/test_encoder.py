@@ -78,7 +78,7 @@ def test_a_text_without_tokens_is_one_end_token_and_that_is_said_once(tiny_llama
     found = encoder.encode(["red", "", " "])
     np.testing.assert_allclose(found[1], found[2])
     np.testing.assert_allclose(found[1], encoder.encode(["</s>"])[0], atol=1e-6)
-    assert capsys.readouterr().err.count("mine: a text without tokens is read as one end token") == 1
+    assert capsys.readouterr().err.count(": a text without tokens is read as one end token") == 1
     with pytest.raises(ConfigError, match="batch_size=0"):
         encoder.encode(["a"], batch_size=0)
 

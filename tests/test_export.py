@@ -87,7 +87,7 @@ def test_head_only_names_its_backbone_and_refuses_another(train, tiny_bert, tmp_
     folder = export(run, "--head_only", "--max_length=5")
     assert "backbone by name" in capsys.readouterr().out
     sizes = {path.name: path.stat().st_size for path in folder.iterdir() if path.is_file()}
-    assert sum(sizes.values()) < 100_000 and not [name for name in sizes if name.endswith(".safetensors")]
+    assert sum(sizes.values()) < 200_000 and not [name for name in sizes if name.endswith(".safetensors")]
     model = SentenceTransformer(str(folder), trust_remote_code=True, device="cpu")
     assert model.max_seq_length == 5
     np.testing.assert_allclose(model.encode(TEXTS), glot.load(run, max_length=5).encode(TEXTS), atol=1e-5)
@@ -191,12 +191,12 @@ def test_a_run_in_half_precision_is_exported_as_such(train, tiny_bert):
         np.testing.assert_allclose(model.encode(TEXTS, batch_size=1), expected, atol=1e-5)
 
 
-def test_a_run_with_autocast_is_exported_in_float32_and_says_so(train, tiny_bert):
+def test_a_run_with_autocast_is_exported_as_such(train, tiny_bert):
     run = train(tiny_bert, *POOLERS["glot"], "--backbone_dtype=autocast")
     folder = export(run)
     model = SentenceTransformer(str(folder), trust_remote_code=True, device="cpu")
-    own, plain = glot.load(run).encode(TEXTS), glot.load(run, backbone_dtype="float32").encode(TEXTS)
-    np.testing.assert_allclose(model.encode(TEXTS), plain, atol=1e-5)
+    own, plain = (glot.load(run, backbone_dtype=dtype).encode(TEXTS, batch_size=1) for dtype in ("autocast", "float32"))
+    np.testing.assert_allclose(model.encode(TEXTS, batch_size=1), own, atol=1e-5)
     assert 1e-5 < np.abs(own - plain).max() < 3e-2
     assert "autocast" in (Path(folder) / "README.md").read_text()
 
@@ -210,7 +210,8 @@ def test_several_processes_encode(train, tiny_bert):
 def test_the_joined_source_names_nothing_twice_and_needs_no_package_of_ours():
     tree = ast.parse(bundle())
     named = Counter(node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef))
-    named += Counter(target.id for node in tree.body if isinstance(node, ast.Assign) for target in node.targets)
+    targets = [target for node in tree.body if isinstance(node, ast.Assign) for target in node.targets]
+    named += Counter(name.id for target in targets for name in ast.walk(target) if isinstance(name, ast.Name))
     named += Counter(node.target.id for node in tree.body if isinstance(node, ast.AnnAssign))
     assert [name for name, count in named.items() if count > 1] == []
     modules = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}

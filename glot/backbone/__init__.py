@@ -1,7 +1,10 @@
 """The frozen language model: find it, load it, tokenise, run it. The only door to transformers."""
 
-from glot.backbone.model import DTYPES, Backbone, LiveTokens
-from glot.backbone.source import SPREAD, BackboneSource, file_sha256, find_backbone, find_embedded, kept_characters, pick_device
+from glot.backbone.facts import recall_facts
+from glot.backbone.live import LiveTokens
+from glot.backbone.model import DTYPES, Backbone
+from glot.backbone.source import SPREAD, BackboneSource, file_sha256, find_backbone, find_embedded, pick_device
+from glot.backbone.tokenizer import Tokeniser, kept_characters
 
 __all__ = [
     "DTYPES",
@@ -9,9 +12,11 @@ __all__ = [
     "Backbone",
     "BackboneSource",
     "LiveTokens",
+    "Tokeniser",
     "file_sha256",
     "find_backbone",
     "find_embedded",
     "kept_characters",
     "pick_device",
+    "recall_facts",
 ]

@@ -1,24 +1,29 @@
-"""Find a backbone by name, without loading its weights; its configuration and its tokenizer."""
+"""Find a backbone by name, without loading its weights: an embedded package, a local folder, a repository of the hub."""
 
 import hashlib
 import importlib
 import json
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 import transformers
+from torch import nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
-from glot.errors import ConfigError
+from glot.errors import ConfigError, library_door, reason
+from glot.hub import explain, fetch_file
+from glot.locate import ADAPTER_FILE, CONFIG_FILE, adapter_line, local_folder, read_facts, split_revision
 from glot.progress import say
 
 LAYERS_IN_MEAN = 4
+"""Hidden states that `mean4` averages."""
 IDENTITY_SUFFIXES = (".json", ".txt", ".model", ".safetensors", ".bin", ".py")
 
 
@@ -48,7 +53,7 @@ EMBEDDED: dict[str, Embedded] = {
 
 
 def cache_folder() -> Path:
-    """Where converted models and remembered hashes live: `$XDG_CACHE_HOME/glot`, else `~/.cache/glot`."""
+    """Where converted models and remembered facts live: `$XDG_CACHE_HOME/glot`, else `~/.cache/glot`."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "glot"
 
 
@@ -57,7 +62,7 @@ def file_sha256(path: Path) -> str:
     status = path.stat()
     entry = f"{path.resolve()}|{status.st_size}|{status.st_mtime_ns}"
     remembered = cache_folder() / "hashes.json"
-    known: dict[str, str] = json.loads(remembered.read_text()) if remembered.is_file() else {}
+    known = read_facts(remembered)
     if entry not in known:
         with path.open("rb") as stream:
             known[entry] = hashlib.file_digest(stream, "sha256").hexdigest()
@@ -112,13 +117,15 @@ def _convert_gguf(weights: Path, digest: str) -> Path:
 
 @dataclass(frozen=True)
 class BackboneSource:
-    """A backbone that was found but not loaded.
+    """A backbone that was found but not loaded. What its configuration says is a claim: the loaded model decides (`Backbone`).
 
     Attributes:
         name: as the user wrote it.
         path: local folder, or hub id.
         identity: hub id and commit, or a hash over the folder's files: equal identity means equal states.
         config: the library's model configuration.
+        trust_remote_code: run code that comes with the model.
+        revision: commit of a hub repository; None for a local folder.
     """
 
     name: str
@@ -126,13 +133,38 @@ class BackboneSource:
     identity: str
     config: Any
     trust_remote_code: bool = False
+    revision: str | None = None
+
+    @property
+    def folder(self) -> Path | None:
+        """Absolute path of a local model; None on the hub and for embedded ones, which are found by name everywhere."""
+        return Path(self.path).resolve() if self.revision is None and self.name not in EMBEDDED else None
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What every `from_pretrained` of this backbone is told."""
+        return {"trust_remote_code": self.trust_remote_code} | ({} if self.revision is None else {"revision": self.revision})
 
     @property
     def is_decoder(self) -> bool:
-        """A causal model: its type can only generate, or it says so."""
+        """A guess by type and architecture: whether tokens see only what stands before them. `Backbone.is_causal` is measured."""
         kind = self.config.model_type
         only_generates = kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and kind not in MODEL_FOR_MASKED_LM_MAPPING_NAMES
-        return only_generates or bool(getattr(self.config, "is_decoder", False))
+        own_code = set(getattr(self.config, "auto_map", None) or {})
+        own_decoder = "AutoModelForCausalLM" in own_code and "AutoModelForMaskedLM" not in own_code
+        return only_generates or own_decoder or bool(getattr(self.config, "is_decoder", False))
+
+    @property
+    def position_claim(self) -> int | None:
+        """How many positions the configuration claims; None where it says nothing usable (absent, None, -1)."""
+        claim = getattr(self.config.get_text_config(), "max_position_embeddings", None)
+        return claim if isinstance(claim, int) and claim > 0 else None
+
+    @property
+    def vocabulary_claim(self) -> int | None:
+        """How many tokens the configuration claims to know; None where it does not say."""
+        claim = getattr(self.config.get_text_config(), "vocab_size", None)
+        return claim if isinstance(claim, int) and claim > 0 else None
 
     def check_length(self, max_length: int) -> None:
         """Refuse a length that the configuration already rules out, before anything is loaded.
@@ -140,14 +172,33 @@ class BackboneSource:
         Raises:
             ConfigError: the model has fewer positions.
         """
-        positions = getattr(self.config.get_text_config(), "max_position_embeddings", None)
-        if positions is not None and max_length > positions:
-            raise ConfigError(f"--max_length={max_length}: {self.name} reads at most {positions} tokens")
+        if self.position_claim is not None and max_length > self.position_claim:
+            raise ConfigError(f"--max_length={max_length}: {self.name} reads at most {self.position_claim} tokens")
 
-    @property
+    @cached_property
     def num_layers(self) -> int:
-        """Number of hidden layers; hidden state 0 is the embeddings."""
-        return int(self.config.get_text_config().num_hidden_layers)
+        """Number of hidden layers; hidden state 0 is the embeddings.
+
+        Raises:
+            ConfigError: neither the configuration nor the model's structure tells.
+        """
+        claim = getattr(self.config.get_text_config(), "num_hidden_layers", None)
+        return claim if isinstance(claim, int) and claim > 0 else self._count_blocks()
+
+    def _count_blocks(self) -> int:
+        """Length of the model's longest list of blocks, seen on a copy without weights."""
+
+        def describe(error: Exception) -> str:
+            return (
+                f"--model_name_or_path={self.name}: its configuration names no number of layers, and it cannot be built ({reason(error)})"
+            )
+
+        with library_door(ConfigError, describe), torch.device("meta"):
+            model = AutoModel.from_config(self.config, trust_remote_code=self.trust_remote_code)
+        lengths = [len(part) for part in model.modules() if isinstance(part, nn.ModuleList)]
+        if not lengths:
+            raise ConfigError(f"--model_name_or_path={self.name}: neither its configuration nor its structure tells how many layers it has")
+        return max(lengths)
 
     def resolve_layer(self, hidden_layer: str) -> str:
         """`-1` or `6` -> `6`, so that the same states have one name; `mean4` stays.
@@ -167,46 +218,105 @@ class BackboneSource:
         return hidden_layer if hidden_layer == "mean4" else str(index)
 
 
-def find_backbone(name: str, trust_remote_code: bool = False) -> BackboneSource:
-    """Find a backbone by name (minilm, smollm2, a local folder, a hub id) without loading its weights.
+def find_backbone(
+    name: str, trust_remote_code: bool = False, revision: str | None = None, folder: str | Path | None = None
+) -> BackboneSource:
+    """Find a backbone by name (minilm, smollm2, a local folder, a hub id, `id@revision`) without loading its weights.
+
+    Args:
+        name: as in `--model_name_or_path`.
+        trust_remote_code: as the flag.
+        revision: branch, tag or commit of a hub repository.
+        folder: where a run found its local model; tried first, since a relative name leads elsewhere from another folder.
 
     Raises:
         ConfigError: not there, not readable, or of a kind that has no plain hidden states.
     """
-    transformers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.set_verbosity_error()
-    path = name
+    local = _model_folder(name, folder)
+    if local is not None:
+        if revision is not None:
+            raise ConfigError(f"--revision={revision}: {name} is no repository of the hub; leave the flag out")
+        return replace(open_folder(name, local, trust_remote_code), identity=_hash_folder(local))
+    repository, wanted = split_revision(name, revision)
+    commit = _find_commit(name, repository, wanted)
+    config = _read_config(name, repository, {"trust_remote_code": trust_remote_code, "revision": commit})
+    return BackboneSource(name, repository, f"{repository}@{commit}", config, trust_remote_code, commit)
+
+
+def open_folder(name: str, folder: Path, trust_remote_code: bool = False) -> BackboneSource:
+    """The backbone in a folder; its files are not hashed, so that it has no identity.
+
+    Raises:
+        ConfigError: see `find_backbone`.
+    """
+    return BackboneSource(
+        name, str(folder), "", _read_config(name, str(folder), {"trust_remote_code": trust_remote_code}), trust_remote_code
+    )
+
+
+def _model_folder(name: str, folder: str | Path | None) -> Path | None:
+    """The folder that a name means; None for a hub id."""
     if name in EMBEDDED:
         weights = find_embedded(name)
-        path = str(_convert_gguf(weights, EMBEDDED[name].sha256) if weights.suffix == ".gguf" else weights.parent)
-    local = Path(path).expanduser()
-    path = str(local) if local.is_dir() else path
+        return _convert_gguf(weights, EMBEDDED[name].sha256) if weights.suffix == ".gguf" else weights.parent
+    return local_folder(name, folder)
+
+
+def _find_commit(name: str, repository: str, revision: str | None) -> str:
+    """The commit of a hub repository, by the folder of its cached configuration.
+
+    Raises:
+        ConfigError: the hub gives no configuration; the message says why and what to do.
+    """
     try:
-        config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError) as error:
-        hint = (
-            "--trust_remote_code=1 runs the model's own code"
-            if "trust_remote_code" in str(error)
-            else "check the name, the network or your login"
-        )
-        raise ConfigError(f"--model_name_or_path={name}: cannot be read ({first_line(error)}); {hint}") from error
-    if getattr(config, "is_encoder_decoder", False):
+        with library_door(ConfigError, lambda error: _hub_line(name, error, revision)):
+            return fetch_file(repository, CONFIG_FILE, revision).parent.name
+    except ConfigError as refused:
+        if type(refused.__cause__).__name__ != "RemoteEntryNotFoundError":
+            raise
+        with library_door(ConfigError, lambda _: f"--model_name_or_path={name}: the repository holds no {CONFIG_FILE}; name a model"):
+            adapter = fetch_file(repository, ADAPTER_FILE, revision)
+        raise ConfigError(adapter_line(name, adapter)) from refused
+
+
+def _hub_line(name: str, error: BaseException, revision: str | None = None) -> str:
+    return f"--model_name_or_path={name}: {explain(error, revision) or f'cannot be read ({reason(error)})'}"
+
+
+def _read_config(name: str, path: str, options: dict[str, Any]) -> Any:
+    """The library's configuration object.
+
+    Raises:
+        ConfigError: not readable, of an unknown type, or an encoder-decoder whose encoder does not stand alone.
+    """
+
+    def describe(error: Exception) -> str:
+        if "trust_remote_code" in str(error) and not options["trust_remote_code"]:
+            return f"--model_name_or_path={name}: comes with code of its own; --trust_remote_code=1 runs the model's own code"
+        return _hub_line(name, error, options.get("revision"))
+
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+    with library_door(ConfigError, describe):
+        config = AutoConfig.from_pretrained(path, **options)
+    if getattr(config, "is_encoder_decoder", False) and lone_encoder(config) is None:
         raise ConfigError(
             f"--model_name_or_path={name}: encoder-decoder models ({config.model_type}) have no single row of token states; "
-            "use an encoder or a decoder"
+            "save its encoder alone (e.g. T5EncoderModel) and name that folder, or use an encoder or a decoder"
         )
-    if local.is_dir():
-        files = sorted(file for file in local.iterdir() if file.suffix in IDENTITY_SUFFIXES)
-        listing = json.dumps([[file.name, file_sha256(file)] for file in files])
-        identity = "sha256:" + hashlib.sha256(listing.encode()).hexdigest()
-    else:
-        identity = f"{path}@{config._commit_hash}"
-    return BackboneSource(name, path, identity, config, trust_remote_code)
+    return config
 
 
-def first_line(error: Exception) -> str:
-    """What a library's error says first."""
-    return str(error).strip().splitlines()[0]
+def lone_encoder(config: Any) -> Any:
+    """The library's class of an encoder that was saved without its decoder (`architectures`: T5EncoderModel); None for other models."""
+    named = next(iter(getattr(config, "architectures", None) or ()), "")
+    return getattr(transformers, named, None) if named.endswith("EncoderModel") else None
+
+
+def _hash_folder(folder: Path) -> str:
+    files = sorted(file for file in folder.iterdir() if file.suffix in IDENTITY_SUFFIXES)
+    listing = json.dumps([[file.name, file_sha256(file)] for file in files])
+    return "sha256:" + hashlib.sha256(listing.encode()).hexdigest()
 
 
 SPREAD = "spread"
@@ -226,34 +336,3 @@ def pick_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError):
         raise ConfigError(f"--device={name}: not on this machine; use auto or cpu") from None
     return torch.device(name)
-
-
-def load_tokenizer(source: BackboneSource) -> Any:
-    """The tokenizer of a backbone; it pads to the right, with its end token where it has none for padding.
-
-    Raises:
-        ConfigError: it cannot be loaded, does not fit the model, or has no token to pad with.
-    """
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(source.path, trust_remote_code=source.trust_remote_code)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"--model_name_or_path={source.name}: its tokenizer cannot be loaded ({first_line(error)})") from error
-    entries, rows = len(tokenizer), int(source.config.get_text_config().vocab_size)
-    if 2 * entries < rows:  # the library makes up an empty tokenizer where the files are missing
-        raise ConfigError(
-            f"--model_name_or_path={source.name}: its tokenizer knows {entries} tokens and the model {rows}; "
-            "are the tokenizer's files missing?"
-        )
-    tokenizer.padding_side = "right"
-    if tokenizer.pad_token is None:
-        if tokenizer.eos_token is None:
-            raise ConfigError(f"--model_name_or_path={source.name}: its tokenizer has neither a padding nor an end token")
-        tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer
-
-
-def kept_characters(source: BackboneSource, texts: list[str], max_length: int | None) -> list[int]:
-    """For each text, how many of its characters are left when it is cut to `max_length` tokens (None = not cut): (S,)."""
-    cut = {} if max_length is None else {"truncation": True, "max_length": max_length}
-    coded = load_tokenizer(source)(texts, return_offsets_mapping=True, **cut)
-    return [max((end for _, end in spans), default=0) for spans in coded["offset_mapping"]]

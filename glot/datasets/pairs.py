@@ -18,6 +18,7 @@ import numpy as np
 
 from glot.errors import DataError
 from glot.progress import counter
+from glot.prompts import NO_PROMPTS, UsedPrompts
 
 MISSING = -1
 """Stands where a row has fewer negatives than asked for."""
@@ -32,12 +33,14 @@ class PairOptions:
         negatives: entries of `neg` to take from each row.
         skip_bad: count malformed rows and go on.
         verbose: a bar.
+        used: what is put before queries and before the texts that are searched; a text in both places is then two.
     """
 
     rows: int | None = None
     negatives: int = 0
     skip_bad: bool = False
     verbose: bool = False
+    used: UsedPrompts = NO_PROMPTS
 
 
 class PairFile:
@@ -58,23 +61,25 @@ class PairFile:
     def __init__(self, path: Path, options: PairOptions) -> None:
         self.path, self.options, self.bad = path, options, 0
         places: dict[bytes, int] = {}
-        lines, rows = array("q"), array("q")
+        lines, rows, roles = array("q"), array("q"), array("b")
         digest = hashlib.sha256(f"{options.negatives}\n".encode())
         with counter(f"read {path.name}", "row", options.rows, options.verbose) as bar:
             for line, texts in self._rows(self._skip):
                 row = []
-                for text in texts:
-                    key = hashlib.blake2b(text.encode(), digest_size=16).digest()
+                for role, text in enumerate(texts):
+                    prompt = self._prompt_of_role(role)
+                    key = hashlib.blake2b(text.encode(), digest_size=16, salt=_salt(prompt)).digest()
                     row.append(places.setdefault(key, len(lines)))
                     if row[-1] == len(lines):
                         lines.append(line)
+                        roles.append(min(role, 1))
                 rows.extend(row + [MISSING] * (2 + options.negatives - len(row)))
                 digest.update(json.dumps(texts).encode())
                 bar.update(1)
         if not rows:
             raise DataError(f"--train_file={path}: holds no row ({self.bad} malformed ones were skipped)")
         self.sha256 = digest.hexdigest()
-        self._lines = np.array(lines, dtype=np.int64)
+        self._lines, self._roles = np.array(lines, dtype=np.int64), np.array(roles, dtype=np.int8)
         self._sides = np.array(rows, dtype=np.int64).reshape(-1, 2 + options.negatives)
 
     def __len__(self) -> int:
@@ -109,6 +114,18 @@ class PairFile:
     def short_rows(self) -> int:
         """How many rows have fewer negatives than asked for."""
         return int((self.negatives == MISSING).any(1).sum())
+
+    @property
+    def used(self) -> UsedPrompts:
+        """What is put before queries and before the texts that are searched."""
+        return self.options.used
+
+    def prompt(self, place: int) -> str:
+        """What is put before one text."""
+        return self._prompt_of_role(int(self._roles[place]))
+
+    def _prompt_of_role(self, role: int) -> str:
+        return self.used.document if role else self.used.query
 
     def where(self, place: int) -> str:
         """The first row that holds a text, in words."""
@@ -169,6 +186,11 @@ def parse_pair(line: bytes, negatives: int) -> list[str]:
             raise ValueError(f"{name} holds {text!r}, not a text")
     others = [text for text in dict.fromkeys(listed["neg"]) if text not in own.values()]
     return [*own.values(), *others[:negatives]]
+
+
+def _salt(prompt: str) -> bytes:
+    """Keeps a text apart from itself behind another prompt; nothing without a prompt."""
+    return hashlib.blake2b(prompt.encode(), digest_size=8).digest() if prompt else b""
 
 
 def _is_utf8(text: str) -> bool:

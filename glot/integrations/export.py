@@ -11,16 +11,19 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Normalize
 
 import glot
-from glot.backbone import DTYPES, find_backbone
-from glot.checkpoint import BACKBONE, RESULT, load_run
-from glot.config import RunConfig
+from glot.backbone import Backbone, pick_device
+from glot.checkpoint import BACKBONE, CONFIG, RESULT, find_trained_backbone, load_run
+from glot.config import RunConfig, read_config
 from glot.errors import CheckpointError, ConfigError
-from glot.integrations.sentence_transformers import BUNDLE, AttachedTransformer, GlotPooling, TextTransformer, open_transformer
+from glot.integrations.sentence_transformers import BUNDLE, BackboneModule, GlotPooling
+from glot.prompts import Prompts
 
 BUNDLED = (
     "errors",
     "progress",
     "types",
+    "hub",
+    "locate",
     "places",
     "segment",
     "edges",
@@ -34,6 +37,10 @@ BUNDLED = (
     "poolers.glot",
     "poolers.__init__",
     "backbone.source",
+    "backbone.facts",
+    "backbone.tokenizer",
+    "backbone.states",
+    "backbone.model",
     "integrations.sentence_transformers",
 )
 """Modules that an export needs, in the order in which they import each other."""
@@ -63,27 +70,20 @@ def export_run(run_dir: Path, folder: Path, head_only: bool = False, max_length:
     if not (run_dir / RESULT).is_file():
         raise CheckpointError(f"{run_dir}: no {RESULT}; give the folder of a finished run")
     result = json.loads((run_dir / RESULT).read_text())
-    tuned = (run_dir / BACKBONE).is_dir()
-    if tuned and head_only:
+    if (run_dir / BACKBONE).is_dir() and head_only:
         raise ConfigError(f"--head_only: {run_dir} has trained its backbone too; export it whole")
-    source = find_backbone(str(run_dir / BACKBONE) if tuned else config.backbone.model_name_or_path, config.backbone.trust_remote_code)
-    if not tuned and source.identity != resolved["backbone"]:
-        raise CheckpointError(f"{run_dir}: was trained on another {source.name} ({resolved['backbone']} there, {source.identity} here)")
+    source = find_trained_backbone(run_dir, read_config(run_dir / CONFIG), config)
     length = max_length or (None if config.backbone.adaptive_length else config.backbone.max_length)
-    if length is not None:
-        source.check_length(length)
-    layer = None if config.backbone.hidden_layer == str(source.num_layers) else config.backbone.hidden_layer
-    kind = AttachedTransformer if head_only else TextTransformer
-    transformer = open_transformer(kind, source, length, layer is not None, {"dtype": DTYPES[config.backbone.backbone_dtype]})
-    if isinstance(transformer, AttachedTransformer):
-        local = Path(source.name).expanduser()
-        transformer.attach(str(local.resolve()) if local.is_dir() else source.name, source.identity)
+    backbone = Backbone(source, length, config.backbone.backbone_dtype, config.backbone.hidden_layer, pick_device("cpu"))
+    prompts = Prompts.from_dict(resolved.get("prompts"))
     flags = dataclasses.asdict(config.pooler), dataclasses.asdict(config.graph)
-    pooling = GlotPooling(*flags, resolved["hidden_size"], config.data_seed, layer, not exclude_prompt)
+    pooling = GlotPooling(*flags, resolved["hidden_size"], config.data_seed, not (exclude_prompt or prompts.exclude))
     pooling.net.load_state_dict(model.pooler.state_dict())
-    SentenceTransformer(modules=[transformer, pooling, Normalize()], device="cpu").save(str(folder), create_model_card=False)
+    modules = [BackboneModule(backbone, head_only), pooling, Normalize()]
+    whole = SentenceTransformer(modules=modules, device="cpu", prompts=dict(prompts.texts), default_prompt_name=prompts.default)
+    whole.save(str(folder), create_model_card=False)
     _make_independent(folder, config)
-    (folder / "README.md").write_text(model_card(config, result, source.name, pooling, transformer.max_seq_length), encoding="utf-8")
+    (folder / "README.md").write_text(model_card(config, result, source.name, pooling, backbone.max_length), encoding="utf-8")
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     return f"{folder}: {config.pooler.pooling_method}, D = {pooling.net.out_dim}, {size / 2**20:.1f} MiB{', backbone by name' * head_only}"
 
@@ -181,8 +181,7 @@ def model_card(config: RunConfig, result: dict[str, Any], backbone: str, pooling
             f"- Texts are cut to {max_length} tokens. Trained on one data set with one seed: the figures above say nothing of other data.",
             *["- Trained for a classification task: its vectors were made to be told apart there, not to be compared by cosine."]
             * (config.data.task != "embedding"),
-            *["- Trained on states from bfloat16 products (autocast); this model computes in float32, so vectors differ a little."]
-            * (config.backbone.backbone_dtype == "autocast"),
+            *["- The backbone takes its products in bfloat16 (autocast), as in training."] * (config.backbone.backbone_dtype == "autocast"),
             "- What the backbone cannot tell apart, no pooler can; its biases are in these vectors too.",
             "",
             "Written by `glot export`. `trust_remote_code` runs `glot_model.py` of this folder: plain Python, readable, MIT licence.",

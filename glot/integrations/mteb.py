@@ -19,7 +19,8 @@ from mteb.models.model_meta import ModelMeta
 
 from glot.backbone import file_sha256
 from glot.encoder import SentenceEncoder
-from glot.errors import ConfigError
+from glot.errors import ConfigError, DataError, GlotError, library_door, reason
+from glot.prompts import DOCUMENT_NAMES
 
 LANGUAGE, LOCAL = "eng", "local"
 LINKS = "data"
@@ -65,10 +66,32 @@ class MtebModel(AbsEncoder):
             adapted_from=encoder.backbone.source.name,
         )
 
-    def encode(self, inputs: Any, *, batch_size: int = 32, show_progress_bar: bool = False, **about: Any) -> np.ndarray:
-        """Vectors of all texts of a DataLoader: (S, D); `about` says which task asks, which changes nothing here."""
+    def encode(
+        self,
+        inputs: Any,
+        *,
+        task_metadata: Any = None,
+        prompt_type: Any = None,
+        batch_size: int = 32,
+        show_progress_bar: bool = False,
+        **_: Any,
+    ) -> np.ndarray:
+        """Vectors of all texts of a DataLoader: (S, D).
+
+        The prompt is that of the task, of its type, or of what the texts are in it (query or document), the first that the model has
+        (source: mteb, `get_prompt_name`). A task without any of them has none.
+        """
         texts = [text for batch in inputs for text in batch["text"]]
-        return self.encoder.encode(texts, batch_size, show_progress_bar=show_progress_bar)
+        prompt = self.encoder.prompts.first_of(prompt_names(task_metadata, prompt_type))
+        return self.encoder.encode(texts, batch_size, show_progress_bar=show_progress_bar, prompt=prompt)
+
+
+def prompt_names(task_metadata: Any, prompt_type: Any) -> list[str]:
+    """The names under which a model may have a prompt for some texts of a task, the most specific first."""
+    role = getattr(prompt_type, "value", prompt_type)
+    roles = [] if role is None else list(DOCUMENT_NAMES) if role in DOCUMENT_NAMES else [str(role)]
+    kinds = [] if task_metadata is None else [str(task_metadata.name), str(task_metadata.type)]
+    return [name for kind in kinds for name in (*(f"{kind}-{role}" for role in roles), kind)] + roles
 
 
 def find_tasks(names: str, data_dir: Path | None, cache: Path) -> list[Any]:
@@ -134,28 +157,34 @@ def evaluate_tasks(model: MtebModel, tasks: list[Any], cache: Path, batch_size: 
     for task in tasks:
         revision = str(task.metadata.dataset.get("revision"))
         own = cache / revision if revision.startswith(LOCAL) else cache  # mteb does not look at the revision of what it remembers
+        about = task.metadata.name, task.metadata.type, task.metadata.main_score
         try:
-            found = mteb.evaluate(
-                model,
-                task,
-                raise_error=False,
-                encode_kwargs={"batch_size": batch_size, "show_progress_bar": verbose},
-                cache=mteb.ResultCache(own),
-                overwrite_strategy="only-missing",
-                show_progress_bar=verbose,
-            )
-        except ValueError as error:  # e.g. a task of images, which mteb refuses before it looks at raise_error
-            yield _failed(task, error)
-            continue
-        if not found.task_results:
-            yield _failed(task, found.exceptions[0].exception if found.exceptions else "no result")
-            continue
-        score = float(found.task_results[0].validate_and_filter_scores(task).get_score())
-        if not math.isfinite(score):
-            yield _failed(task, "its score is no number (are all vectors equal?)")
-            continue
-        yield MtebScore(task.metadata.name, task.metadata.type, task.metadata.main_score, round(score, DIGITS), None)
+            with library_door(DataError, reason):
+                score = _evaluate(model, task, own, {"batch_size": batch_size, "show_progress_bar": verbose})
+        except GlotError as error:
+            yield MtebScore(*about, None, _first_line(error))
+        else:
+            yield MtebScore(*about, round(score, DIGITS), None)
 
 
-def _failed(task: Any, error: object) -> MtebScore:
-    return MtebScore(task.metadata.name, task.metadata.type, task.metadata.main_score, None, _first_line(error))
+def _evaluate(model: MtebModel, task: Any, cache: Path, options: dict[str, Any]) -> float:
+    """The main score of one task.
+
+    Raises:
+        DataError: the task gave no number. Whatever else the library raises comes through.
+    """
+    found = mteb.evaluate(
+        model,
+        task,
+        raise_error=False,
+        encode_kwargs=options,
+        cache=mteb.ResultCache(cache),
+        overwrite_strategy="only-missing",
+        show_progress_bar=options["show_progress_bar"],
+    )
+    if not found.task_results:
+        raise DataError(_first_line(found.exceptions[0].exception) if found.exceptions else "no result")
+    score = float(found.task_results[0].validate_and_filter_scores(task).get_score())
+    if not math.isfinite(score):
+        raise DataError("its score is no number (are all vectors equal?)")
+    return score

@@ -1,4 +1,4 @@
-"""A trained pooler as a module of sentence-transformers, and a backbone that is named instead of stored. The only door to that library.
+"""A trained pooler and its backbone as modules of sentence-transformers. The only door to that library.
 
 This file and those that it imports are also written into every export, joined into one (see `export`), so that a model loads without
 this package.
@@ -8,16 +8,18 @@ import copy
 import json
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from sentence_transformers.base.modules import Module, Transformer
+from sentence_transformers.base.modules import InputModule, Module
 from torch import Tensor, nn
 
-from glot.backbone.source import LAYERS_IN_MEAN, BackboneSource, find_backbone
+from glot.backbone.model import Backbone
+from glot.backbone.source import BackboneSource, find_backbone, open_folder
 from glot.poolers import build_pooler
 from glot.types import TokenBatch
 
@@ -25,6 +27,121 @@ BUNDLE = "glot_model.py"
 """The joined source in the root of an export."""
 BACKBONE_FILE = "backbone.json"
 WEIGHTS_FILE = "model.safetensors"
+PLACE = ("token", "cache_folder", "revision", "local_files_only")
+"""Options of `load` that say where a model comes from."""
+
+
+class BackboneModule(InputModule):
+    """Texts -> `token_embeddings (B, L, d)` of one hidden layer, by the very code that trained the pooler.
+
+    Texts never pass a chat template, and padding, its side and its token reach no state. A text without any token is one end token.
+
+    Args:
+        backbone: loaded.
+        by_name: save the backbone's name and identity instead of its weights.
+    """
+
+    def __init__(self, backbone: Backbone, by_name: bool = False) -> None:
+        super().__init__()
+        self.backbone, self.by_name = backbone, by_name
+        self.model = backbone.model
+
+    @property
+    def tokenizer(self) -> Any:
+        """The library's tokenizer."""
+        return self.backbone.tokenizer
+
+    @property
+    def max_seq_length(self) -> int:
+        """Tokens a text is cut to; may be set, up to what the backbone reads."""
+        return self.backbone.max_length
+
+    @max_seq_length.setter
+    def max_seq_length(self, value: int | None) -> None:
+        self.backbone.max_length = min(value or self.backbone.limit, self.backbone.limit)
+
+    def preprocess(self, inputs: Sequence[Any], prompt: str | None = None, **_: Any) -> dict[str, Any]:
+        """Token ids and mask (B, L), padded to the right, and `prompt_length` where there is a prompt.
+
+        Raises:
+            TypeError: something that is no text.
+        """
+        other = next((text for text in inputs if not isinstance(text, str)), None)
+        if other is not None:
+            raise TypeError(f"this model reads texts, got {type(other).__name__}; pass a list of strings")
+        tokeniser = self.backbone.tokeniser
+        ids, _skips = tokeniser.tokenise(inputs, self.max_seq_length, prompt or "")
+        padded, mask = self.backbone.reader.pad(ids)
+        features = {"input_ids": padded.cpu(), "attention_mask": mask.long().cpu()}
+        return features | ({"prompt_length": tokeniser.prompt_length(prompt)} if prompt else {})
+
+    def forward(self, features: dict[str, Any], **_: Any) -> dict[str, Any]:
+        """Adds `token_embeddings`, zero on padding, on whichever side that is."""
+        input_ids = features["input_ids"]
+        mask = features.get("attention_mask", torch.ones_like(input_ids)).bool().clone()
+        mask[:, 0] |= ~mask.any(1)  # a text without any token: whatever stands first
+        ids = [row[kept].tolist() for row, kept in zip(input_ids.cpu(), mask.cpu(), strict=True)]
+        states = self.backbone.reader.read(ids, [self.backbone.layer])[0].tokens
+        embeddings = states.new_zeros((*mask.shape, states.shape[1]))
+        embeddings[mask.to(states.device)] = states
+        return {**features, "token_embeddings": embeddings}
+
+    def get_embedding_dimension(self) -> int:
+        """D of the layer."""
+        return self.backbone.hidden_size
+
+    def save(self, output_path: str, *args: Any, **kwargs: Any) -> None:
+        """What the backbone is and how it is read; its weights and tokenizer, unless it is saved by name."""
+        source, local = self.backbone.source, self.backbone.source.folder
+        facts = {
+            "name": str(local) if local is not None and self.by_name else source.name,
+            "identity": source.identity,
+            "by_name": self.by_name,
+            "max_seq_length": self.max_seq_length,
+            "layer": self.backbone.layer,
+            "dtype": self.backbone.dtype,
+        }
+        if not self.by_name:
+            del facts["name"], facts["identity"]  # the weights are beside it, and the name may be a local path
+            self.backbone.save(Path(output_path))
+        (Path(output_path) / BACKBONE_FILE).write_text(json.dumps(facts, indent=1) + "\n")
+        _save_source(self, Path(output_path))
+
+    @classmethod
+    def load(cls, model_name_or_path: str, **options: Any) -> "BackboneModule":
+        """The inverse of `save`; a backbone by name is found on this machine or the hub.
+
+        Raises:
+            ValueError: it is not the one that the pooler was trained on.
+        """
+        place = {name: options[name] for name in PLACE if name in options}
+        root = Path(str(cls.load_dir_path(model_name_or_path, **place)))
+        facts = json.loads((root / BACKBONE_FILE).read_text())
+        trust, given = bool(options.get("trust_remote_code")), dict(options.get("model_kwargs") or {})
+        source = _find_named(model_name_or_path, facts, trust) if facts["by_name"] else open_folder(str(root), root, trust)
+        asked = given.pop("dtype", given.pop("torch_dtype", None))
+        dtype = facts["dtype"] if asked in (None, "auto") else str(asked).removeprefix("torch.")
+        backbone = Backbone(source, None, dtype, facts["layer"], torch.device("cpu"), given)
+        module = cls(backbone, facts["by_name"])
+        module.max_seq_length = facts["max_seq_length"]
+        return module
+
+
+def _find_named(model: str, facts: dict[str, Any], trust: bool) -> BackboneSource:
+    """A backbone that an export names.
+
+    Raises:
+        ValueError: what is found under that name is another one.
+    """
+    name, identity = facts["name"], facts["identity"]
+    repository, _, commit = identity.partition("@")
+    pinned = commit if repository == name.partition("@")[0] else None
+    source = find_backbone(repository if pinned else name, trust, pinned)
+    if source.identity != identity:
+        raise ValueError(
+            f"{model} was trained on backbone {name} ({identity}); what is found under that name is another one ({source.identity})"
+        )
+    return source
 
 
 class GlotPooling(Module):
@@ -37,31 +154,24 @@ class GlotPooling(Module):
         graph: the graph's flags.
         in_dim: d.
         graph_seed: of random graphs.
-        layer: hidden state that is pooled, `mean4`, or None = the backbone's output.
         include_prompt: False leaves the prompt's tokens out.
     """
 
-    config_keys = ["pooler", "graph", "in_dim", "graph_seed", "layer", "include_prompt"]  # noqa: RUF012 - the library's own declaration
+    config_keys = ["pooler", "graph", "in_dim", "graph_seed", "include_prompt"]  # noqa: RUF012 - the library's own declaration
 
     def __init__(
-        self,
-        pooler: dict[str, Any],
-        graph: dict[str, Any],
-        in_dim: int,
-        graph_seed: int = 0,
-        layer: str | None = None,
-        include_prompt: bool = True,
+        self, pooler: dict[str, Any], graph: dict[str, Any], in_dim: int, graph_seed: int = 0, include_prompt: bool = True
     ) -> None:
         super().__init__()
         self.pooler, self.graph, self.in_dim, self.graph_seed = pooler, graph, in_dim, graph_seed
-        self.layer, self.include_prompt = layer, include_prompt
+        self.include_prompt = include_prompt
         self.net = build_pooler(SimpleNamespace(**pooler), SimpleNamespace(**graph), in_dim, graph_seed)
         self._weights = self.net.state_dict()
-        object.__setattr__(self, "_saved", None)  # no module of ours to the library, which would cast it
+        object.__setattr__(self, "_saved", None)  # kept outside nn.Module's registry, so that `.to(dtype)` does not cast it
 
     def forward(self, features: dict[str, Any], **_: Any) -> dict[str, Any]:
         """Adds `sentence_embedding`, and `readout_weights` where there are any; changes nothing else."""
-        states = self._states(features)
+        states = features["token_embeddings"]
         kept = self._kept(features, states)
         flat, lengths = (states[0], features["cu_seq_lens_q"].diff()) if "cu_seq_lens_q" in features else (states.flatten(0, 1), None)
         counts = kept.sum(1) if lengths is None else torch.stack([part.sum() for part in kept.split(lengths.tolist())])
@@ -84,13 +194,6 @@ class GlotPooling(Module):
             whole.load_state_dict(self._weights)
             object.__setattr__(self, "_saved", whole)
         return self._saved
-
-    def _states(self, features: dict[str, Any]) -> Tensor:
-        """(B, L, d), or (1, N, d) for flattened input."""
-        if self.layer is None:
-            return features["token_embeddings"]
-        layers = features["all_layer_embeddings"]
-        return torch.stack(tuple(layers[-LAYERS_IN_MEAN:])).mean(0) if self.layer == "mean4" else layers[int(self.layer)]
 
     def _kept(self, features: dict[str, Any], states: Tensor) -> Tensor:
         """Which tokens are pooled: (B, L), or (N,) for flattened input; at least one of each text."""
@@ -126,7 +229,7 @@ class GlotPooling(Module):
     @classmethod
     def load(cls, model_name_or_path: str, **options: Any) -> "GlotPooling":
         """The inverse of `save`."""
-        where = {name: options[name] for name in ("subfolder", "token", "cache_folder", "revision", "local_files_only") if name in options}
+        where = {name: options[name] for name in ("subfolder", *PLACE) if name in options}
         module = cls(**cls.load_config(model_name_or_path, **where))
         if module.state_dict():
             cls.load_torch_weights(model_name_or_path, model=module, **where)
@@ -139,69 +242,3 @@ def _save_source(module: Module, root: Path) -> None:
     source = Path(str(sys.modules[type(module).__module__].__file__))
     if source.name == BUNDLE:
         shutil.copy(source, root / BUNDLE)
-
-
-class TextTransformer(Transformer):
-    """The library's backbone module; a text without any token is read as one end token, as our encoder does (decoders crash on it)."""
-
-    def preprocess(self, inputs: list[Any], prompt: str | None = None, **options: Any) -> dict[str, Any]:
-        """As the library's, with such texts replaced."""
-        if not prompt and any(isinstance(text, str) and not text.strip() for text in inputs) and not self.tokenizer("")["input_ids"]:
-            known = (self.tokenizer.eos_token, self.tokenizer.sep_token, self.tokenizer.pad_token)
-            end = next(token for token in known if token is not None)
-            inputs = [end if isinstance(text, str) and not text.strip() else text for text in inputs]
-        return super().preprocess(inputs, prompt=prompt, **options)
-
-    def save(self, output_path: str, *args: Any, **kwargs: Any) -> None:
-        """As the library's, and the joined source."""
-        super().save(output_path, *args, **kwargs)
-        _save_source(self, Path(output_path))
-
-
-class AttachedTransformer(TextTransformer):
-    """A backbone that the export names and does not hold: attached when the model is loaded, refused if it is another one."""
-
-    def attach(self, name: str, identity: str) -> "AttachedTransformer":
-        """Remember where the backbone comes from."""
-        self.named = {"name": name, "identity": identity}
-        return self
-
-    def save(self, output_path: str, *args: Any, **kwargs: Any) -> None:
-        """Name, hash and length; no weights."""
-        facts = {**self.named, "max_seq_length": self.max_seq_length, "dtype": str(self.model.dtype).removeprefix("torch.")}
-        facts["output_hidden_states"] = bool(self.model.config.output_hidden_states)
-        (Path(output_path) / BACKBONE_FILE).write_text(json.dumps(facts, indent=1) + "\n")
-        _save_source(self, Path(output_path))
-
-    @classmethod
-    def load(cls, model_name_or_path: str, **options: Any) -> "AttachedTransformer":
-        """Find the backbone by its name on this machine or the hub.
-
-        Raises:
-            ValueError: it is not the one that the head was trained on.
-        """
-        place = {name: options[name] for name in ("token", "cache_folder", "revision", "local_files_only") if name in options}
-        facts = json.loads(Path(str(cls.load_file_path(model_name_or_path, BACKBONE_FILE, **place))).read_text())
-        source = find_backbone(facts["name"], bool(options.get("trust_remote_code")))
-        if source.identity != facts["identity"]:
-            raise ValueError(
-                f"{model_name_or_path} was trained on backbone {facts['name']} ({facts['identity']}); "
-                f"what is found under that name is another one ({source.identity})"
-            )
-        precision = {"dtype": getattr(torch, facts["dtype"]), **(options.get("model_kwargs") or {})}
-        module = open_transformer(cls, source, facts["max_seq_length"], facts["output_hidden_states"], precision)
-        return module.attach(facts["name"], facts["identity"])
-
-
-Kind = TypeVar("Kind", bound=Transformer)
-
-
-def open_transformer(
-    kind: type[Kind], source: BackboneSource, max_length: int | None, output_hidden_states: bool, model_kwargs: dict[str, Any]
-) -> Kind:
-    """A found backbone as sentence-transformers' first module; `model_kwargs` holds at least its dtype."""
-    layers = {"output_hidden_states": True} if output_hidden_states else {}
-    module = kind(source.path, model_kwargs=model_kwargs, config_kwargs=layers, max_seq_length=max_length)
-    if module.tokenizer.pad_token is None:
-        module.tokenizer.pad_token = module.tokenizer.eos_token
-    return module

@@ -33,6 +33,7 @@ class StoreKey:
         backbone_dtype: precision of the forward pass.
         store_dtype: precision on disk.
         texts: SHA-256 of the distinct texts in order.
+        prompts: `UsedPrompts.key`; not part of the key where it is empty, so that stores without prompts keep their names.
     """
 
     backbone: str
@@ -42,6 +43,7 @@ class StoreKey:
     store_dtype: str
     texts: str
     format_version: int = FORMAT_VERSION
+    prompts: str = ""
 
     @property
     def fingerprint(self) -> str:
@@ -50,7 +52,10 @@ class StoreKey:
 
     def to_json(self) -> str:
         """Readable, with sorted keys."""
-        return json.dumps(dataclasses.asdict(self), indent=1, sort_keys=True)
+        return json.dumps(self._fields(), indent=1, sort_keys=True)
+
+    def _fields(self) -> dict[str, object]:
+        return {name: value for name, value in dataclasses.asdict(self).items() if name != "prompts" or value}
 
     def folder(self, root: Path) -> Path:
         """Where a store of this key lies under `root`."""
@@ -58,13 +63,13 @@ class StoreKey:
 
     def differences(self, other: dict[str, object]) -> list[str]:
         """The fields in which a key read from disk differs from this one."""
-        mine = dataclasses.asdict(self)
+        mine = self._fields()
         return [name for name in sorted(mine.keys() | other.keys()) if mine.get(name) != other.get(name)]
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """A complete store's account of itself."""
+    """A complete store's account of itself; `backbone` holds what was found out about the model that made it (older stores: nothing)."""
 
     key: dict[str, object]
     num_sentences: int
@@ -73,6 +78,7 @@ class Manifest:
     size_bytes: int
     chunks: int
     versions: dict[str, str]
+    backbone: dict[str, object] | None = None
 
     def write(self, folder: Path) -> None:
         """Write through a temporary name, so that a manifest is whole or absent."""

@@ -1,5 +1,6 @@
 """Write a store: plan, chunks (each finished one is remembered), manifest last."""
 
+import errno
 import fcntl
 import json
 import os
@@ -21,6 +22,8 @@ from glot.types import TokenBatch
 
 CHUNK_TOKENS = 1 << 14
 """Four encoding batches: about what a killed process repeats, and small enough for several processes to have equal shares."""
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)
+ELSEWHERE = "choose another folder"
 Encode = Callable[[np.ndarray], Iterable[Sequence[TokenBatch]]]
 """rows (n,) of one chunk -> their states in that order, some sentences at a time, one batch for each store."""
 
@@ -79,7 +82,13 @@ class WriteOptions:
 
 
 def write_stores(
-    root: Path, keys: list[StoreKey], plan: StorePlan, encode: Encode, versions: dict[str, str], options: WriteOptions
+    root: Path,
+    keys: list[StoreKey],
+    plan: StorePlan,
+    encode: Encode,
+    versions: dict[str, str],
+    options: WriteOptions,
+    backbone: dict[str, object] | None = None,
 ) -> list[Path]:
     """Make the stores of `keys` complete, all from one pass over the texts, and return their folders.
 
@@ -109,7 +118,7 @@ def write_stores(
         team.wait()
         for folder, place in places.items() if team.is_first else ():
             totals = len(plan.lengths), int(plan.lengths.sum()), plan.hidden_size, plan.size_bytes, len(plan.chunks)
-            Manifest(json.loads(keys[place].to_json()), *totals, versions).write(folder)
+            Manifest(json.loads(keys[place].to_json()), *totals, versions, backbone).write(folder)
         team.wait()
     return folders
 
@@ -236,4 +245,10 @@ def _locked(folder: Path, verbose: bool) -> Iterator[None]:
         except BlockingIOError:
             say(f"store {folder}: another process is writing it, waiting", verbose)
             fcntl.flock(handle, fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise StoreError(
+                    f"--store_dir={folder.parent}: {folder.name}/{LOCK} cannot be locked ({error.strerror}); {ELSEWHERE}"
+                ) from error
+            say(f"store {folder}: its file system has no locks ({error.strerror}), so let only one process write it")
         yield

@@ -1,0 +1,88 @@
+"""What a model's name means: a local folder or a repository of the hub. Needs no heavy import, so that a wrong name is said at once."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from glot.errors import ConfigError, reason
+
+CONFIG_FILE, ADAPTER_FILE = "config.json", "adapter_config.json"
+WEIGHT_FILES = ("model*.safetensors", "pytorch_model*.bin", "*.gguf")
+HUB_NAME = r"[\w.-]+(/[\w.-]+)?(@[\w./-]+)?"
+
+
+def local_folder(name: str, folder: str | Path | None = None) -> Path | None:
+    """The folder that a name means, or None for a hub id.
+
+    Args:
+        name: as in `--model_name_or_path`.
+        folder: where a run found its local model; tried first, since a relative name leads elsewhere from another folder.
+
+    Raises:
+        ConfigError: a folder that is not there or holds no model, or a name that is neither a path nor a hub id.
+    """
+    if folder is not None and Path(folder).is_dir():
+        return _check_folder(name, Path(folder))
+    try:
+        local = Path(name).expanduser()
+        is_folder, is_file = local.is_dir(), local.is_file()
+    except (RuntimeError, OSError, ValueError) as error:
+        raise ConfigError(f"--model_name_or_path={name}: cannot be looked up ({reason(error)}); check the path") from error
+    if is_folder:
+        return _check_folder(name, local)
+    if is_file:
+        raise ConfigError(f"--model_name_or_path={name}: is a file; name the folder that holds it")
+    if name.startswith((".", "/", "~")) or name.endswith("/") or "\\" in name or name.partition("@")[0].count("/") > 1:
+        raise ConfigError(f"--model_name_or_path={name}: no model folder there; check the path, or name a model of the hub as owner/name")
+    if not re.fullmatch(HUB_NAME, name):
+        raise ConfigError(
+            f"--model_name_or_path={name}: must be minilm, smollm2, a local folder or a hub id (owner/name, owner/name@revision)"
+        )
+    return None
+
+
+def split_revision(name: str, revision: str | None) -> tuple[str, str | None]:
+    """`owner/name@revision` -> repository and revision; `revision` is the flag's.
+
+    Raises:
+        ConfigError: name and flag ask for different revisions.
+    """
+    repository, _, named = name.partition("@")
+    if named and revision not in (None, named):
+        raise ConfigError(f"--revision={revision}: the name asks for another one ({named}); leave one of them out")
+    return repository, revision or named or None
+
+
+def _check_folder(name: str, folder: Path) -> Path:
+    """The folder, where it holds a model of the library.
+
+    Raises:
+        ConfigError: an adapter, or no configuration; the message says what the folder is.
+    """
+    has_weights = any(True for pattern in WEIGHT_FILES for _ in folder.glob(pattern))
+    if (folder / ADAPTER_FILE).is_file() and not has_weights:
+        raise ConfigError(adapter_line(name, folder / ADAPTER_FILE))
+    if not (folder / CONFIG_FILE).is_file():
+        inside = sorted(path.parent.name for path in folder.glob(f"*/{CONFIG_FILE}"))
+        hint = f"it holds {', '.join(inside)}, name one of those" if inside else "name a folder that save_pretrained wrote"
+        raise ConfigError(f"--model_name_or_path={name}: no model folder there, it holds no {CONFIG_FILE}; {hint}")
+    return folder
+
+
+def adapter_line(name: str, file: Path) -> str:
+    """What to say of a folder or repository that holds an adapter; `file` is its configuration."""
+    facts = read_facts(file)
+    return (
+        f"--model_name_or_path={name}: is an adapter ({facts.get('peft_type', 'of peft')}) for {facts.get('base_model_name_or_path')}, "
+        "not a model; merge it into its base (peft: merge_and_unload, then save_pretrained) and name that folder"
+    )
+
+
+def read_facts(path: Path) -> dict[str, Any]:
+    """A JSON object from a file; an empty one where the file is missing, damaged or holds something else."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
