@@ -34,7 +34,7 @@ POOLED_TOKENS = 1 << 11
 
 
 class Pooled(NamedTuple):
-    """Texts that are pooled together: their rows, the tokens of each to leave out, and their ids in groups that pass the backbone together."""
+    """Texts that are pooled together: rows, tokens of each to leave out, and ids in groups that pass the backbone together."""
 
     rows: np.ndarray
     skips: list[int]

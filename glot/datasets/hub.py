@@ -1,14 +1,15 @@
 """Tables of the hub, or of a local mirror in the same layout. Columns get their places here and nowhere else."""
 
+import glob
 import logging
 from pathlib import Path
 from typing import NamedTuple
 
 import datasets
 import numpy as np
-from datasets.exceptions import DatasetNotFoundError
 
-from glot.errors import DataError, nearest
+from glot.errors import DataError, library_door, nearest, reason
+from glot.hub import explain
 from glot.types import Examples
 
 SUFFIXES = (".jsonl", ".jsonl.gz")
@@ -63,21 +64,23 @@ def load_table(table: HubTable, split: str, data_dir: Path | None, num_rows: int
     logging.getLogger("datasets").setLevel(logging.CRITICAL)  # what fails is said once, by the error
     if data_dir is not None:
         path = find_split_file(data_dir, table, split)
-        try:
-            rows = datasets.load_dataset("json", data_files={"rows": str(path)}, split="rows")
-        except (datasets.exceptions.DatasetGenerationError, StopIteration, EOFError, OSError, ValueError) as error:
-            reason = str(error.__cause__ or error).strip().split("\n")[0] or "it is empty"
-            raise DataError(f"{path}: not readable as one JSON object a line ({reason})") from error
+        with library_door(DataError, lambda error: f"{path}: not readable as one JSON object per line ({_own_reason(error)})"):
+            rows = datasets.load_dataset("json", data_files={"rows": glob.escape(str(path))}, split="rows")  # a path, not a pattern
     else:
-        try:
+        where = f"{table.repository}/{table.config} ({split})"
+
+        def describe(error: Exception) -> str:
+            found = explain(error) or reason(error)
+            return f"{where} cannot be had from the hub: {found}; a local mirror is named by --data_dir or GLOT_DATA_DIR"
+
+        with library_door(DataError, describe):
             rows = datasets.load_dataset(table.repository, table.config, split=split)
-        except (ConnectionError, DatasetNotFoundError, FileNotFoundError, ValueError) as error:
-            first = str(error).strip().splitlines()[0]
-            raise DataError(
-                f"{table.repository}/{table.config} ({split}) cannot be had from the hub ({first}); "
-                "a local mirror is named by --data_dir or GLOT_DATA_DIR"
-            ) from error
     return rows if num_rows is None else rows.select(range(min(num_rows, len(rows))))
+
+
+def _own_reason(error: Exception) -> str:
+    """Why a file cannot be read, in the words of the parser below the library where it has any."""
+    return reason(error.__cause__ or error) if str(error.__cause__ or error).strip() else "it is empty"
 
 
 def load_hub_examples(name: str, split: str, data_dir: Path | None, num_rows: int | None) -> Examples:
@@ -94,10 +97,8 @@ def load_hub_examples(name: str, split: str, data_dir: Path | None, num_rows: in
         raise DataError(f"{where}: no column {', '.join(missing)}; it has {', '.join(rows.column_names)}")
     if not len(rows):
         raise DataError(f"{where}: holds no rows")
-    try:
+    with library_door(DataError, lambda error: f"{where}: its rows cannot be read ({reason(error)})"):
         values = rows.to_dict()
-    except UnicodeDecodeError as error:
-        raise DataError(f"{where}: not readable as one JSON object a line (it is not UTF-8: {error})") from error
     columns = tuple(values[column] for column in table.columns)
     for column, texts in zip(table.columns, columns, strict=True):
         wrong = next((row for row, text in enumerate(texts) if not isinstance(text, str)), None)
@@ -112,6 +113,6 @@ def load_hub_examples(name: str, split: str, data_dir: Path | None, num_rows: in
     if len(hidden):
         raise DataError(
             f"{where}: row {hidden[0]} has no label ({labels[hidden[0]]:g}; {len(hidden)} rows like it): "
-            "this split cannot be scored, choose another --eval_split"
+            + ("rows to train on need one" if split == "train" else "this split cannot be scored, choose another --eval_split")
         )
     return Examples(name, split, columns, labels)
