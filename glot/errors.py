@@ -75,8 +75,9 @@ class CheckpointError(GlotError):
 
 
 def reason(error: BaseException) -> str:
-    """Kind and first line of a library's error, for the brackets of a message."""
-    line = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    """Kind and first line of a library's error, for the brackets of a message; a line that ends in a colon brings the next one."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    line = " ".join(lines[:2]) if lines and lines[0].endswith(":") else "".join(lines[:1])
     return f"{type(error).__name__}: {line}" if line else type(error).__name__
 
 

@@ -18,6 +18,8 @@ from huggingface_hub.errors import (
 from glot.progress import say
 
 LOGIN = "log in with `hf auth login`, or set HF_TOKEN"
+GATED = f"it is gated; accept its conditions on its page of the hub, then {LOGIN}"
+MISSING = f"the hub has nothing of that name, or it is private; check the name, or {LOGIN}"
 CUT = ("IncompleteRead", "RemoteProtocolError", "ReadError", "Consistency check failed", "peer closed connection", "File size mismatch")
 """What the libraries between us and the hub call a transfer that ended too early."""
 UNREACHED = ("TransportError", "ConnectionError", "Timeout")
@@ -53,9 +55,9 @@ def explain(error: BaseException, revision: str | None = None) -> str | None:
     """What an error of the hub means and the way out, as `<what>; <way out>`; None where the hub has no part in it."""
     chain = list(_chain(error))
     by_class: tuple[tuple[type[BaseException], str], ...] = (
-        (GatedRepoError, f"it is gated; accept its conditions on its page of the hub, then {LOGIN}"),
+        (GatedRepoError, GATED),
         (RevisionNotFoundError, f"it has no revision {revision}; name a branch, a tag or a commit that it has"),
-        (RepositoryNotFoundError, f"the hub has nothing of that name, or it is private; check the name, or {LOGIN}"),
+        (RepositoryNotFoundError, MISSING),
         (HFValidationError, "that is no name of the hub and no folder here; check the spelling"),
     )
     for kind, words in by_class:

@@ -152,7 +152,7 @@ def test_missing_splits_unlabelled_splits_and_broken_files(mirror, tmp_path):
     path = tmp_path / "nyu-mll/glue/cola/train.jsonl"
     path.parent.mkdir(parents=True)
     path.write_text('{"sentence": "a", "label": 1}\n{"sentence": \n')
-    with pytest.raises(DataError, match="not readable as one JSON object a line"):
+    with pytest.raises(DataError, match="not readable as one JSON object per line"):
         load_hub_examples("cola", "train", tmp_path, None)
 
 
@@ -162,7 +162,7 @@ def test_files_that_are_no_rows(tmp_path):
     whole = gzip.compress(b'{"sentence": "a", "label": 1}\n' * 50)
     for name, data in (("empty.jsonl", b""), ("torn.jsonl.gz", whole[:-9]), ("bytes.jsonl", b'{"sentence": "\xff\xfe", "label": 1}\n')):
         (folder / name).write_bytes(data)
-        with pytest.raises(DataError, match="not readable as one JSON object a line"):
+        with pytest.raises(DataError, match="not readable as one JSON object per line"):
             load_hub_examples("cola", name.split(".")[0], tmp_path, None)
     write_rows(folder / "dev-1.jsonl", single_rows(4))
     assert len(load_hub_examples("cola", "dev-1", tmp_path, None)) == 4

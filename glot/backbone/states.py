@@ -348,12 +348,12 @@ class StateReader:
         place = int(batch.segment[int((~finite).nonzero()[0])])
         broken = sum(not bool(torch.isfinite(weight).all()) for weight in self.model.parameters())
         precision = self._precision
-        if broken:
-            way_out = f"{broken} of its weight tensors hold numbers that are not finite; name another model"
-        elif precision == "float16":
+        if precision == "float16":
             way_out = "they do not fit --backbone_dtype=float16; use bfloat16 or float32"
         elif precision in ("bfloat16", "autocast"):
             way_out = f"they may not fit --backbone_dtype={precision}; use float32"
+        elif broken:
+            way_out = f"{broken} of its weight tensors hold numbers that are not finite; name another model"
         else:
             way_out = "the model itself gives them for this text; name another model, or leave the text out"
         raise StateError(f"{self.options.name} gives states that are not finite: {way_out}", place)

@@ -7,9 +7,10 @@ from typing import NamedTuple
 
 import datasets
 import numpy as np
+from datasets.exceptions import DatasetNotFoundError
 
 from glot.errors import DataError, library_door, nearest, reason
-from glot.hub import explain
+from glot.hub import GATED, MISSING, explain
 from glot.types import Examples
 
 SUFFIXES = (".jsonl", ".jsonl.gz")
@@ -70,12 +71,19 @@ def load_table(table: HubTable, split: str, data_dir: Path | None, num_rows: int
         where = f"{table.repository}/{table.config} ({split})"
 
         def describe(error: Exception) -> str:
-            found = explain(error) or reason(error)
+            found = explain(error) or _not_found(error) or reason(error)
             return f"{where} cannot be had from the hub: {found}; a local mirror is named by --data_dir or GLOT_DATA_DIR"
 
         with library_door(DataError, describe):
             rows = datasets.load_dataset(table.repository, table.config, split=split)
     return rows if num_rows is None else rows.select(range(min(num_rows, len(rows))))
+
+
+def _not_found(error: Exception) -> str | None:
+    """What the library's own error for a missing data set means: it drops the hub's, which tells gated ones apart."""
+    if not isinstance(error, DatasetNotFoundError):
+        return None
+    return GATED if "gated" in str(error) else MISSING
 
 
 def _own_reason(error: Exception) -> str:
@@ -97,7 +105,7 @@ def load_hub_examples(name: str, split: str, data_dir: Path | None, num_rows: in
         raise DataError(f"{where}: no column {', '.join(missing)}; it has {', '.join(rows.column_names)}")
     if not len(rows):
         raise DataError(f"{where}: holds no rows")
-    with library_door(DataError, lambda error: f"{where}: its rows cannot be read ({reason(error)})"):
+    with library_door(DataError, lambda error: f"{where}: not readable as one JSON object per line ({reason(error)})"):
         values = rows.to_dict()
     columns = tuple(values[column] for column in table.columns)
     for column, texts in zip(table.columns, columns, strict=True):

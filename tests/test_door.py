@@ -1,0 +1,337 @@
+"""The door of the backbone: what a loaded model gives is checked, and what cannot be used is one line."""
+
+import errno
+import fcntl
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+from zoo import make_model
+
+import glot
+from glot.backbone import Backbone, LiveTokens, find_backbone
+from glot.backbone.states import ReaderOptions, StateReader
+from glot.checkpoint import load_run
+from glot.cli import main
+from glot.errors import ConfigError, StateError, TrainingError
+from glot.losses import cross_entropy
+from glot.tasks import TASKS
+from glot.train import FitOptions, fit
+from glot.types import Batch, TokenBatch
+
+CPU = torch.device("cpu")
+
+
+def change(folder: Path, copy: Path, pattern: str, function) -> Path:
+    """A copy of a model folder in which weights whose name holds `pattern` went through `function`."""
+    shutil.copytree(folder, copy)
+    weights = load_file(copy / "model.safetensors")
+    assert any(pattern in name for name in weights)
+    save_file({name: function(value) if pattern in name else value for name, value in weights.items()}, copy / "model.safetensors")
+    return copy
+
+
+def fails(capsys, words: list[str]) -> list[str]:
+    capsys.readouterr()
+    assert main(words) == 2
+    return capsys.readouterr().err.splitlines()
+
+
+def live(words: list[str]) -> list[str]:
+    return [word for word in words if not word.startswith("--store_dir")] + ["--precompute_hidden_states=0"]
+
+
+def test_states_that_are_not_finite_stop_every_door_and_name_row_and_cause(tiny_bert, tiny_flags, tmp_path, capsys):
+    huge = change(tiny_bert, tmp_path / "huge", "layer.1.output.LayerNorm.weight", lambda value: value * 1e6)
+    broken = change(tiny_bert, tmp_path / "broken", "word_embeddings", lambda value: value.index_fill(0, torch.tensor([14]), torch.nan))
+    overflow = [*tiny_flags, f"--model_name_or_path={huge}"]
+    (line,) = fails(capsys, overflow)
+    assert "--store_dtype=float16: a hidden state of size" in line and "use bfloat16 or float32" in line
+    for words in (overflow, live(overflow)):
+        (line,) = fails(capsys, [*words, "--backbone_dtype=float16"])
+        assert "cola train: row " in line and "they do not fit --backbone_dtype=float16; use bfloat16 or float32" in line, line
+    for words in (tiny_flags, live(tiny_flags)):
+        (line,) = fails(capsys, [*words, f"--model_name_or_path={broken}"])
+        assert "cola train: row 1: " in line and "1 of its weight tensors hold numbers that are not finite" in line, line  # row 1 has `not`
+    assert not list(tmp_path.glob("runs/*/model.safetensors"))
+
+
+def test_an_encoder_names_the_text_that_gives_no_finite_states(tiny_bert, tmp_path):
+    from glot.encoder import SentenceEncoder
+    from glot.poolers.fixed import MeanPooler
+
+    broken = change(tiny_bert, tmp_path / "broken", "word_embeddings", lambda value: value.index_fill(0, torch.tensor([14]), torch.nan))
+    encoder = SentenceEncoder(Backbone(find_backbone(str(broken)), None, "float32", "2", CPU), MeanPooler(16))
+    assert np.isfinite(encoder.encode(["red cat", "dog"])).all()
+    with pytest.raises(StateError, match=r"text 2: .* not finite"):
+        encoder.encode(["red cat", "dog", "not dog", "a big cat runs"])
+
+
+def test_positions_are_tried_not_believed(tmp_path, capsys, mirror):
+    roberta = make_model("roberta", tmp_path / "roberta", max_position_embeddings=34)  # holds 32: two stand before the first token
+    backbone = Backbone(find_backbone(str(roberta)), None, "float32", "3", CPU)
+    assert backbone.max_length == backbone.limit == 32
+    assert len(backbone.encode(backbone.tokenise(["cat " * 50])).tokens) == 32
+    words = [
+        f"--model_name_or_path={roberta}",
+        f"--data_dir={mirror}",
+        f"--output_dir={tmp_path}",
+        f"--store_dir={tmp_path / 'h'}",
+        "--task=cola",
+    ]
+    assert fails(capsys, [*words, "--max_length=33"]) == [f"error: --max_length=33: {roberta} reads at most 32 tokens"]
+    assert fails(capsys, [*words, "--max_length=35"]) == [f"error: --max_length=35: {roberta} reads at most 34 tokens"]
+    assert main([*words, "--max_length=32", "--epochs=1", "--verbose=0"]) == 0
+    xlnet = Backbone(find_backbone(str(make_model("xlnet", tmp_path / "xlnet"))), 300, "float32", "3", CPU)
+    assert len(xlnet.tokenise(["cat " * 500])[0]) == 300  # its configuration says -1
+
+
+class Odd(nn.Module):
+    """A model of 2 layers that misbehaves on request; its configuration says nothing."""
+
+    def __init__(self, fault: str) -> None:
+        super().__init__()
+        self.fault, self.config, self.calls = fault, type("Config", (), {})(), []
+        torch.manual_seed(0)
+        self.table = nn.Embedding(100, 8)
+
+    def forward(self, input_ids, attention_mask=None, output_hidden_states=False):
+        states = self.table(input_ids)
+        mask = attention_mask.unsqueeze(2).float()
+        self.calls.append(input_ids.shape)
+        if self.fault == "memory":
+            states = states + 0.1 * len(self.calls)  # a list is changed in place: no attribute tells
+        if self.fault == "counter":
+            self.count = getattr(self, "count", 0) + 1
+            states = states + 0.1 * self.count
+        if self.fault == "padding":
+            states = states + states.mean(1, keepdim=True)
+        if self.fault == "mates":
+            states = states + (states * mask).sum((0, 1))
+        if self.fault == "nothing":
+            return states.mean(1)
+        if self.fault == "long" and input_ids.shape[1] > 20:
+            states = states + (1 - mask).mean()
+        hidden = (states, states, states) if output_hidden_states else None
+        return type("Output", (), {"last_hidden_state": states, "hidden_states": hidden})()
+
+
+def read(fault: str) -> StateReader:
+    return StateReader(Odd(fault).eval(), ReaderOptions("odd", 2, 0, 100))
+
+
+@pytest.mark.parametrize(
+    ("fault", "complaint"), [("memory", "gives other states when it reads the same text again"), ("mates", "depend on the other texts")]
+)
+def test_a_model_that_cannot_be_relied_on_is_refused(fault, complaint):
+    with pytest.raises(ConfigError, match=complaint):
+        read(fault).read([[40, 41], [42]], ["2"])
+
+
+def test_a_model_without_a_state_per_token_is_refused():
+    with pytest.raises(StateError, match="gives no state per token"):
+        read("nothing")
+
+
+def test_padding_that_reaches_tokens_is_found_also_when_it_only_does_so_in_long_batches(capsys):
+    ids = [[40, 41, 42], [43], [44, 45, 46, 47, 48]]
+    for fault, texts in (("padding", ids), ("long", [*ids, list(range(30, 60))])):
+        reader = read(fault)
+        (batch,) = reader.read(texts, ["2"])
+        for row, text in enumerate(texts):
+            (alone,) = reader.read([text], ["2"])
+            torch.testing.assert_close(batch.tokens[batch.ptr[row] : batch.ptr[row + 1]], alone.tokens)
+        assert reader.equal_lengths
+        assert capsys.readouterr().err.count("padding changes the states of real tokens") == 1
+    short = read("long")
+    short.read(ids, ["2"])
+    assert not short.equal_lengths
+
+
+def test_what_a_pass_leaves_behind_is_taken_away():
+    reader = read("counter")
+    first = reader.read([[40, 41]], ["2"])[0].tokens
+    reader.read([[42] * 30], ["2"])
+    torch.testing.assert_close(reader.read([[40, 41]], ["2"])[0].tokens, first, rtol=0, atol=0)
+    assert not hasattr(reader.model, "count")
+
+
+def test_a_decoder_with_code_of_its_own_is_one_by_measurement(tmp_path, monkeypatch, capsys, mirror):
+    monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    folder = make_model("llama", tmp_path / "own")
+    config = json.loads((folder / "config.json").read_text())
+    config |= {
+        "model_type": "mine",
+        "architectures": ["Mine"],
+        "auto_map": {"AutoConfig": "mine.MineConfig", "AutoModel": "mine.MineModel"},
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    code = "from transformers import LlamaConfig, LlamaModel\n\n\nclass MineConfig(LlamaConfig):\n    model_type = 'mine'\n\n\n"
+    (folder / "mine.py").write_text(code + "class MineModel(LlamaModel):\n    config_class = MineConfig\n")
+    words = [
+        f"--model_name_or_path={folder}",
+        f"--data_dir={mirror}",
+        f"--output_dir={tmp_path}",
+        f"--store_dir={tmp_path / 'h'}",
+        "--task=cola",
+    ]
+    words += ["--epochs=1", "--verbose=0", "--max_length=16", "--pooling_method=cls", "--decoder_cls_last_token=1"]
+    assert fails(capsys, words) == [
+        f"error: --model_name_or_path={folder}: comes with code of its own; --trust_remote_code=1 runs the model's own code"
+    ]
+    assert main([*words, "--trust_remote_code=1"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["backbone"]["kind"] == "decoder" and result["notes"] == []
+    assert load_run(Path(result["run_dir"]))[0].pooler.last
+
+
+def test_a_model_by_a_relative_path_is_found_from_another_folder(tiny_bert, mirror, tmp_path, monkeypatch, capsys):
+    shutil.copytree(tiny_bert, tmp_path / "there/model")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "there")
+    flags = ["--task=cola", f"--data_dir={mirror}", "--epochs=1", "--verbose=0", "--max_length=16", "--run_name=run"]
+    assert main([*flags, "--model_name_or_path=./model"]) == 0
+    expected = glot.load("runs/run").encode(["red cat"])
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    np.testing.assert_array_equal(glot.load(tmp_path / "there/runs/run").encode(["red cat"]), expected)
+    shutil.copytree(tiny_bert, tmp_path / "elsewhere/model")  # another model of that name here is not taken for it
+    (tmp_path / "elsewhere/model/config.json").write_text(json.dumps(json.loads((tiny_bert / "config.json").read_text()) | {"x": 1}))
+    np.testing.assert_array_equal(glot.load(tmp_path / "there/runs/run").encode(["red cat"]), expected)
+
+
+def test_folders_that_hold_no_model_say_what_they_are(tiny_bert, tiny_flags, tmp_path, capsys):
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text('{"peft_type": "LORA", "base_model_name_or_path": "big/model"}')
+    shutil.copytree(tiny_bert, tmp_path / "outer/inner")
+    (tmp_path / "empty").mkdir()
+    for name, words in {
+        adapter: "is an adapter (LORA) for big/model, not a model; merge it into its base",
+        tmp_path / "outer": "it holds no config.json; it holds inner, name one of those",
+        tmp_path / "empty": "it holds no config.json; name a folder that save_pretrained wrote",
+        tiny_bert / "config.json": "is a file; name the folder that holds it",
+        "./nowhere": "no model folder there; check the path, or name a model of the hub as owner/name",
+        "~nobody-here/x": "cannot be looked up",
+    }.items():
+        (line,) = fails(capsys, [*tiny_flags, f"--model_name_or_path={name}"])
+        assert f"--model_name_or_path={name}: " in line and words in line
+    for name in ("minilm", str(tiny_bert)):
+        (line,) = fails(capsys, [*tiny_flags, f"--model_name_or_path={name}", "--revision=v1"])
+        assert line.startswith("error: --revision=v1: ")
+
+
+def test_weights_of_another_size_name_the_tensor(tiny_bert, tiny_flags, tmp_path, capsys):
+    other = shutil.copytree(tiny_bert, tmp_path / "other")
+    config = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 32}))
+    (line,) = fails(capsys, [*tiny_flags, f"--model_name_or_path={other}"])
+    assert "embeddings.position_embeddings.weight is (64, 16) in the weights and (32, 16) by the configuration" in line
+
+
+def test_ids_beyond_the_embedding_are_one_line(tiny_bert, tiny_flags, tmp_path, capsys):
+    cut = change(tiny_bert, tmp_path / "cut", "word_embeddings", lambda value: value[:12].clone())
+    config = json.loads((cut / "config.json").read_text())
+    (cut / "config.json").write_text(json.dumps({**config, "vocab_size": 12}))
+    (line,) = fails(capsys, [*tiny_flags, f"--model_name_or_path={cut}"])
+    assert "its tokenizer gives id 16 ('the'), its embedding has 12 rows" in line
+
+
+def test_a_python_tokenizer_without_offsets_runs_the_stress_test(tmp_path, capsys):
+    folder = make_model("roberta", tmp_path / "bertweet", vocab_size=200)
+    for path in folder.glob("tokenizer*"):
+        path.unlink()
+    letters = [chr(code) for code in range(33, 127)]
+    (folder / "vocab.txt").write_text("".join(f"{letter}@@ 9\n{letter} 9\n" for letter in letters))
+    (folder / "bpe.codes").write_text("t h 9\nth e</w> 9\n")
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "BertweetTokenizer", "model_max_length": 64}')
+    words = [
+        f"--model_name_or_path={folder}",
+        f"--output_dir={tmp_path}",
+        f"--store_dir={tmp_path / 'h'}",
+        "--task=stress",
+        "--run_name=run",
+    ]
+    assert main([*words, "--max_length=60", "--num_train_samples=12", "--num_eval_samples=8", "--epochs=1", "--verbose=0"]) == 0
+    notes = json.loads(capsys.readouterr().out)["notes"]
+    share = next(float(note.split()[0]) for note in notes if "keep their signal" in note)
+    assert 0 < share < 100  # a token per letter: most texts of 60 words are cut before their signal
+    assert (tmp_path / "run/augmented_similarity.png").is_file()
+
+
+def test_a_file_system_without_locks_is_said_and_goes_on(tiny_flags, monkeypatch, capsys):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    assert main(tiny_flags) == 0
+    assert "its file system has no locks (No locks available), so let only one process write it" in capsys.readouterr().err
+
+
+class Bomb(nn.Module):
+    """Scores whose loss is no number from a step on."""
+
+    def __init__(self, from_step: int) -> None:
+        super().__init__()
+        self.weight, self.steps, self.from_step = nn.Parameter(torch.ones(1)), 0, from_step
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        self.steps += 1
+        return self.weight * (torch.inf if self.steps >= self.from_step else 1.0)
+
+
+@pytest.mark.parametrize(("from_step", "kept"), [(2, None), (5, 1)])
+def test_a_loss_that_is_not_finite_stops_at_its_step_and_the_best_epoch_is_kept(from_step, kept):
+    states = TokenBatch.from_lengths(torch.zeros(1, 2), torch.tensor([1]))
+    model = Bomb(from_step)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    tracker = type("Silent", (), {"log": lambda *_: None})()
+    after = []
+
+    def evaluate():
+        after.append(float(model.weight.detach()))
+        return [{"accuracy": -float(len(after))}]
+
+    options = FitOptions(epochs=9, select_by=("accuracy",), log_every=10, verbose=False)
+    with pytest.raises(TrainingError, match=f"step {from_step}: the loss is not finite") as caught:
+        fit(model, [Batch((states,), None)] * 3, lambda output, _: output.sum(), optimizer, evaluate, options, [tracker])
+    assert caught.value.kept == kept
+    if kept:
+        assert float(model.weight.detach()) == after[0]
+
+
+@pytest.mark.parametrize("good_steps", [1, 4])
+def test_a_run_that_breaks_off_keeps_its_last_good_weights_and_no_result(good_steps, tiny_flags, tmp_path, monkeypatch, capsys):
+    calls = []
+
+    def explode(output, labels):
+        calls.append(1)
+        return cross_entropy(output, labels) * (1 if len(calls) <= good_steps else torch.nan)
+
+    monkeypatch.setitem(TASKS, "cola", TASKS["cola"]._replace(loss=explode))
+    (line,) = fails(capsys, [*tiny_flags, "--pooling_method=adapool", "--run_name=run", "--epochs=9"])  # two steps per epoch
+    run = tmp_path / "runs/run"
+    assert f"step {good_steps + 1}: the loss is not finite; try a smaller --lr; " in line and not (run / "result.json").exists()
+    if good_steps == 1:
+        assert line.endswith("no epoch was finished") and not (run / "model.safetensors").exists()
+    else:
+        assert "the weights of epoch " in line and str(run / "model.safetensors") in line
+        assert all(bool(torch.isfinite(value).all()) for value in load_file(run / "model.safetensors").values())
+        assert load_run(run)[0].pooler.in_dim == 16
+
+
+def test_live_tokens_read_equal_lengths_with_gradient(tmp_path):
+    folder = make_model("fnet", tmp_path / "fnet")
+    source = find_backbone(str(folder))
+    backbone = Backbone(source, None, "float32", "3", CPU)
+    ids = backbone.tokenise(["red cat", "the big dog runs and sleeps", "dog"])
+    source = LiveTokens(backbone, ids, trainable=True)
+    with torch.no_grad():
+        alone = torch.cat([source.gather(np.array([row])).tokens for row in (2, 0, 1)])
+        torch.testing.assert_close(source.gather(np.array([2, 0, 1])).tokens, alone)
+    assert source.gather(np.array([2, 0, 1])).tokens.requires_grad
