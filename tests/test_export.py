@@ -110,6 +110,28 @@ def test_other_layers_are_exported_as_such(train, tiny_llama, layer):
         np.testing.assert_allclose(model.encode(TEXTS), expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["minilm", "smollm2"])
+def test_embedded_backbones_are_exported_as_they_were_trained(train, name, tmp_path):
+    """SmolLM2's tokenizer has a chat template, which no text of ours may pass."""
+    texts = [
+        "The sailors rode the breeze.",
+        "Go.",
+        "The more people you say that right after would buy tickets, the fewer had to reserve.",
+        "",
+    ]
+    run = train(name, *POOLERS["mean"], "--max_length=32")
+    encoder = glot.load(run)
+    expected = encoder.encode(texts, batch_size=1)
+    np.testing.assert_allclose(encoder.encode(texts), expected, atol=1e-5)
+    for flags in (["--head_only"], []):
+        model = SentenceTransformer(str(export(run, *flags)), trust_remote_code=True, device="cpu")
+        for size in (1, 4):
+            np.testing.assert_allclose(model.encode(texts, batch_size=size), expected, atol=1e-5)
+    model.save(str(tmp_path / "again"))
+    again = SentenceTransformer(str(tmp_path / "again"), trust_remote_code=True, device="cpu")
+    np.testing.assert_allclose(again.encode(texts), expected, atol=1e-5)
+
+
 def test_a_trained_backbone_is_exported_with_its_head(train, tiny_bert, capsys):
     run = train(tiny_bert, *POOLERS["mean"], "--finetune_backbone=1", "--backbone_lr=1e-2")
     model = SentenceTransformer(str(export(run)), trust_remote_code=True, device="cpu")

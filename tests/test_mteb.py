@@ -153,6 +153,22 @@ def test_one_failing_task_does_not_stop_the_others(capsys, flags):
     assert capsys.readouterr().err.strip().splitlines()[-1].startswith("error: --mteb_task=STS13: no task could be run; the first: STS13:")
 
 
+def test_a_list_survives_whatever_a_task_raises_and_a_result_is_written(capsys, flags, monkeypatch, tmp_path):
+    whole = mteb.evaluate
+
+    def evaluate(model, task, **options):
+        if task.metadata.name in ("STS13", "SciFact"):
+            raise KeyError("corpus")
+        return whole(model, task, **options)
+
+    monkeypatch.setattr(mteb, "evaluate", evaluate)
+    result = run(capsys, [*flags, "--mteb_task=STS13,BIOSSES", "--pooling_method=mean"])
+    assert list(result["scores"]) == ["BIOSSES"] and result["failed"] == {"STS13": "KeyError: 'corpus'"}
+    assert main([*flags, "--mteb_task=STS13,SciFact", "--pooling_method=mean", "--run_name=none"]) == 2
+    (written,) = tmp_path.rglob("none/result.json")
+    assert set(json.loads(written.read_text())["failed"]) == {"STS13", "SciFact"}
+
+
 def test_a_score_that_is_no_number_is_a_failure(capsys, flags):
     words = [*flags, "--pooling_method=cls", "--hidden_layer=0"]  # the first token's embedding: every vector is the same
     result = run(capsys, [*words, "--mteb_task=BIOSSES,SciFact"])

@@ -182,7 +182,7 @@ KINDS: dict[str, Kind] = {
         {**DECODER, "max_position_embeddings": 24, "rope_parameters": {"rope_type": "dynamic", "factor": 8.0, "rope_theta": 1e4}},
     ),
     "mistral": decoder("MistralConfig", {**DECODER, "sliding_window": 8}, side="left", example="mistralai/Mistral-7B-v0.1"),
-    "qwen2": decoder("Qwen2Config", DECODER, special="", example="Qwen/Qwen2.5-0.5B"),
+    "qwen2": decoder("Qwen2Config", DECODER, example="Qwen/Qwen2.5-0.5B"),
     "qwen3": decoder("Qwen3Config", {**DECODER, "head_dim": 8}, special="behind", side="left", example="Qwen/Qwen3-Embedding-0.6B"),
     "qwen3-moe": decoder("Qwen3MoeConfig", DECODER | EXPERTS, example="Qwen/Qwen3-30B-A3B"),
     "gemma": decoder("GemmaConfig", {**DECODER, "head_dim": 8}, example="google/gemma-2b"),
