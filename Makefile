@@ -1,12 +1,13 @@
 # make demo    five poolers on the stress test: a table and a figure, under 5 minutes on 2 cores
 # make bench   speed and memory against their floors and peers, under 10 minutes on an idle machine; a table in benchmarks/results
 # make test    every check there is, under 10 minutes; make quick: without the slow ones, under a minute
+# make backbones  docs/backbones.md, a table of architectures as they are tried here, under a minute
 # Each sets up what it needs in .venv first (Python 3.11 or newer; PYTHON=... chooses another).
 PYTHON ?= python3
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test quick bench lint clean
+.PHONY: demo test quick bench backbones lint clean
 .DELETE_ON_ERROR:
 
 demo: .venv/runtime
@@ -20,6 +21,9 @@ quick: .venv/runtime .venv/checks lint
 
 bench: .venv/runtime
 	$(BIN)/python -m benchmarks
+
+backbones: .venv/runtime
+	$(BIN)/python tests/list_backbones.py
 
 lint: .venv/checks
 	$(BIN)/ruff check .
