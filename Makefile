@@ -14,10 +14,10 @@ demo: .venv/runtime
 	$(BIN)/python -m glot demo
 
 test: .venv/runtime .venv/checks lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --cov --cov-report=term
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal --cov --cov-report=term
 
 quick: .venv/runtime .venv/checks lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal -m "not slow"
 
 bench: .venv/runtime
 	$(BIN)/python -m benchmarks

@@ -20,8 +20,8 @@ from typing import NamedTuple
 import torch
 
 from benchmarks import density, encode_speed, memory, precompute, reading, stacking, step
-from glot.config import versions
 from glot.progress import say
+from glot.settings.config import versions
 
 HERE = Path(__file__).parent
 SHARED = HERE.parents[1] / "shared" / "data"

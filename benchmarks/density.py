@@ -1,7 +1,7 @@
 """Edges against blocks by length and density of the graph: `python -m benchmarks.density [LENGTH ...]`.
 
 Forward and backward of two GAT layers (h = 128), the graph included, with the edges taken always and never: where they are level is
-`glot.graph.SPARSE_DENSITY`. PyG's own layer beside them, where it has room and time.
+`glot.nn.graph.SPARSE_DENSITY`. PyG's own layer beside them, where it has room and time.
 """
 
 import sys
@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from benchmarks.step import PygConv
 from benchmarks.timing import Timings
-from glot.graph import GraphRule, TokenGraph, unit_rows
-from glot.poolers.gat import GatConv
+from glot.nn.graph import GraphRule, TokenGraph, unit_rows
+from glot.nn.poolers.gat import GatConv
 from glot.types import TokenBatch
 
 WIDTH, HIDDEN, TOKENS = 384, 128, 4096
@@ -41,7 +41,7 @@ def measure(length: int, density: float, rounds: int = 5) -> tuple[float, Timing
 
     def work(limit: float, kind: type[GatConv] = GatConv) -> None:
         """One step on a fresh graph, with edges up to a density."""
-        with patch.multiple("glot.graph", SPARSE_DENSITY=limit, SPARSE_NEIGHBOURS=torch.inf):
+        with patch.multiple("glot.nn.graph", SPARSE_DENSITY=limit, SPARSE_NEIGHBOURS=torch.inf):
             graph, x = TokenGraph(batch, rule), batch.tokens
             for layer in layers:
                 layer.__class__ = kind

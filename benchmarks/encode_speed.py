@@ -12,11 +12,11 @@ from sentence_transformers.base.modules import Normalize, Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
 
 from benchmarks.timing import ROUNDS, Timings
-from glot.backbone import Backbone, find_backbone
-from glot.config import GraphConfig, PoolerConfig
-from glot.datasets import load_hub_examples
+from glot.data import load_hub_examples
 from glot.encoder import SentenceEncoder
-from glot.poolers import build_pooler
+from glot.nn.poolers import build_pooler
+from glot.settings.config import GraphConfig, PoolerConfig
+from glot.states.backbone import Backbone, find_backbone
 
 LENGTH, BATCH = 256, 32
 

@@ -22,8 +22,8 @@ def _status(field: str) -> float:
 def _measure(lengths: list[int], hidden: int, graph: str) -> tuple[float, float, float]:
     import torch
 
-    from glot.graph import GraphRule
-    from glot.poolers.glot import GlotPooler
+    from glot.nn.graph import GraphRule
+    from glot.nn.poolers.glot import GlotPooler
     from glot.types import TokenBatch
 
     torch.manual_seed(0)

@@ -11,13 +11,13 @@ from pathlib import Path
 import torch
 
 from benchmarks.timing import ROUNDS, Timings
-from glot.backbone import Backbone, find_backbone
-from glot.backbone.model import PADDED_TOKENS
-from glot.datasets import load_hub_examples
-from glot.loader import TextIndex
-from glot.store import StoreKey, StorePlan, write_stores
-from glot.store.writer import WriteOptions
-from glot.tokens import TokenIds
+from glot.data import load_hub_examples
+from glot.data.loader import TextIndex
+from glot.states.backbone import Backbone, find_backbone
+from glot.states.backbone.model import PADDED_TOKENS
+from glot.states.store import StoreKey, StorePlan, write_stores
+from glot.states.store.writer import WriteOptions
+from glot.states.tokens import TokenIds
 
 PART = 8
 """What is padded is an eighth of the texts."""

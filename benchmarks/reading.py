@@ -16,9 +16,9 @@ import torch
 from datasets import Dataset
 
 from benchmarks.timing import ROUNDS, Timings
-from glot.store import StoredTokens, StoreKey, StorePlan, open_store, write_stores
-from glot.store.layout import TOKENS
-from glot.store.writer import WriteOptions
+from glot.states.store import StoredTokens, StoreKey, StorePlan, open_store, write_stores
+from glot.states.store.layout import TOKENS
+from glot.states.store.writer import WriteOptions
 from glot.types import TokenBatch
 
 WIDTH, MEAN_TOKENS, BATCH, PADDED = 384, 12, 32, 128

@@ -15,9 +15,9 @@ from torch.func import functional_call
 from torch_geometric.nn import GATConv
 
 from benchmarks.timing import ROUNDS, Timings
-from glot.graph import GraphRule, TokenGraph
-from glot.poolers.gat import GatConv
-from glot.poolers.glot import SMALLEST_SCORER, GlotPooler
+from glot.nn.graph import GraphRule, TokenGraph
+from glot.nn.poolers.gat import GatConv
+from glot.nn.poolers.glot import SMALLEST_SCORER, GlotPooler
 from glot.types import TokenBatch
 
 WIDTH = 384

@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
-from glot.config import RunConfig
 from glot.distributed import processes
 from glot.errors import ConfigError, GlotError, nearest
-from glot.flags import STRESS_DEFAULTS, Parsed, parse, parse_export, to_yaml
+from glot.settings.config import RunConfig
+from glot.settings.flags import STRESS_DEFAULTS, Parsed, parse, parse_export, to_yaml
 
 
 def main(argv: list[str] | None = None, program: str = "main.py") -> int:
@@ -136,7 +136,7 @@ def _demo(parsed: Parsed) -> None:
     if fixed or parsed.print_config:
         names = fixed or ["print_config"]
         raise ConfigError(*(f"--{name}: the demo is always the same; it takes --{', --'.join(sorted(DEMO_FLAGS))}" for name in names))
-    from glot.demo import run_demo
+    from glot.study.demo import run_demo
 
     print(run_demo(parsed.config))
 
@@ -153,7 +153,7 @@ def _graph(parsed: Parsed) -> None:
 
 
 def _sweep(words: list[str]) -> None:
-    from glot import sweep
+    from glot.study import sweep
 
     asked = sweep.parse_sweep(words)
     seeds = sweep.sweep_seeds(asked.seeds)
@@ -169,7 +169,7 @@ def _sweep(words: list[str]) -> None:
 def _report(words: list[str]) -> None:
     if len(words) != 1 or words[0].startswith("-"):
         raise ConfigError("usage: glot report DIR (a study's folder, which holds study.json)")
-    from glot.report import study
+    from glot.study import report as study
 
     print(study.write_report(Path(words[0])))
 

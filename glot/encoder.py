@@ -15,16 +15,16 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from glot.backbone import DTYPES, Backbone, pick_device
-from glot.checkpoint import find_trained_backbone
-from glot.config import RunConfig, read_saved
 from glot.errors import CheckpointError, ConfigError, StateError, lookup
-from glot.places import join
-from glot.poolers import build_pooler
+from glot.nn.places import join
+from glot.nn.poolers import build_pooler
 from glot.progress import counter
 from glot.prompts import Prompts
-from glot.released import load_pooler, settle_checkpoint
-from glot.tokens import find_prompts, find_source, load_options
+from glot.settings.config import RunConfig, read_saved
+from glot.states.backbone import DTYPES, Backbone, pick_device
+from glot.states.tokens import find_prompts, find_source, load_options
+from glot.training.checkpoint import find_trained_backbone
+from glot.training.released import load_pooler, settle_checkpoint
 from glot.types import TokenBatch
 
 WINDOW = 1 << 16

@@ -18,22 +18,26 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from glot.census import Counter
-from glot.checkpoint import PREDICTIONS, RESULT, build_model, create_run_folder, write_config, write_json
-from glot.config import RunConfig, parse_seeds, versions
-from glot.datasets.shortcuts import score_shortcuts
+from glot.data.shortcuts import score_shortcuts
+from glot.data.tasks import training_loss
 from glot.distributed import processes
 from glot.encoder import open_encoder
 from glot.errors import DataError, GlotError, TrainingError
-from glot.heatmap import draw_heat_map
-from glot.names import EVALUATIONS, MTEB_CACHE
+from glot.nn.stack import StackedModel
 from glot.progress import Clock, say
-from glot.released import check_released_file, released_name, save_released_file
-from glot.report.mteb import write_mteb_tables
+from glot.report.graph_density import Counter
+from glot.report.heatmap import draw_heat_map
+from glot.report.mteb_tables import write_mteb_tables
 from glot.report.plots import plot_census
+from glot.report.signal import signal_kept
 from glot.report.tables import census_table
-from glot.result import Result, make_mteb_result, summarise
-from glot.run import (
+from glot.settings.choices import EVALUATIONS, MTEB_CACHE
+from glot.settings.config import RunConfig, parse_seeds, versions
+from glot.states.tokens import estimate_store, find_source, open_tokens, write_layers
+from glot.training.checkpoint import PREDICTIONS, RESULT, build_model, create_run_folder, write_config, write_json
+from glot.training.released import check_released_file, released_name, save_released_file
+from glot.training.result import Result, make_mteb_result, summarise
+from glot.training.run import (
     close_run,
     fit_options,
     folder_of,
@@ -48,12 +52,9 @@ from glot.run import (
     run_name,
     settle,
 )
-from glot.splits import Loaders
-from glot.stack import StackedModel
-from glot.tasks import training_loss
-from glot.tokens import estimate_store, find_source, open_tokens, signal_kept, write_layers
-from glot.tracking import make_tracker, resolve_report_to
-from glot.train import fit
+from glot.training.splits import Loaders
+from glot.training.tracking import make_tracker, resolve_report_to
+from glot.training.train import fit
 
 
 def run_task(config: RunConfig, further: Callable[[Result], None] | None = None) -> Result:

@@ -4,16 +4,27 @@ Letters, used with this meaning everywhere: S sentences in a split, B in a batch
 d backbone width, h conv width, K conv layers, D pooled width, E edges, C classes.
 """
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from glot.prompts import UsedPrompts
+if TYPE_CHECKING:
+    from glot.prompts import UsedPrompts
+
+
+def texts_sha256(texts: list[str]) -> str:
+    """One hash over texts in order; the lengths keep ["ab", "c"] and ["a", "bc"] apart."""
+    digest = hashlib.sha256()
+    for text in texts:
+        data = text.encode("utf-8", "surrogatepass")
+        digest.update(len(data).to_bytes(8, "little") + data)
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -151,7 +162,7 @@ class Texts(Protocol):
 
     sha256: str
     """One hash over the texts in order."""
-    used: UsedPrompts
+    used: "UsedPrompts"
     """What is put before them."""
 
     def __len__(self) -> int: ...

@@ -8,8 +8,8 @@ import torch
 import transformers
 from zoo import KINDS, make_model
 
-from glot.backbone import Backbone, find_backbone
 from glot.errors import GlotError
+from glot.states.backbone import Backbone, find_backbone
 
 PAGE = Path(__file__).parents[1] / "docs" / "backbones.md"
 HEAD = """# Backbones

@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoTokenizer, BertConfig, LlamaConfig, MistralConfig, T5Config
 
-from glot.backbone import (
+from glot.errors import ConfigError
+from glot.states.backbone import (
     Backbone,
     BackboneSource,
     LiveTokens,
@@ -22,8 +23,7 @@ from glot.backbone import (
     kept_characters,
     pick_device,
 )
-from glot.backbone import source as module
-from glot.errors import ConfigError
+from glot.states.backbone import source as module
 
 CPU = torch.device("cpu")
 TEXTS = ["the big cat runs", "red", "a small dog sleeps not the cat", "dog"]

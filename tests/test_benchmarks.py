@@ -10,7 +10,7 @@ import pytest
 from conftest import ROOT
 
 from benchmarks.timing import Timings
-from glot.store import reader
+from glot.states.store import reader
 
 pytestmark = pytest.mark.slow
 

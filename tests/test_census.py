@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from glot.census import Census, Counter
 from glot.cli import graph_main
-from glot.graph import GraphRule, TokenGraph
+from glot.nn.graph import GraphRule, TokenGraph
+from glot.report.graph_density import Census, Counter
 from glot.types import TokenBatch
 
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from glot.checkpoint import create_run_folder, load_run, write_json, write_predictions
-from glot.config import GraphConfig, PoolerConfig, RunConfig
 from glot.errors import CheckpointError, ConfigError
-from glot.poolers import build_pooler
-from glot.released import infer_pooler, load_release_head, read_release_head
+from glot.nn.poolers import build_pooler
+from glot.settings.config import GraphConfig, PoolerConfig, RunConfig
+from glot.training.checkpoint import create_run_folder, load_run, write_json, write_predictions
+from glot.training.released import infer_pooler, load_release_head, read_release_head
 from glot.types import TokenBatch
 
 GOLDEN = Path(__file__).parent / "golden"

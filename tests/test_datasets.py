@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from conftest import single_rows, write_rows
 
-from glot.config import DataConfig, StressConfig
-from glot.datasets import StressOptions, generate_stress, hold_out, load_hub_examples
-from glot.datasets.shortcuts import score_shortcuts
-from glot.datasets.stress import faithful_sample, needles_kept
+from glot.data import StressOptions, generate_stress, hold_out, load_hub_examples
+from glot.data.loader import TextIndex
+from glot.data.shortcuts import score_shortcuts
+from glot.data.stress import faithful_sample, needles_kept
+from glot.data.tasks import TASKS, load_task_data, targets, training_rows
 from glot.errors import DataError
-from glot.loader import TextIndex
-from glot.tasks import TASKS, load_task_data, targets, training_rows
+from glot.settings.config import DataConfig, StressConfig
 from glot.types import Examples
 
 STREAMS = json.loads((Path(__file__).parent / "golden" / "stress_streams.json").read_text())

@@ -13,16 +13,16 @@ from conftest import ROOT, write_rows
 from safetensors.torch import load_file
 
 from glot.cli import glot_main, main
+from glot.data.loader import _Rows
 from glot.distributed import Processes
-from glot.loader import _Rows
-from glot.store import writer
+from glot.states.store import writer
 from glot.types import TokenBatch
 
 pytestmark = pytest.mark.slow
 
 SMALL_CHUNKS = """
 import sys
-from glot.store import writer
+from glot.states.store import writer
 writer.CHUNK_TOKENS = 12
 {before}
 from glot.cli import main
@@ -110,7 +110,7 @@ def test_a_store_that_a_dead_process_left_is_completed(tmp_path, capsys, monkeyp
     monkeypatch.setattr(writer, "CHUNK_TOKENS", 12)
     dies = """
 import os
-from glot.store import writer
+from glot.states.store import writer
 remember = writer._remember
 def _remember(path, done, mode="w"):
     remember(path, done, mode)

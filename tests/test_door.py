@@ -15,14 +15,14 @@ from torch import nn
 from zoo import make_model
 
 import glot
-from glot.backbone import Backbone, LiveTokens, find_backbone
-from glot.backbone.states import ReaderOptions, StateReader
-from glot.checkpoint import load_run
 from glot.cli import main
+from glot.data.tasks import TASKS
 from glot.errors import ConfigError, StateError, TrainingError
-from glot.losses import cross_entropy
-from glot.tasks import TASKS
-from glot.train import FitOptions, fit
+from glot.nn.losses import cross_entropy
+from glot.states.backbone import Backbone, LiveTokens, find_backbone
+from glot.states.backbone.states import ReaderOptions, StateReader
+from glot.training.checkpoint import load_run
+from glot.training.train import FitOptions, fit
 from glot.types import Batch, TokenBatch
 
 CPU = torch.device("cpu")
@@ -66,7 +66,7 @@ def test_states_that_are_not_finite_stop_every_door_and_name_row_and_cause(tiny_
 
 def test_an_encoder_names_the_text_that_gives_no_finite_states(tiny_bert, tmp_path):
     from glot.encoder import SentenceEncoder
-    from glot.poolers.fixed import MeanPooler
+    from glot.nn.poolers.fixed import MeanPooler
 
     broken = change(tiny_bert, tmp_path / "broken", "word_embeddings", lambda value: value.index_fill(0, torch.tensor([14]), torch.nan))
     encoder = SentenceEncoder(Backbone(find_backbone(str(broken)), None, "float32", "2", CPU), MeanPooler(16))

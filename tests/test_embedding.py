@@ -8,9 +8,9 @@ import pytest
 import torch
 from conftest import WORDS, write_rows
 
-from glot.checkpoint import load_run
 from glot.cli import main
-from glot.names import FIXED_POOLERS, POOLERS
+from glot.settings.choices import FIXED_POOLERS, POOLERS
+from glot.training.checkpoint import load_run
 
 NAME = "embedding_{model}_glot_layers2_cat_lr0.01_bs8_ep2_len12_proj256_sample{rows}.pth"
 

@@ -10,12 +10,12 @@ import torch
 from conftest import write_rows
 
 import glot
-from glot.backbone import Backbone, find_backbone
-from glot.checkpoint import load_run
 from glot.cli import main
 from glot.encoder import SentenceEncoder
 from glot.errors import CheckpointError, ConfigError
-from glot.poolers.fixed import ClsPooler, MeanPooler
+from glot.nn.poolers.fixed import ClsPooler, MeanPooler
+from glot.states.backbone import Backbone, find_backbone
+from glot.training.checkpoint import load_run
 from glot.types import TokenBatch
 
 CPU = torch.device("cpu")

@@ -15,8 +15,13 @@ from sentence_transformers.sentence_transformer.evaluation import EmbeddingSimil
 
 import glot
 from glot.cli import glot_main, main
-from glot.integrations.export import bundle, requirements
+from glot.errors import ConfigError
+from glot.integrations.bundle import ROOT_MODULE, bundle, modules_needed
+from glot.integrations.export import requirements
 from glot.integrations.sentence_transformers import GlotPooling
+from glot.nn.poolers import POOLERS as POOLER_TABLE
+from glot.nn.poolers import build_pooler
+from glot.settings.config import GraphConfig, PoolerConfig
 from glot.types import TokenBatch
 
 pytestmark = pytest.mark.slow  # sentence-transformers takes seconds to import, and a second to load a model
@@ -241,6 +246,26 @@ def test_the_joined_source_names_nothing_twice_and_needs_no_package_of_ours():
     assert not {name for name in modules if name.split(".")[0] in ("glot", "torch_geometric")}
 
 
+def test_the_joined_source_has_every_module_it_needs_and_no_undefined_name(tmp_path):
+    needed = modules_needed(ROOT_MODULE)
+    poolers = {type(build_pooler(PoolerConfig(name, num_layers=1), GraphConfig(), 8)).__module__ for name in POOLER_TABLE}
+    assert poolers <= set(needed) and needed[-1] == ROOT_MODULE and "glot.settings.config" not in needed
+    (tmp_path / "joined.py").write_text(bundle())
+    found = subprocess.run([sys.executable, "-m", "ruff", "check", "--isolated", "--select=F821,F811", str(tmp_path)], capture_output=True)
+    assert found.returncode == 0, found.stdout.decode()
+
+
+@pytest.mark.parametrize("line", ["import glot.types", "from glot.types import Batch as B", "def f():\n    from glot.types import Batch"])
+def test_an_import_that_cannot_be_joined_is_an_error(line, monkeypatch, tmp_path):
+    import glot.integrations.bundle as module
+
+    (tmp_path / "own.py").write_text(f"{line}\n")
+    whole = module._file
+    monkeypatch.setattr(module, "_file", lambda name: tmp_path / "own.py" if name == "glot.own" else whole(name))
+    with pytest.raises(ConfigError, match=r"glot\.own, line \d: an export cannot carry"):
+        modules_needed("glot.own")
+
+
 def test_an_export_loads_without_this_package_and_without_torch_geometric(train, tiny_bert, tmp_path):
     run = train(tiny_bert, *POOLERS["glot"])
     np.save(tmp_path / "expected.npy", glot.load(run).encode(TEXTS))
@@ -257,7 +282,7 @@ numpy.testing.assert_allclose(model.encode({TEXTS!r}), numpy.load({str(tmp_path 
 
 
 def test_requirements_name_torch_geometric_only_where_its_layers_are(train, tiny_bert):
-    from glot.config import RunConfig
+    from glot.settings.config import RunConfig
 
     def needs(**flags) -> bool:
         return "torch-geometric" in requirements(RunConfig().with_values(**flags))

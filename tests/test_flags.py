@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from glot.config import RunConfig, parse_seeds
 from glot.errors import ConfigError
-from glot.flags import CONDITIONS, FLAGS, STRESS_DEFAULTS, parse, to_yaml
-from glot.names import CHOICES
-from glot.released import released_name
+from glot.settings.choices import CHOICES
+from glot.settings.config import RunConfig, parse_seeds
+from glot.settings.flags import CONDITIONS, FLAGS, STRESS_DEFAULTS, parse, to_yaml
+from glot.training.released import released_name
 
 ROOT = Path(__file__).parents[1]
 GLUE = (

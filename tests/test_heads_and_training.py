@@ -11,15 +11,15 @@ from scipy import stats
 from sklearn import metrics as sklearn_metrics
 from torch.nn import functional as F
 
-from glot.evaluate import score
-from glot.heads import CosineHead, PairHead, SingleHead
-from glot.loader import BatchLoader, TextIndex
-from glot.losses import cosine_mse, cross_entropy
-from glot.metrics import METRICS, finite
-from glot.model import SentenceModel
-from glot.poolers.fixed import MeanPooler
-from glot.tracking import JsonlTracker
-from glot.train import FitOptions, fit
+from glot.data.loader import BatchLoader, TextIndex
+from glot.nn.heads import CosineHead, PairHead, SingleHead
+from glot.nn.losses import cosine_mse, cross_entropy
+from glot.nn.model import SentenceModel
+from glot.nn.poolers.fixed import MeanPooler
+from glot.training.evaluate import score
+from glot.training.metrics import METRICS, finite
+from glot.training.tracking import JsonlTracker
+from glot.training.train import FitOptions, fit
 from glot.types import Examples, TokenBatch, TokenSource
 
 CPU = torch.device("cpu")

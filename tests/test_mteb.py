@@ -14,17 +14,17 @@ from mteb.models.sentence_transformer_wrapper import SentenceTransformerEncoderW
 from mteb.results.task_result import TaskError
 from sentence_transformers import SentenceTransformer
 
-from glot.backbone import Backbone, find_backbone
 from glot.cli import glot_main, main
-from glot.config import RunConfig
 from glot.encoder import SentenceEncoder
 from glot.errors import ConfigError
-from glot.flags import FLAGS, parse
 from glot.integrations.mteb import MtebModel, evaluate_tasks, find_tasks, read_locally
-from glot.names import CHOICES, MTEB_CACHE
-from glot.poolers.fixed import MeanPooler
-from glot.report.mteb import mteb_table
-from glot.sweep import read_study, resolve_cells
+from glot.nn.poolers.fixed import MeanPooler
+from glot.report.mteb_tables import mteb_table
+from glot.settings.choices import CHOICES, MTEB_CACHE
+from glot.settings.config import RunConfig
+from glot.settings.flags import FLAGS, parse
+from glot.states.backbone import Backbone, find_backbone
+from glot.study.sweep import read_study, resolve_cells
 
 pytestmark = pytest.mark.slow  # mteb takes seconds to import and to evaluate
 NAMES = [flag.name for flag in FLAGS]
@@ -203,7 +203,7 @@ def test_a_checkpoint_brings_its_own_configuration_and_refuses_another(capsys, f
 
 
 def test_a_bare_pth_says_what_is_assumed(capsys, flags, trained, tmp_path):
-    from glot.checkpoint import load_run
+    from glot.training.checkpoint import load_run
 
     model = load_run(trained)[0]
     torch.save(model.pooler.state_dict(), tmp_path / "bare.pth")

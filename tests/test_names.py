@@ -2,14 +2,16 @@
 
 from dataclasses import replace
 
-from glot import backbone, graph, names, store
-from glot.config import GraphConfig, PoolerConfig
-from glot.datasets.stress import VARIANTS
-from glot.flags import FLAGS
-from glot.poolers import POOLERS, build_pooler
-from glot.poolers.convs import CONVS
-from glot.poolers.glot import JUMPS
-from glot.tasks import LABEL_SCALES, TASKS
+from glot.data.stress import VARIANTS
+from glot.data.tasks import LABEL_SCALES, TASKS
+from glot.nn import graph
+from glot.nn.poolers import POOLERS, build_pooler
+from glot.nn.poolers.convs import CONVS
+from glot.nn.poolers.glot import JUMPS
+from glot.settings import choices as names
+from glot.settings.config import GraphConfig, PoolerConfig
+from glot.settings.flags import FLAGS
+from glot.states import backbone, store
 
 
 def test_names_equal_tables():
@@ -32,7 +34,7 @@ def test_poolers_without_weights():
 
 
 def test_every_config_field_is_a_flag_and_the_other_way_round():
-    from glot.config import sections
+    from glot.settings.config import sections
 
     assert {flag.name for flag in FLAGS} == set(sections())
     assert len({flag.name for flag in FLAGS}) == len(FLAGS)

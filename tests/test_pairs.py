@@ -13,16 +13,16 @@ import torch
 from conftest import write_rows
 from torch.nn import functional as F
 
-from glot.datasets import PairFile, PairOptions
-from glot.datasets.pairs import MISSING
+from glot.data import PairFile, PairOptions
+from glot.data.loader import BatchLoader, DistinctBatches
+from glot.data.pairs import MISSING
+from glot.data.tasks import TASKS, PairSpec, load_pair_data
 from glot.errors import DataError
-from glot.evaluate import rank_positives
-from glot.heads import InBatchHead
-from glot.loader import BatchLoader, DistinctBatches
-from glot.losses import symmetric_info_nce
-from glot.model import SentenceModel
-from glot.poolers.fixed import MeanPooler
-from glot.tasks import TASKS, PairSpec, load_pair_data
+from glot.nn.heads import InBatchHead
+from glot.nn.losses import symmetric_info_nce
+from glot.nn.model import SentenceModel
+from glot.nn.poolers.fixed import MeanPooler
+from glot.training.evaluate import rank_positives
 from glot.types import Batch, TokenBatch
 
 CPU = torch.device("cpu")
@@ -220,7 +220,7 @@ def test_vectors_that_tell_nothing_apart_rank_last(value):
 
 
 def test_ranks_beyond_ten_count_nothing(tmp_path: Path):
-    from glot.metrics import mean_reciprocal_rank, recall_at_one
+    from glot.training.metrics import mean_reciprocal_rank, recall_at_one
 
     ranks = np.array([1, 2, 10, 11])
     assert mean_reciprocal_rank(ranks) == pytest.approx((1 + 0.5 + 0.1) / 4) and recall_at_one(ranks) == 0.25

@@ -10,14 +10,14 @@ from safetensors import safe_open
 from torch.nn import functional as F
 
 from benchmarks.step import PygConv
-from glot.config import GraphConfig, PoolerConfig
-from glot.edges import Edges
-from glot.graph import GraphRule, TokenGraph
-from glot.losses import symmetric_info_nce
-from glot.poolers import build_pooler
-from glot.poolers.gat import GatConv
-from glot.poolers.glot import GlotPooler
-from glot.poolers.mixing import MixOnEdges
+from glot.nn.edges import Edges
+from glot.nn.graph import GraphRule, TokenGraph
+from glot.nn.losses import symmetric_info_nce
+from glot.nn.poolers import build_pooler
+from glot.nn.poolers.gat import GatConv
+from glot.nn.poolers.glot import GlotPooler
+from glot.nn.poolers.mixing import MixOnEdges
+from glot.settings.config import GraphConfig, PoolerConfig
 from glot.types import TokenBatch
 
 GOLDEN = sorted(path for path in (Path(__file__).parent / "golden").glob("*.safetensors") if path.stem != "losses")
@@ -115,11 +115,11 @@ def test_every_pooler_trains_on_a_single_token(name):
 @pytest.mark.parametrize("few", [0.0, 1.0])
 def test_a_long_sentence_by_rows_is_the_same(kind, few, monkeypatch):
     """Mixed by rows, or on edges that are found by rows."""
-    for name in ("glot.poolers.gat.DENSE_TOKENS", "glot.graph.DENSE_TOKENS"):
+    for name in ("glot.nn.poolers.gat.DENSE_TOKENS", "glot.nn.graph.DENSE_TOKENS"):
         monkeypatch.setattr(name, 40)
-    monkeypatch.setattr("glot.graph.SPARSE_TOKENS", 40)
-    monkeypatch.setattr("glot.graph.SPARSE_DENSITY", few)
-    monkeypatch.setattr("glot.graph.BLOCK_ELEMENTS", 700)  # ten rows of the longest at a time, and long sentences stand alone
+    monkeypatch.setattr("glot.nn.graph.SPARSE_TOKENS", 40)
+    monkeypatch.setattr("glot.nn.graph.SPARSE_DENSITY", few)
+    monkeypatch.setattr("glot.nn.graph.BLOCK_ELEMENTS", 700)  # ten rows of the longest at a time, and long sentences stand alone
     batch = random_batch([7, 70, 41, 3, 20], seed=5)
     rule = GraphRule(kind, 0.1, knn_k=3)
     assert (TokenGraph(batch, rule).few is not None) == bool(few)
@@ -177,7 +177,7 @@ def test_edges_are_taken_where_they_are_few(window, length, few, monkeypatch):
     assert (TokenGraph(batch, rule).few is not None) == few
     edges = TokenGraph(batch, rule).edges.shape[1]
     for limit, taken in ((edges, few), (edges - 1, False)):
-        monkeypatch.setattr("glot.graph.SPARSE_NEIGHBOURS", limit / (length + 10))
+        monkeypatch.setattr("glot.nn.graph.SPARSE_NEIGHBOURS", limit / (length + 10))
         assert (TokenGraph(batch, rule).few is not None) == taken
     monkeypatch.undo()
 
@@ -185,7 +185,7 @@ def test_edges_are_taken_where_they_are_few(window, length, few, monkeypatch):
 @pytest.mark.parametrize("kind", ["window", "random"])
 def test_without_sparse_products_everything_is_mixed_in_blocks(kind, monkeypatch):
     """In half precision, on a CPU without MKL, on a device that is neither; a random graph beyond `DENSE_TOKENS` too."""
-    for name in ("glot.poolers.gat.DENSE_TOKENS", "glot.graph.DENSE_TOKENS"):
+    for name in ("glot.nn.poolers.gat.DENSE_TOKENS", "glot.nn.graph.DENSE_TOKENS"):
         monkeypatch.setattr(name, 150)
     batch, rule = random_batch([200, 140]), GraphRule(kind, tau=0.8)  # a graph is of float32 cosines, also under autocast
     torch.manual_seed(0)

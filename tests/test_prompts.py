@@ -12,7 +12,7 @@ from zoo import make_model
 
 import glot
 from glot.cli import glot_main, main
-from glot.datasets import PairFile, PairOptions
+from glot.data import PairFile, PairOptions
 from glot.errors import ConfigError
 from glot.prompts import Prompts, UsedPrompts, read_prompts
 
@@ -153,9 +153,9 @@ def test_labelled_tasks_take_a_prompt_only_from_the_users_file(prompted, mirror,
 
 
 def test_a_checkpoint_brings_its_prompts_to_mteb(prompted, tmp_path):
-    from glot.config import RunConfig
     from glot.encoder import open_encoder
-    from glot.flags import parse
+    from glot.settings.config import RunConfig
+    from glot.settings.flags import parse
 
     run = train(prompted, tmp_path, "--exclude_prompt=1")
     config = parse(["--task=mteb", f"--checkpoint_path={run}"]).config

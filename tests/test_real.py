@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 import torch
 
-from glot import demo
-from glot.backbone import Backbone, LiveTokens, find_backbone
 from glot.cli import demo_main, main
-from glot.config import GraphConfig, PoolerConfig, RunConfig
-from glot.datasets import load_hub_examples
-from glot.loader import TextIndex
-from glot.poolers import build_pooler
+from glot.data import load_hub_examples
+from glot.data.loader import TextIndex
+from glot.nn.poolers import build_pooler
 from glot.progress import Clock
-from glot.store import StorePlan
-from glot.tokens import open_tokens
+from glot.settings.config import GraphConfig, PoolerConfig, RunConfig
+from glot.states.backbone import Backbone, LiveTokens, find_backbone
+from glot.states.store import StorePlan
+from glot.states.tokens import open_tokens
+from glot.study import demo
 
 CPU = torch.device("cpu")
 

@@ -15,11 +15,11 @@ from safetensors.torch import load_file
 from sklearn.metrics import accuracy_score, matthews_corrcoef
 from transformers import AutoModel, AutoTokenizer
 
-from glot import splits
-from glot.checkpoint import load_run
 from glot.cli import demo_main, glot_main, main, stress_main
-from glot.datasets.stress import needle_tokens
-from glot.store import writer
+from glot.data.stress import needle_tokens
+from glot.states.store import writer
+from glot.training import splits
+from glot.training.checkpoint import load_run
 
 ROOT = Path(__file__).parents[1]
 
@@ -252,7 +252,7 @@ def test_evaluation_batches_are_as_large_as_asked(capsys, tiny_flags, monkeypatc
 
 
 def test_refusals_before_the_backbone_is_loaded(capsys, tiny_flags, monkeypatch):
-    monkeypatch.setattr("glot.tokens.Backbone", lambda *_: pytest.fail("the backbone was loaded"))
+    monkeypatch.setattr("glot.states.tokens.Backbone", lambda *_: pytest.fail("the backbone was loaded"))
     assert "row 0 has no label" in fail(capsys, [*tiny_flags, "--eval_split=test"])[0]
     assert "splits there: test, train, validation" in fail(capsys, [*tiny_flags, "--eval_split=dev"])[0]
     assert "--hidden_layer=7" in fail(capsys, [*tiny_flags, "--hidden_layer=7"])[0]
@@ -334,8 +334,8 @@ def test_the_programs_as_processes(tiny_flags, tmp_path):
 def test_a_killed_run_leaves_no_store_and_the_next_one_finishes_it(tiny_flags, tmp_path):
     """The process dies in the middle of encoding; the next start encodes only what is missing."""
     script = (
-        "import sys, os; from glot.store import writer; writer.CHUNK_TOKENS = 19\n"
-        "from glot.backbone import model as backbone; backbone.PADDED_TOKENS = 16\n"
+        "import sys, os; from glot.states.store import writer; writer.CHUNK_TOKENS = 19\n"
+        "from glot.states.backbone import model as backbone; backbone.PADDED_TOKENS = 16\n"
         "whole, calls = backbone.Backbone.encode_layers, []\n"
         "def encode(*args):\n    calls.append(1)\n    {}\n    return whole(*args)\n"
         "backbone.Backbone.encode_layers = encode\nfrom glot.cli import main\n"

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from glot.graph import GraphRule, TokenGraph, group_by_length, unit_rows
-from glot.segment import segment_max, segment_mean, segment_softmax, segment_sum
+from glot.nn.graph import GraphRule, TokenGraph, group_by_length, unit_rows
+from glot.nn.segment import segment_max, segment_mean, segment_softmax, segment_sum
 from glot.types import TokenBatch
 
 LENGTHS = [3, 1, 7, 2] * 20  # more sentences than one product takes

@@ -8,12 +8,12 @@ import pytest
 from torch import nn
 
 from glot.cli import main
-from glot.graph import DENSE_TOKENS, RULES
-from glot.heads import SingleHead
-from glot.model import SentenceModel
-from glot.names import LONGEST_STACKED
-from glot.poolers.fixed import MeanPooler
-from glot.stack import StackedModel
+from glot.nn.graph import DENSE_TOKENS, RULES
+from glot.nn.heads import SingleHead
+from glot.nn.model import SentenceModel
+from glot.nn.poolers.fixed import MeanPooler
+from glot.nn.stack import StackedModel
+from glot.settings.choices import LONGEST_STACKED
 
 SMALL = {"glot": ["--gat_hidden_dim=8", "--tau=0.2"], "latent": ["--gat_hidden_dim=8"], "adapool": ["--scorer_hidden=8"]}
 
@@ -58,8 +58,8 @@ def test_stacked_glot_on_every_graph(capsys, tiny_flags, graph):
 
 
 def test_stacked_glot_on_edges(capsys, tiny_flags, monkeypatch):
-    monkeypatch.setattr("glot.graph.SPARSE_TOKENS", 1)
-    monkeypatch.setattr("glot.graph.SPARSE_DENSITY", 1.0)
+    monkeypatch.setattr("glot.nn.graph.SPARSE_TOKENS", 1)
+    monkeypatch.setattr("glot.nn.graph.SPARSE_DENSITY", 1.0)
     assert_stacked_equals_alone(capsys, [*tiny_flags, "--pooling_method=glot", *SMALL["glot"], "--epochs=2", "--lr=1e-2"])
 
 

@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 from sklearn.metrics import f1_score
 
-from glot.report.statistics import floors, holm, paired, spread
+from glot.study.statistics import floors, holm, paired, spread
 
 A, B = [0.31, 0.35, 0.30, 0.36, 0.33], [0.30, 0.31, 0.30, 0.33, 0.32]
 

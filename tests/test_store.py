@@ -12,10 +12,9 @@ import pytest
 import torch
 
 from glot.errors import StoreError
-from glot.store import Manifest, StoreKey, StorePlan, layout, open_store, write_stores, writer
-from glot.store.layout import texts_sha256
-from glot.store.writer import WriteOptions
-from glot.types import TokenBatch
+from glot.states.store import Manifest, StoreKey, StorePlan, layout, open_store, write_stores, writer
+from glot.states.store.writer import WriteOptions
+from glot.types import TokenBatch, texts_sha256
 
 KEY = StoreKey("backbone@1", "6", 128, "float32", "float32", "texts")
 LENGTHS = np.array([3, 1, 4, 1, 5, 2])

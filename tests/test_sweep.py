@@ -11,13 +11,15 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from glot import recipes, sweep, tokens
+from glot import recipes
 from glot.cli import glot_main
 from glot.errors import ConfigError, DataError
 from glot.report import plots
 from glot.report import study as report
 from glot.report.published import published_score
-from glot.sweep import list_runs, read_study, resolve_cells, run_study
+from glot.states import tokens
+from glot.study import sweep
+from glot.study.sweep import list_runs, read_study, resolve_cells, run_study
 
 WANDB = """
 program: main.py
@@ -242,7 +244,7 @@ def test_layers_of_a_study_are_encoded_in_one_pass(tiny_study, tmp_path, monkeyp
 def test_workers_of_a_killed_study_do_not_stay(tmp_path):
     program = tmp_path / "study.py"
     program.write_text(
-        "import os, time\nfrom glot.workers import open_pool\n"
+        "import os, time\nfrom glot.study.workers import open_pool\n"
         "if __name__ == '__main__':\n"
         "    with open_pool(2) as pool:\n"
         "        print(pool.submit(os.getpid).result(), flush=True)\n        time.sleep(600)\n"

@@ -11,12 +11,12 @@ from sentence_transformers import SentenceTransformer
 from zoo import KINDS, make_model
 
 import glot
-from glot.backbone import Backbone, find_backbone
 from glot.cli import glot_main, main
-from glot.config import RunConfig
-from glot.loader import TextIndex
+from glot.data.loader import TextIndex
 from glot.progress import Clock
-from glot.tokens import open_tokens
+from glot.settings.config import RunConfig
+from glot.states.backbone import Backbone, find_backbone
+from glot.states.tokens import open_tokens
 from glot.types import Examples
 
 CPU = torch.device("cpu")

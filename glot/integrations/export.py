@@ -1,6 +1,5 @@
 """`glot export`: a run as a folder that `SentenceTransformer(folder, trust_remote_code=True)` loads, with or without this package."""
 
-import ast
 import dataclasses
 import json
 import os
@@ -10,40 +9,14 @@ from typing import Any
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Normalize
 
-import glot
-from glot.backbone import Backbone, pick_device
-from glot.checkpoint import BACKBONE, CONFIG, RESULT, find_trained_backbone, load_run
-from glot.config import RunConfig, read_config
 from glot.errors import CheckpointError, ConfigError
+from glot.integrations.bundle import bundle
 from glot.integrations.sentence_transformers import BUNDLE, BackboneModule, GlotPooling
 from glot.prompts import Prompts
+from glot.settings.config import RunConfig, read_config
+from glot.states.backbone import Backbone, pick_device
+from glot.training.checkpoint import BACKBONE, CONFIG, RESULT, find_trained_backbone, load_run
 
-BUNDLED = (
-    "errors",
-    "progress",
-    "types",
-    "hub",
-    "locate",
-    "places",
-    "segment",
-    "edges",
-    "graph",
-    "poolers.mixing",
-    "poolers.gat",
-    "poolers.convs",
-    "poolers.fixed",
-    "poolers.scored",
-    "poolers.attention",
-    "poolers.glot",
-    "poolers.__init__",
-    "backbone.source",
-    "backbone.facts",
-    "backbone.tokenizer",
-    "backbone.states",
-    "backbone.model",
-    "integrations.sentence_transformers",
-)
-"""Modules that an export needs, in the order in which they import each other."""
 NEEDS_PYG = ("gcn", "gin", "gine")
 
 
@@ -109,39 +82,6 @@ def requirements(config: RunConfig) -> dict[str, str]:
     layered = pooler.pooling_method == "glot" and pooler.num_layers > 0
     with_pyg = pooler.pooling_method == "mlp" or (layered and (pooler.gnn_type in NEEDS_PYG or pooler.jk_mode == "lstm"))
     return {"sentence-transformers": ">=6.0"} | ({"torch-geometric": ">=2.6"} if with_pyg else {})
-
-
-def bundle() -> str:
-    """The modules of `BUNDLED` as one source file: their imports first, each once, then everything else in order."""
-    root = Path(glot.__file__).parent
-    imports: dict[str, None] = {"import importlib": None}
-    bodies = []
-    for name in BUNDLED:
-        text = (root / f"{name.replace('.', '/')}.py").read_text(encoding="utf-8")
-        lines = text.splitlines()
-        for index, node in enumerate(ast.parse(text).body):
-            is_import = isinstance(node, ast.Import | ast.ImportFrom)
-            if is_import and not (isinstance(node, ast.ImportFrom) and str(node.module).split(".")[0] == "glot"):
-                imports[ast.unparse(node)] = None
-            is_docstring = index == 0 and isinstance(node, ast.Expr)
-            if is_import or is_docstring:
-                lines[node.lineno - 1 : node.end_lineno] = [""] * ((node.end_lineno or node.lineno) - node.lineno + 1)
-        bodies.append(f"# {name}\n" + "\n".join(lines).strip("\n"))
-    notice = f'"""The pooler of a GLOT export, version {glot.__version__} of glot-toolkit, MIT licence. Written by `glot export`."""'
-    joined = "\n".join([notice, "", "from __future__ import annotations", "", *imports, "\n", "\n\n\n".join(bodies), ""])
-    return _import_pyg_late(joined)
-
-
-def _import_pyg_late(text: str) -> str:
-    """The library's loader demands whatever stands in an import statement; torch_geometric must be asked for only when it is needed."""
-    lines = []
-    for line in text.splitlines():
-        words = line.split()
-        if words[:3] == ["from", "torch_geometric.nn", "import"]:
-            indent = line[: len(line) - len(line.lstrip())]
-            line = f'{indent}{words[3]} = importlib.import_module("torch_geometric.nn").{words[3]}'
-        lines.append(line)
-    return "\n".join(lines) + "\n"
 
 
 def model_card(config: RunConfig, result: dict[str, Any], backbone: str, pooling: GlotPooling, max_length: int) -> str:

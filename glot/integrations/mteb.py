@@ -17,10 +17,10 @@ import numpy as np
 from mteb.models.abs_encoder import AbsEncoder
 from mteb.models.model_meta import ModelMeta
 
-from glot.backbone import file_sha256
 from glot.encoder import SentenceEncoder
 from glot.errors import ConfigError, DataError, GlotError, library_door, reason
 from glot.prompts import DOCUMENT_NAMES
+from glot.states.backbone import file_sha256
 
 LANGUAGE, LOCAL = "eng", "local"
 LINKS = "data"

@@ -18,9 +18,9 @@ from safetensors.torch import save_file
 from sentence_transformers.base.modules import InputModule, Module
 from torch import Tensor, nn
 
-from glot.backbone.model import Backbone
-from glot.backbone.source import BackboneSource, find_backbone, open_folder
-from glot.poolers import build_pooler
+from glot.nn.poolers import build_pooler
+from glot.states.backbone.model import Backbone
+from glot.states.backbone.source import BackboneSource, find_backbone, open_folder
 from glot.types import TokenBatch
 
 BUNDLE = "glot_model.py"

@@ -1,0 +1,64 @@
+"""Text and labels of every task, and the held-out split. The only door to the `datasets` library (`hub.py`)."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+from sklearn.model_selection import train_test_split
+
+from glot.data.hub import TABLES, load_hub_examples
+from glot.data.pairs import PairFile, PairOptions
+from glot.data.stress import StressOptions, generate_stress
+from glot.errors import DataError
+from glot.types import Examples
+
+__all__ = [
+    "TABLES",
+    "PairFile",
+    "PairOptions",
+    "StressOptions",
+    "draw_rows",
+    "generate_stress",
+    "hold_out",
+    "load_hub_examples",
+    "load_splits",
+]
+
+
+def load_splits(
+    name: str, train_split: str, eval_splits: list[str], data_dir: str | None, num_train: int | None
+) -> tuple[Examples, list[Examples]]:
+    """Training rows (the first `num_train`; None = all) and each evaluation split whole.
+
+    Raises:
+        DataError: see `load_hub_examples`.
+    """
+    folder = None if data_dir is None else Path(data_dir)
+    evaluations = [load_hub_examples(name, split, folder, None) for split in eval_splits]
+    return load_hub_examples(name, train_split, folder, num_train), evaluations
+
+
+def draw_rows(
+    count: int, fraction: float, seed: int, most: int | None = None, stratify: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Which of `count` rows to keep and which share (at most `most` rows) to hold out, both in file order.
+
+    Raises:
+        DataError: too few rows for that share.
+    """
+    size = min(math.ceil(count * fraction), most or count)
+    try:
+        kept, held = train_test_split(np.arange(count), test_size=size, random_state=seed, stratify=stratify)
+    except ValueError as error:
+        raise DataError(f"--heldout_fraction={fraction:g}: cannot be taken from {count} training rows ({error})") from error
+    return np.sort(kept), np.sort(held)
+
+
+def hold_out(train: Examples, fraction: float, seed: int, stratify: bool) -> tuple[Examples, Examples]:
+    """Split training rows into those kept and a held-out share, stratified by label for classes.
+
+    Raises:
+        DataError: see `draw_rows`.
+    """
+    kept, held = draw_rows(len(train), fraction, seed, stratify=train.labels if stratify else None)
+    return train.take(kept, "train"), train.take(held, "heldout")

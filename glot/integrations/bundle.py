@@ -1,0 +1,99 @@
+"""The code that an export carries: one source file, joined from the modules that its modules import."""
+
+import ast
+from pathlib import Path
+
+import glot
+from glot.errors import ConfigError
+
+ROOT_MODULE = "glot.integrations.sentence_transformers"
+
+
+def bundle(root: str = ROOT_MODULE) -> str:
+    """`root` and all modules of this package that it needs as one source file: their imports first, each once, then the rest in order.
+
+    Raises:
+        ConfigError: see `modules_needed`.
+    """
+    imports: dict[str, None] = {"import importlib": None}
+    bodies = []
+    for name in modules_needed(root):
+        text = _file(name).read_text(encoding="utf-8")
+        lines = text.splitlines()
+        for index, node in enumerate(ast.parse(text).body):
+            is_import = isinstance(node, ast.Import | ast.ImportFrom)
+            if is_import and not _is_own(node) and not (isinstance(node, ast.ImportFrom) and node.module == "__future__"):
+                imports[ast.unparse(node)] = None
+            is_docstring = index == 0 and isinstance(node, ast.Expr)
+            if is_import or is_docstring or _is_for_types(node):
+                lines[node.lineno - 1 : node.end_lineno] = [""] * ((node.end_lineno or node.lineno) - node.lineno + 1)
+        bodies.append(f"# {name.removeprefix('glot.')}\n" + "\n".join(lines).strip("\n"))
+    notice = f'"""The pooler of a GLOT export, version {glot.__version__} of glot-toolkit, MIT licence. Written by `glot export`."""'
+    joined = "\n".join([notice, "", "from __future__ import annotations", "", *imports, "\n", "\n\n\n".join(bodies), ""])
+    return _import_pyg_late(joined)
+
+
+def modules_needed(root: str) -> list[str]:
+    """The modules of this package that `root` imports, directly or not, each behind those it needs, `root` last.
+
+    Imports under `if TYPE_CHECKING` are for annotations, which a joined file never evaluates.
+
+    Raises:
+        ConfigError: an import that cannot be joined: of a module as a whole, under another name, or inside a function.
+    """
+    found: dict[str, None] = {}
+
+    def visit(name: str) -> None:
+        """Add what a module imports, then the module."""
+        if name in found:
+            return
+        tree = ast.parse(_file(name).read_text(encoding="utf-8"))
+        top = [node for node in tree.body if _is_own(node)]
+        for_types = {id(inner) for node in tree.body if _is_for_types(node) for inner in ast.walk(node)}
+        for node in ast.walk(tree):
+            nested = _is_own(node) and id(node) not in for_types and node not in top
+            renamed = node in top and (isinstance(node, ast.Import) or any(alias.asname for alias in node.names))
+            if nested or renamed:
+                raise ConfigError(f"{name}, line {node.lineno}: an export cannot carry `{ast.unparse(node)}`; import names at the top")
+        for node in top:
+            visit(str(node.module))
+        found[name] = None
+
+    visit(root)
+    return list(found)
+
+
+def _file(name: str) -> Path:
+    """The file of a module, or of a package's own code.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    path = Path(glot.__file__).parent.joinpath(*name.split(".")[1:])
+    file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    if not file.is_file():
+        raise ConfigError(f"{name}: an export needs it, and there is no {file}")
+    return file
+
+
+def _is_own(node: ast.AST) -> bool:
+    """Whether a statement imports from this package."""
+    if isinstance(node, ast.ImportFrom):
+        return str(node.module).split(".")[0] == "glot"
+    return isinstance(node, ast.Import) and any(alias.name.split(".")[0] == "glot" for alias in node.names)
+
+
+def _is_for_types(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+
+
+def _import_pyg_late(text: str) -> str:
+    """The library's loader demands whatever stands in an import statement; torch_geometric must be asked for only when it is needed."""
+    lines = []
+    for line in text.splitlines():
+        words = line.split()
+        if words[:3] == ["from", "torch_geometric.nn", "import"]:
+            indent = line[: len(line) - len(line.lstrip())]
+            line = f'{indent}{words[3]} = importlib.import_module("torch_geometric.nn").{words[3]}'
+        lines.append(line)
+    return "\n".join(lines) + "\n"

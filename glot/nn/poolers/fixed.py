@@ -1,0 +1,61 @@
+"""Poolers without parameters: out_dim = in_dim = d."""
+
+import torch
+from torch import Tensor, nn
+
+from glot.nn.segment import segment_max, segment_mean, segment_sum
+from glot.types import TokenBatch
+
+
+class ClsPooler(nn.Module):
+    """The first token of each sentence, or the last with `last=True` (decoders, whose last token has seen all others)."""
+
+    def __init__(self, in_dim: int, last: bool = False) -> None:
+        super().__init__()
+        self.in_dim = self.out_dim = in_dim
+        self.last = last
+
+    def forward(self, batch: TokenBatch) -> Tensor:
+        """(B, d)."""
+        rows = batch.ptr[1:] - 1 if self.last else batch.ptr[:-1]
+        return batch.tokens[rows.to(batch.tokens.device)]
+
+
+class MeanPooler(nn.Module):
+    """The mean of all real tokens, special tokens included."""
+
+    def __init__(self, in_dim: int) -> None:
+        super().__init__()
+        self.in_dim = self.out_dim = in_dim
+
+    def forward(self, batch: TokenBatch) -> Tensor:
+        """(B, d)."""
+        return segment_mean(batch.tokens, batch)
+
+
+class WeightedMeanPooler(nn.Module):
+    """The mean with weights 1, 2, .., n by position: later tokens of a decoder have seen more. Source: Muennighoff 2022, SGPT."""
+
+    def __init__(self, in_dim: int) -> None:
+        super().__init__()
+        self.in_dim = self.out_dim = in_dim
+
+    def forward(self, batch: TokenBatch) -> Tensor:
+        """(B, d)."""
+        tokens = batch.tokens
+        starts = batch.ptr[:-1].to(tokens.device)[batch.segment]
+        position = torch.arange(1, len(tokens) + 1, device=tokens.device) - starts
+        lengths = batch.lengths.to(tokens.device)
+        return segment_sum(tokens, batch, position.to(tokens.dtype)) / (lengths * (lengths + 1) / 2).to(tokens.dtype).unsqueeze(1)
+
+
+class MaxPooler(nn.Module):
+    """The element-wise maximum over all real tokens."""
+
+    def __init__(self, in_dim: int) -> None:
+        super().__init__()
+        self.in_dim = self.out_dim = in_dim
+
+    def forward(self, batch: TokenBatch) -> Tensor:
+        """(B, d)."""
+        return segment_max(batch.tokens, batch)

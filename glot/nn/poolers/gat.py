@@ -1,0 +1,76 @@
+"""One-head graph attention with the parameters of PyG's `GATConv(in, h, edge_dim=1)`.
+
+A batch is mixed in blocks, as masked softmax over the n x n pairs of a sentence and a batched product, or on its edges where they are
+few (`glot.nn.poolers.mixing`). PyG's own layer builds an (E, h) message tensor and is slower than the better of the two.
+
+Why no form needs edge features: every edge weighs 1, and PyG gives a self-loop the mean of its token's incoming features, which is 1 too,
+or 0 for a token without neighbours, whose softmax has a single term and is 1 whatever the logit. So the edge term is one learned number.
+"""
+
+import math
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from glot.nn.edges import Edges, has_sparse_products
+from glot.nn.graph import DENSE_TOKENS, ROW_RULES, TokenGraph
+from glot.nn.poolers.mixing import MixByRows, MixOnEdges, mix_block
+
+ENGINES = ("auto", "dense", "edges")
+
+
+class GatConv(nn.Module):
+    """x (N, in) -> (N, h). Source: Velickovic et al. 2018, as torch_geometric.nn.GATConv computes it with its defaults.
+
+    Args:
+        in_dim: width of the tokens.
+        out_dim: h.
+        engine: dense (in blocks), edges, or auto: nothing to mix where there are no edges, edges where they are few, else in blocks; a
+            sentence beyond `DENSE_TOKENS` tokens is then taken some rows at a time, unless its graph is random: on edges, however many.
+    """
+
+    def __init__(self, in_dim: int, out_dim: int, engine: str = "auto") -> None:
+        super().__init__()
+        if engine not in ENGINES:
+            raise ValueError(f"engine must be one of {ENGINES}, got {engine!r}")
+        self.engine = engine
+        self.lin = nn.Linear(in_dim, out_dim, bias=False)
+        self.lin_edge = nn.Linear(1, out_dim, bias=False)
+        self.att_src = nn.Parameter(torch.empty(1, 1, out_dim))
+        self.att_dst = nn.Parameter(torch.empty(1, 1, out_dim))
+        self.att_edge = nn.Parameter(torch.empty(1, 1, out_dim))
+        self.bias = nn.Parameter(torch.zeros(out_dim))
+        for weight in (self.lin.weight, self.lin_edge.weight, self.att_src, self.att_dst, self.att_edge):
+            bound = math.sqrt(6 / (weight.shape[-1] + weight.shape[-2]))  # Glorot, as in PyG
+            nn.init.uniform_(weight, -bound, bound)
+
+    def forward(self, x: Tensor, graph: TokenGraph) -> Tensor:
+        """(N, in) -> (N, h)."""
+        if self.engine == "auto" and graph.rule.kind == "none":  # a softmax over one token is one
+            return self.lin(x) + self.bias
+        hidden = self.lin(x)
+        edges = self._edges(hidden, graph)
+        mixed = self._in_blocks(hidden, graph) if edges is None else MixOnEdges.apply(hidden, *self._halves(hidden), edges)[0]
+        return mixed + self.bias
+
+    def _edges(self, hidden: Tensor, graph: TokenGraph) -> Edges | None:
+        """What to mix on, or nothing to mix in blocks."""
+        if self.engine == "dense" or not has_sparse_products(hidden):
+            return None
+        whole = graph.rule.kind not in ROW_RULES and int(graph.batch.lengths.max()) > DENSE_TOKENS
+        return graph.sparse if whole or self.engine == "edges" else graph.few
+
+    def _in_blocks(self, hidden: Tensor, graph: TokenGraph) -> Tensor:
+        mixed = []
+        for block, padded in zip(graph.blocks, graph.pad(hidden), strict=True):
+            if self.engine != "dense" and padded.shape[1] > DENSE_TOKENS and graph.rule.kind in ROW_RULES:
+                mixed.append(MixByRows.apply(padded, *self._halves(padded), partial(graph.rows, block)))
+            else:
+                mixed.append(mix_block(padded, *self._halves(padded), graph.barrier(block)))
+        return graph.unpad(mixed)
+
+    def _halves(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """(.., h) -> what a token sends to a logit and what it receives, (..) each; the edge term is in the second."""
+        edge = self.lin_edge.weight.view(-1) @ self.att_edge.view(-1)
+        return hidden @ self.att_src.view(-1), hidden @ self.att_dst.view(-1) + edge

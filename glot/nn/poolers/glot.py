@@ -1,0 +1,96 @@
+"""GLOT: a graph over the tokens of a sentence, K convolutions, jumping knowledge, a scored readout (method.md, Pooling).
+
+Source: "Towards Improved Sentence Representations using Token Graphs", ICLR 2026, section 3, as the public release computes it.
+"""
+
+import itertools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from glot.errors import lookup
+from glot.nn.graph import GraphRule, TokenGraph
+from glot.nn.places import join
+from glot.nn.poolers.convs import CONVS
+from glot.nn.poolers.scored import make_scorer, readout, score
+from glot.types import TokenBatch
+
+
+class Jump(NamedTuple):
+    """How the layers' outputs `h_1 .. h_K`, each (N, h), and the raw tokens x (N, d) become one state a token (N, D)."""
+
+    out_dim: Callable[[int, int, int], int]
+    """(d, h, K) -> D."""
+    build: Callable[[int, int], nn.Module | None]
+    """(h, K) -> the module that joins, where joining has parameters."""
+    join: Callable[[nn.Module | None, Tensor, list[Tensor]], list[Tensor]]
+    """(module, x, [h_1 .. h_K]) -> the state's columns, in parts."""
+
+
+def _build_lstm(width: int, num_layers: int) -> nn.Module:
+    from torch_geometric.nn import JumpingKnowledge
+
+    return JumpingKnowledge("lstm", channels=width, num_layers=num_layers)
+
+
+JUMPS: dict[str, Jump] = {
+    "cat": Jump(lambda d, h, k: d + k * h, lambda h, k: None, lambda jk, x, layers: [x, join(layers, 1)] if layers else [x]),
+    "max": Jump(lambda d, h, k: h, lambda h, k: None, lambda jk, x, layers: [torch.stack(layers).amax(0)]),
+    "mean": Jump(lambda d, h, k: h, lambda h, k: None, lambda jk, x, layers: [torch.stack(layers).mean(0)]),
+    "lstm": Jump(lambda d, h, k: h, _build_lstm, lambda jk, x, layers: [jk(layers)]),
+}
+"""`--jk_mode` -> how layers are joined. Only `cat` keeps x."""
+
+SMALLEST_SCORER = 128
+
+
+class GlotPooler(nn.Module):
+    """x (N, d) -> z (B, D), D = d + K h for `cat`, else h.
+
+    Args:
+        in_dim: d.
+        hidden_dim: h.
+        num_layers: K; 0 (with `cat` alone) is a scored pooler over the raw tokens.
+        gnn_type: a name of `CONVS`.
+        jk_mode: a name of `JUMPS`.
+        rule: how the graph is made.
+
+    Raises:
+        ConfigError: unknown conv or jump.
+        ValueError: K = 0 with a jump that has nothing to join.
+    """
+
+    def __init__(self, in_dim: int, hidden_dim: int, num_layers: int, gnn_type: str, jk_mode: str, rule: GraphRule) -> None:
+        super().__init__()
+        if num_layers == 0 and jk_mode != "cat":
+            raise ValueError(f"without layers only 'cat' is defined, got jk_mode={jk_mode!r}")
+        conv, jump = lookup(CONVS, gnn_type, "gnn_type"), lookup(JUMPS, jk_mode, "jk_mode")
+        widths = [in_dim] + [hidden_dim] * num_layers
+        self.in_dim, self.out_dim = in_dim, jump.out_dim(in_dim, hidden_dim, num_layers)
+        self.rule, self.jk_mode = rule, jk_mode
+        self.apply_conv = conv.apply
+        self.convs = nn.ModuleList(conv.build(before, after) for before, after in itertools.pairwise(widths))
+        self.jk = jump.build(hidden_dim, num_layers)
+        self.score_layer = make_scorer(self.out_dim, max(SMALLEST_SCORER, self.out_dim // 2))
+
+    def states(self, batch: TokenBatch) -> list[Tensor]:
+        """One state a token after convolutions and jump: (N, D), its columns in parts.
+
+        Joining the raw tokens to the rest would copy them and have autograd compute a gradient for them, which nobody asks for.
+        """
+        graph = TokenGraph(batch, self.rule)
+        layers = [batch.tokens]
+        for conv in self.convs:
+            layers.append(self.apply_conv(conv, layers[-1], graph).relu())
+        return JUMPS[self.jk_mode].join(self.jk, batch.tokens, layers[1:])
+
+    def readout(self, batch: TokenBatch) -> tuple[Tensor, Tensor]:
+        """Vectors (B, D) and the weight of each token (N,)."""
+        states = self.states(batch)
+        return readout(states, score(self.score_layer, states), batch)
+
+    def forward(self, batch: TokenBatch) -> Tensor:
+        """(B, D)."""
+        return self.readout(batch)[0]

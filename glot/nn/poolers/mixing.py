@@ -1,0 +1,91 @@
+"""Attention of one head over the pairs that a graph allows, in three exact forms: a block, a long sentence by rows, edges.
+
+Every token's states are mixed by `softmax_j LeakyReLU(received_i + sent_j)` over the tokens j that it sees.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+from glot.nn.edges import Edges
+from glot.nn.graph import barrier_of, parts_of
+
+NEGATIVE_SLOPE = 0.2
+
+
+def mix_block(hidden: Tensor, sent: Tensor, received: Tensor, barrier: Tensor) -> Tensor:
+    """Some sentences of similar length: hidden (b, n, h), logit halves (b, n), barrier (b, n, n) 0 or -inf -> (b, n, h).
+
+    In place where autograd allows it: an n x n tensor costs more to pass over than to compute. LeakyReLU leaves -inf where it is.
+    """
+    logits = (received.unsqueeze(2) + sent.unsqueeze(1)).add_(barrier)
+    return F.leaky_relu_(logits, NEGATIVE_SLOPE).softmax(-1) @ hidden
+
+
+class MixByRows(torch.autograd.Function):
+    """`mix_block` of one long sentence, (1, n, h): some rows at a time, and those anew on the way back; only the inputs are kept.
+
+    (torch's checkpoint, once for every part, leaves so many small objects between the parts that the memory they share is never reused.)
+    """
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, sent: Tensor, received: Tensor, rows: Callable[[int, int], Tensor]) -> Tensor:
+        ctx.save_for_backward(hidden, sent, received)
+        ctx.rows = rows
+        mixed = torch.empty_like(hidden)
+        for start, stop in parts_of(hidden.shape[1]):
+            mixed[:, start:stop] = mix_block(hidden, sent, received[:, start:stop], barrier_of(rows(start, stop).unsqueeze(0)))
+        return mixed
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        """Gradients of hidden, sent and received: each part is mixed again, and its gradients are added to the sums."""
+        hidden, sent, received = (saved.detach().requires_grad_() for saved in ctx.saved_tensors)
+        sums = [torch.zeros_like(saved) for saved in ctx.saved_tensors]
+        for start, stop in parts_of(hidden.shape[1]):
+            with torch.enable_grad():
+                own = received[:, start:stop]
+                mixed = mix_block(hidden, sent, own, barrier_of(ctx.rows(start, stop).unsqueeze(0)))
+            found = torch.autograd.grad(mixed, (hidden, sent, own), grad[:, start:stop])
+            for total, part in zip((sums[0], sums[1], sums[2][:, start:stop]), found, strict=True):
+                total += part
+        return sums[0], sums[1], sums[2], None
+
+
+class MixOnEdges(torch.autograd.Function):
+    """hidden (N, h), logit halves (N,), edges -> mixed (N, h), and for the way back the sums of the halves and the weights, (E,) each."""
+
+    @staticmethod
+    def forward(hidden: Tensor, sent: Tensor, received: Tensor, edges: Edges) -> tuple[Tensor, Tensor, Tensor]:
+        sums = received.index_select(0, edges.receivers) + sent.index_select(0, edges.senders)
+        weights = edges.softmax(F.leaky_relu(sums, NEGATIVE_SLOPE))
+        return edges.mix(weights, hidden), sums, weights
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor, Edges], output: tuple[Tensor, Tensor, Tensor]) -> None:
+        ctx.edges = inputs[3]
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.save_for_backward(inputs[0], *output[1:])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor, *_: None) -> tuple[Tensor, Tensor, Tensor, None]:
+        """Through the softmax and LeakyReLU by hand."""
+        (hidden, sums, weights), edges = ctx.saved_tensors, ctx.edges
+        shares = edges.dot(grad, hidden).mul_(weights)
+        shares -= weights * edges.rows.sum(shares).index_select(0, edges.receivers)
+        shares = torch.where(sums > 0, shares, NEGATIVE_SLOPE * shares)
+        return edges.mix_back(weights, grad), edges.sum_back(shares), edges.rows.sum(shares), None
+
+    @staticmethod
+    def vmap(
+        info: Any, in_dims: tuple[int, int, int, None], hidden: Tensor, sent: Tensor, received: Tensor, edges: Edges
+    ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+        """Stacked heads (`glot.nn.stack`) one by one: their products are no smaller together."""
+        inputs = [part.movedim(at, 0) for part, at in zip((hidden, sent, received), in_dims[:3], strict=True)]
+        heads = [MixOnEdges.apply(*parts, edges) for parts in zip(*inputs, strict=True)]
+        return tuple(torch.stack(parts) for parts in zip(*heads, strict=True)), (0, 0, 0)

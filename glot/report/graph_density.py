@@ -1,0 +1,64 @@
+"""How dense the threshold graph is at each tau: edges, degrees, tokens without neighbours."""
+
+from typing import NamedTuple
+
+import torch
+
+from glot.nn.graph import GraphRule, TokenGraph, cosines
+from glot.types import TokenBatch
+
+NEARLY = 0.02
+"""A graph with fewer than this share of its pairs missing (or present) is called nearly complete (or nearly empty)."""
+
+
+class Census(NamedTuple):
+    """Of all sentences of a sample together.
+
+    Attributes:
+        tau: the threshold.
+        density: share of the pairs of different tokens of a sentence that are joined.
+        degree: mean number of neighbours of a token, itself not counted.
+        isolated: share of tokens without neighbour.
+    """
+
+    tau: float
+    density: float
+    degree: float
+    isolated: float
+
+    @property
+    def verdict(self) -> str:
+        """`nearly complete`, `nearly empty`, or nothing."""
+        if self.density > 1 - NEARLY:
+            return "nearly complete"
+        return "nearly empty" if self.density < NEARLY else ""
+
+
+class Counter:
+    """Adds up batches for a fixed list of thresholds."""
+
+    def __init__(self, taus: list[float]) -> None:
+        self.taus = taus
+        self._edges = torch.zeros(len(taus), dtype=torch.int64)
+        self._isolated = torch.zeros(len(taus), dtype=torch.int64)
+        self._tokens = self._pairs = 0
+
+    @torch.no_grad()
+    def add(self, batch: TokenBatch) -> None:
+        """Count the graphs of one batch at every threshold; the cosines are computed once."""
+        for block in TokenGraph(batch, GraphRule()).blocks:
+            similar = cosines(batch.tokens, block)
+            real = block.mask.unsqueeze(1) & block.mask.unsqueeze(2)
+            real.diagonal(dim1=1, dim2=2).fill_(False)
+            for index, tau in enumerate(self.taus):
+                degree = ((similar > tau) & real).sum(2)[block.mask]
+                self._edges[index] += int(degree.sum())
+                self._isolated[index] += int((degree == 0).sum())
+            self._tokens += int(block.lengths.sum())
+            self._pairs += int((block.lengths * (block.lengths - 1)).sum())
+
+    def census(self) -> list[Census]:
+        """One row a threshold."""
+        rows = zip(self.taus, self._edges.tolist(), self._isolated.tolist(), strict=True)
+        tokens, pairs = max(1, self._tokens), max(1, self._pairs)
+        return [Census(tau, edges / pairs, edges / tokens, isolated / tokens) for tau, edges, isolated in rows]

@@ -1,0 +1,37 @@
+"""The stress test's picture: who is similar to whom among the tokens of one sentence and its pooled vectors."""
+
+from pathlib import Path
+
+import torch
+
+from glot.data.stress import needle_tokens
+from glot.report.plots import plot_similarity
+from glot.settings.config import read_config
+from glot.states.backbone import Backbone
+from glot.training.checkpoint import CONFIG, find_trained_backbone, load_run
+
+HEAT_MAP = "augmented_similarity"
+
+
+@torch.inference_mode()
+def draw_heat_map(run_dir: Path, text: str) -> None:
+    """`augmented_similarity.{png,pdf}`: cosines of one sentence's tokens and of its pooled vectors, among them the trained pooler's.
+
+    A pooler with a readout is shown as the sum of the raw tokens with the readout's weights, which has width d whatever the jump.
+    """
+    model, config, _ = load_run(run_dir)
+    source = find_trained_backbone(run_dir, read_config(run_dir / CONFIG), config)
+    backbone = Backbone(source, None, config.backbone.backbone_dtype, config.backbone.hidden_layer, torch.device("cpu"))
+    batch, words, spans = backbone.read_plainly(text)
+    tokens, pooler = batch.tokens, model.pooler
+    pooled = {"[first]": tokens[0], "[mean]": tokens.mean(0), "[max]": tokens.amax(0)}
+    own = f"[{config.pooler.pooling_method}]"
+    caption = f"{source.name}, one evaluation sentence without special tokens and uncut; needle words red, pooled vectors blue"
+    if hasattr(pooler, "readout"):
+        pooled[own] = pooler.readout(batch)[1] @ tokens
+    elif pooler.out_dim == tokens.shape[1]:
+        pooled[own] = pooler(batch)[0]
+    else:
+        caption += f"\n({own} is {pooler.out_dim} wide and has no weights over tokens: not comparable, not shown)"
+    unit = torch.nn.functional.normalize(torch.cat([tokens, torch.stack(list(pooled.values()))]), dim=1)
+    plot_similarity((unit @ unit.T).numpy(), [*words, *pooled], needle_tokens(text, spans), len(pooled), caption, run_dir / HEAT_MAP)

@@ -1,0 +1,1 @@
+"""What a run is told: flags, their choices, their checks."""

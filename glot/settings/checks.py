@@ -1,0 +1,192 @@
+"""What is wrong with a configuration: numbers, combinations, paths. Names are checked by the table that owns them."""
+
+import os
+import re
+from pathlib import Path
+
+from glot.errors import ConfigError
+from glot.locate import local_folder, split_revision
+from glot.prompts import AUTO, NONE
+from glot.settings.choices import EMBEDDED_BACKBONES, FIXED_POOLERS, LONGEST_STACKED, MTEB_CACHE
+from glot.settings.config import LARGEST_SEED, RunConfig, parse_seeds
+
+ROWS_WORDS = ("subset", "full")
+BOUNDS: dict[str, tuple[float, float]] = {
+    "max_length": (1, 1 << 20),
+    "scorer_hidden": (1, 1 << 20),
+    "gat_hidden_dim": (1, 1 << 20),
+    "num_layers": (0, 64),
+    "knn_k": (1, 1 << 20),
+    "window_size": (1, 1 << 20),
+    "num_eval_samples": (1, 1 << 30),
+    "distractor_ratio": (0, 1),
+    "relational_distance": (0, 1 << 20),
+    "epochs": (1, 1 << 20),
+    "batch_size": (1, 1 << 20),
+    "eval_batch_size": (1, 1 << 20),
+    "lr": (0, 1e3),
+    "backbone_lr": (0, 1e3),
+    "weight_decay": (0, 1e3),
+    "seed": (0, LARGEST_SEED),
+    "data_seed": (0, LARGEST_SEED),
+    "order_seed": (0, LARGEST_SEED),
+    "num_workers": (0, 256),
+    "log_every": (1, 1 << 30),
+    "proj_dim": (1, 1 << 20),
+    "temperature": (1e-6, 1e3),
+    "hard_negatives": (0, 1 << 10),
+    "mteb_max_length": (1, 1 << 20),
+}
+"""Flag -> smallest and largest value, both allowed."""
+
+
+def check(config: RunConfig) -> list[str]:
+    """Every mistake in numbers, combinations and paths, one line each; an empty list is a good configuration."""
+    flat = config.to_dict()
+    problems = [
+        f"--{name}={flat[name]}: must be between {low:g} and {high:g}"
+        for name, (low, high) in BOUNDS.items()
+        if flat[name] is not None and not low <= flat[name] <= high
+    ]
+    if not -1 <= config.graph.tau < 1:
+        problems.append(f"--tau={config.graph.tau}: must be at least -1 and below 1 (an edge needs cosine > tau)")
+    if not 0 < config.data.heldout_fraction < 1:
+        problems.append(f"--heldout_fraction={config.data.heldout_fraction}: must be above 0 and below 1")
+    for one in (_check_rows, _check_pooler, _check_backbone, _check_stress, _check_seeds, _check_folders, _check_processes):
+        problems += one(config)
+    return problems
+
+
+def _check_rows(config: RunConfig) -> list[str]:
+    rows = config.data.num_train_samples
+    if rows in ROWS_WORDS or (rows.isdecimal() and int(rows) > 0):
+        return []
+    return [f"--num_train_samples={rows}: must be subset, full or a number of rows above 0"]
+
+
+def _check_pooler(config: RunConfig) -> list[str]:
+    pooler = config.pooler
+    if pooler.pooling_method == "glot" and pooler.num_layers == 0 and pooler.jk_mode != "cat":
+        return [f"--jk_mode={pooler.jk_mode}: with --num_layers=0 there is nothing to join; use cat, or at least one layer"]
+    if config.data.task == "embedding" and pooler.pooling_method in FIXED_POOLERS:
+        return [f"--pooling_method={pooler.pooling_method}: has no weights, so there is nothing to train; use it with --task=mteb as it is"]
+    if config.data.task == "embedding" and config.train.batch_size < 2:
+        return [f"--batch_size={config.train.batch_size}: a row is told apart from the others of its batch; use at least 2"]
+    if pooler.pooling_method == "mlp" and pooler.num_layers == 0:
+        return ["--num_layers=0: the mlp pooler needs at least one layer"]
+    return []
+
+
+def _check_backbone(config: RunConfig) -> list[str]:
+    backbone, problems = config.backbone, []
+    if not re.fullmatch(r"-?\d+|mean4", backbone.hidden_layer):
+        problems.append(f"--hidden_layer={backbone.hidden_layer}: must be an index (0 = embeddings, -1 = last) or mean4")
+    if not re.fullmatch(r"auto|spread|cpu|mps|cuda(:\d+)?", backbone.device):
+        problems.append(f"--device={backbone.device}: must be auto, cpu, mps, cuda, cuda:N or spread")
+    if backbone.finetune_backbone and backbone.device == "spread":
+        problems.append("--device=spread: is for frozen backbones; leave out --finetune_backbone")
+    if config.mteb.return_all_hidden_states:
+        problems.append("--return_all_hidden_states=1: must be 0; choose layers with --hidden_layer")
+    if backbone.finetune_backbone and config.store.precompute_hidden_states:
+        problems.append("--precompute_hidden_states=1: stored states cannot train the backbone; with --finetune_backbone=1 use 0")
+    if backbone.finetune_backbone and backbone.backbone_dtype != "float32":
+        problems.append(f"--backbone_dtype={backbone.backbone_dtype}: would round small updates away; fine-tune in float32")
+    if backbone.prompts not in (AUTO, NONE) and not Path(backbone.prompts).expanduser().is_file():
+        problems.append(f"--prompts={backbone.prompts}: must be auto, none, or a JSON file that is there")
+    if backbone.exclude_prompt and backbone.prompts == NONE:
+        problems.append("--exclude_prompt=1: has no effect with --prompts=none; leave it out")
+    return problems + _check_model_name(backbone.model_name_or_path, backbone.revision)
+
+
+def _check_stress(config: RunConfig) -> list[str]:
+    if config.stress.stress_variant == "relational" and config.stress.relational_distance < 1:
+        return ["--relational_distance=0: the relational variant needs at least 1, or two neighbouring words would tell the label"]
+    return []
+
+
+def _check_model_name(name: str, revision: str | None) -> list[str]:
+    if name in EMBEDDED_BACKBONES:
+        return [] if revision is None else [f"--revision={revision}: {name} is no repository of the hub; leave the flag out"]
+    try:
+        if local_folder(name) is None:
+            split_revision(name, revision)
+        elif revision is not None:
+            return [f"--revision={revision}: {name} is a local folder; leave the flag out"]
+    except ConfigError as error:
+        return error.problems
+    return []
+
+
+def _check_seeds(config: RunConfig) -> list[str]:
+    if config.train.seeds is None:
+        return []
+    if os.environ.get("WANDB_SWEEP_ID"):
+        return [
+            f"--seeds={config.train.seeds}: a wandb agent counts one run for one process; put seed: {{values: [...]}} into the sweep file"
+        ]
+    try:
+        parse_seeds(config.train.seeds)
+    except ValueError:
+        return [f"--seeds={config.train.seeds}: must be different numbers such as 0,1,2 or 0..9"]
+    return stack_problems(config) if config.train.stack_seeds else []
+
+
+def stack_problems(config: RunConfig) -> list[str]:
+    """Why the seeds of a configuration cannot train side by side; an empty list where they can."""
+    pooler, backbone = config.pooler, config.backbone
+    is_glot = pooler.pooling_method == "glot" and pooler.num_layers > 0
+    longest = max(backbone.max_length, LONGEST_STACKED + backbone.adaptive_length)
+    reasons = {
+        "--task=embedding: the learning rate follows each run's own loss": config.data.task == "embedding",
+        "--task=mteb: it trains nothing": config.data.task == "mteb",
+        "--finetune_backbone=1: there is one backbone": backbone.finetune_backbone,
+        "--pooling_method=mlp: has batch norm": pooler.pooling_method == "mlp",
+        f"--gnn_type={pooler.gnn_type}: only gat": is_glot and pooler.gnn_type != "gat",
+        "--jk_mode=lstm: only cat, max and mean": is_glot and pooler.jk_mode == "lstm",
+        f"--max_length above {LONGEST_STACKED} or --adaptive_length=1: too long for glot's layers": is_glot and longest > LONGEST_STACKED,
+        "torchrun: several processes share single runs": int(os.environ.get("WORLD_SIZE", "1")) > 1,
+    }
+    return [f"--stack_seeds=1 cannot go with {reason}; leave it out" for reason, holds in reasons.items() if holds]
+
+
+def _check_processes(config: RunConfig) -> list[str]:
+    """What several processes (torchrun) cannot share."""
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    if count == 1:
+        return []
+    problems = []
+    if config.data.task == "mteb":
+        problems.append("--task=mteb: runs in one process; start it without torchrun, or one process a task")
+    if config.backbone.finetune_backbone:
+        problems.append(f"--finetune_backbone=1: {count} processes would train {count} backbones apart; start it without torchrun")
+    if config.pooler.pooling_method == "mlp":
+        problems.append("--pooling_method=mlp: its batch norm would see one process's share of a batch; start it without torchrun")
+    if config.pooler.pooling_method == "glot" and config.pooler.gnn_type in ("gin", "gine"):
+        problems.append(f"--gnn_type={config.pooler.gnn_type}: its batch norm would see one process's share of a batch; use gat or gcn")
+    return problems
+
+
+def _check_folders(config: RunConfig) -> list[str]:
+    problems = []
+    if config.data.data_dir is not None and not Path(config.data.data_dir).is_dir():
+        problems.append(
+            f"--data_dir={config.data.data_dir}: no such folder (the flag's, or GLOT_DATA_DIR's); "
+            "it should hold e.g. nyu-mll/glue/cola/train.jsonl"
+        )
+    folders = {"output_dir": config.output.output_dir, "store_dir": config.store.store_dir}
+    if config.data.task == "embedding":
+        folders["save_dir"] = config.contrastive.save_dir
+        if not Path(config.contrastive.train_file).is_file():
+            problems.append(
+                f"--train_file={config.contrastive.train_file}: no such file; JSON lines {{query, pos, neg}}, .jsonl or .jsonl.gz"
+            )
+    for flag, folder in folders.items():
+        path = Path(folder).absolute()
+        while not path.exists():
+            path = path.parent
+        if not path.is_dir() or not os.access(path, os.W_OK):
+            problems.append(f"--{flag}={folder}: cannot be written ({path} is not a writable folder)")
+    name = config.output.run_name
+    if name is not None and (name in ("", ".", "..", MTEB_CACHE) or "/" in name):
+        problems.append(f"--run_name={name}: must be a folder name without slashes, and not {MTEB_CACHE}")
+    return problems

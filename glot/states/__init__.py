@@ -1,0 +1,1 @@
+"""Token states of a frozen backbone: computed, stored, read."""

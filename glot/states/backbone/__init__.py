@@ -1,0 +1,22 @@
+"""The frozen language model: find it, load it, tokenise, run it. The only door to transformers."""
+
+from glot.states.backbone.facts import recall_facts
+from glot.states.backbone.live import LiveTokens
+from glot.states.backbone.model import DTYPES, Backbone
+from glot.states.backbone.source import SPREAD, BackboneSource, file_sha256, find_backbone, find_embedded, pick_device
+from glot.states.backbone.tokenizer import Tokeniser, kept_characters
+
+__all__ = [
+    "DTYPES",
+    "SPREAD",
+    "Backbone",
+    "BackboneSource",
+    "LiveTokens",
+    "Tokeniser",
+    "file_sha256",
+    "find_backbone",
+    "find_embedded",
+    "kept_characters",
+    "pick_device",
+    "recall_facts",
+]

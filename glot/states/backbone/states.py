@@ -1,0 +1,394 @@
+"""Token ids to hidden states, checked: what one text gives depends on nothing but that text.
+
+A loaded model is looked at before it is believed. Some architectures let padding reach real tokens (FNet, MobileBERT), keep something
+from one pass for the next (RecurrentGemma, rotary positions that grow), or number their states differently (Mamba).
+"""
+
+import inspect
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from glot.errors import ConfigError, StateError, library_door, reason
+from glot.progress import say
+from glot.states.backbone.source import LAYERS_IN_MEAN
+from glot.types import TokenBatch
+
+SHORT, LEAST_PROBE, MOST_AT_LOAD, MOST_WITH_MIDDLE = 4, 16, 512, 1024
+"""Tokens: of the short text of a check; of the long one, at least and at load; up to which texts of middle length are tried too."""
+TOLERANCES = {"float64": 1e-4, "float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-1, "autocast": 1e-1}
+"""Precision of a model -> largest relative difference of one token's state between two ways to compute it."""
+
+
+class ReaderOptions(NamedTuple):
+    """What a StateReader must know of the model beside the model itself.
+
+    Attributes:
+        name: the backbone's, for messages.
+        num_layers: number of hidden states behind the embeddings.
+        fill: token id that stands in padded places.
+        rows: rows of the embedding.
+        autocast: take products in bfloat16.
+    """
+
+    name: str
+    num_layers: int
+    fill: int
+    rows: int
+    autocast: bool = False
+
+
+class StateReader:
+    """Runs a model on token ids and hands out packed states of its hidden layers.
+
+    Before the first batch, and again whenever a longer text comes, two short texts are read alone and beside a long one. Where the states
+    differ, batches hold texts of equal length only, from then on.
+
+    Args:
+        model: of the library, loaded, in evaluation mode.
+        options: see there.
+
+    Attributes:
+        equal_lengths: whether padding reaches real tokens, so that batches hold texts of equal length only.
+        is_causal: whether a token's state is independent of the tokens behind it.
+        widths: layer -> d, for each layer that can be read.
+
+    Raises:
+        ConfigError: the model gives no state per token, or another one each time.
+    """
+
+    def __init__(self, model: nn.Module, options: ReaderOptions) -> None:
+        self.model, self.options = model, options
+        self.equal_lengths = self.is_causal = False
+        self.widths: dict[str, int] = {}
+        self._blocks: nn.ModuleList | None = None
+        self._checked = 0
+        accepted = inspect.signature(model.forward).parameters
+        takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in accepted.values())
+        self._takes_mask = takes_all or "attention_mask" in accepted
+        self._no_cache = {"use_cache": False} if "use_cache" in accepted or (hasattr(model.config, "use_cache") and takes_all) else {}
+        self._look_at_layers()
+
+    @property
+    def last(self) -> str:
+        """Name of the last layer."""
+        return str(self.options.num_layers)
+
+    def read(self, ids: list[list[int]], layers: list[str]) -> list[TokenBatch]:
+        """States of B texts: packed (N, d) per layer, on the model's device and in its precision.
+
+        Args:
+            ids: token ids of each text, never none.
+            layers: `0` (embeddings) to `num_layers`, or mean4.
+
+        Raises:
+            StateError: the model fails, or gives a number that is not finite; `place` is the text's place in `ids`.
+            ConfigError: a layer that this model does not give.
+        """
+        longest = max(map(len, ids))
+        if longest > self._checked:
+            self.check(longest)
+        for layer in layers:
+            self.width(layer)
+        found = self._by_length(ids, layers) if self.equal_lengths else self._pass(ids, layers)
+        for batch in found:
+            self._refuse_non_finite(batch)
+        return found
+
+    @property
+    def _precision(self) -> str:
+        return "autocast" if self.options.autocast else str(next(self.model.parameters()).dtype).removeprefix("torch.")
+
+    def fits(self, length: int) -> bool:
+        """Whether the model can read `length` tokens."""
+        try:
+            self._pass([self._sample(length, 0)], [self.last])
+        except StateError:
+            return False
+        return True
+
+    @torch.no_grad()
+    def check(self, length: int) -> None:
+        """Compare texts read alone and beside one of `length` tokens; decides `equal_lengths`, and which layers can be read.
+
+        Raises:
+            ConfigError: two passes over the same text differ, or what a text gives depends on the others of its batch.
+        """
+        training = self.model.training
+        self.model.eval()
+        short = max(1, min(SHORT, length - 1))
+        middle = [3 * length // 4, length - 1] if short < length - 1 <= MOST_WITH_MIDDLE else []
+        texts = [self._sample(size, seed) for seed, size in enumerate([short, *middle])]
+        everything = [*texts, self._sample(length, len(texts))]
+        alone, together, again = self._read_apart(texts), self._read_together(everything), self._read_apart(texts)
+        same = [name for name in alone if name in together and self._close(alone[name], again[name])]
+        self.widths = {name: width for name, width in self.widths.items() if name in same}
+        if self.last not in self.widths:
+            raise ConfigError(
+                f"--model_name_or_path={self.options.name}: gives other states when it reads the same text again; name another model"
+            )
+        if not self.equal_lengths and not all(self._close(alone[name], together[name]) for name in self.widths):
+            self.equal_lengths = True
+            say(f"{self.options.name}: padding changes the states of real tokens, so batches hold texts of equal length only")
+        if self.equal_lengths:
+            twins = [self._sample(short, 0), self._sample(short, 7)]
+            apart, paired = self._read_apart(twins), self._read_together(twins)
+            if not all(self._close(apart[name], paired[name]) for name in self.widths):
+                raise ConfigError(
+                    f"--model_name_or_path={self.options.name}: a text's states depend on the other texts of its batch; name another model"
+                )
+        self._checked = max(self._checked, length)
+        self.model.train(training)
+
+    def _read_together(self, texts: list[list[int]]) -> dict[str, Tensor]:
+        """Layer -> states (N, d) of texts in one batch; without the layers that have not one state per token."""
+        padded, mask = self.pad(texts)
+        states = self._forward(padded, mask, list(self.widths))
+        return {name: states[name].to(mask.device)[mask] for name in self.widths if _has_shape(states.get(name), padded)}
+
+    def _read_apart(self, texts: list[list[int]]) -> dict[str, Tensor]:
+        """The same for texts that are read one by one."""
+        found = [self._read_together([text]) for text in texts]
+        return {name: torch.cat([states[name] for states in found]) for name in self.widths if all(name in states for states in found)}
+
+    def width(self, layer: str) -> int:
+        """D of a layer, by what the model gave.
+
+        Raises:
+            ConfigError: the model does not give this layer.
+        """
+        found = {self.widths.get(name) for name in (self._of_mean() if layer == "mean4" else [layer])}
+        if len(found) > 1 or None in found:
+            there = ", ".join(f"{name} (d = {width})" for name, width in self.widths.items())
+            raise ConfigError(
+                f"--hidden_layer={layer}: {self.options.name} does not give it, one state per token and of one width; it gives {there}"
+            )
+        return int(found.pop() or 0)
+
+    def _of_mean(self) -> list[str]:
+        return [str(index) for index in range(self.options.num_layers - LAYERS_IN_MEAN + 1, self.options.num_layers + 1)]
+
+    def _by_length(self, ids: list[list[int]], layers: list[str]) -> list[TokenBatch]:
+        """`_pass` on groups of equal length, in the order of `ids`."""
+        rows: list[list[Tensor]] = [[] for _ in ids]
+        for length in sorted({len(text) for text in ids}):
+            places = [place for place, text in enumerate(ids) if len(text) == length]
+            for batch in self._pass([ids[place] for place in places], layers):
+                for place, states in zip(places, batch.tokens.split(length), strict=True):
+                    rows[place].append(states)
+        lengths = torch.tensor([len(text) for text in ids])
+        return [TokenBatch.from_lengths(torch.cat([states[index] for states in rows]), lengths) for index in range(len(layers))]
+
+    def pad(self, ids: list[list[int]]) -> tuple[Tensor, Tensor]:
+        """Token ids and mask (B, L), padded to the right, on the model's device."""
+        device = next(self.model.parameters()).device
+        lengths = torch.tensor([len(text) for text in ids])
+        mask = torch.arange(int(lengths.max())) < lengths.unsqueeze(1)
+        padded = torch.full(mask.shape, self.options.fill)
+        padded[mask] = torch.tensor([token for text in ids for token in text])
+        return padded.to(device), mask.to(device)
+
+    def _pass(self, ids: list[list[int]], layers: list[str]) -> list[TokenBatch]:
+        """One forward pass over texts padded to the right."""
+        padded, mask = self.pad(ids)
+        states = self._forward(padded, mask, layers)
+        for layer in layers:
+            if not _has_shape(states.get(layer), padded):
+                raise StateError(f"--model_name_or_path={self.options.name}: gives no state per token for hidden layer {layer}")
+        return [TokenBatch.from_padded(states[layer].to(mask.device), mask) for layer in layers]
+
+    def _forward(self, ids: Tensor, mask: Tensor, layers: list[str]) -> dict[str, Tensor]:
+        """Ids (B, L), mask (B, L) -> layer -> hidden states, (B, L, d) where the model has one per token.
+
+        Raises:
+            StateError: the model cannot run on this batch.
+        """
+        inner = {name for layer in layers for name in (self._of_mean() if layer == "mean4" else [layer])} - {self.last}
+        inputs = self._inputs(ids, mask)
+        ask = {"output_hidden_states": True} if inner and self._blocks is None else {}
+        taken: dict[str, Tensor] = {}
+
+        def describe(error: Exception) -> str:
+            batch = f"{ids.shape[0]} texts of up to {ids.shape[1]} tokens"
+            return f"--model_name_or_path={self.options.name}: cannot run on {batch} ({reason(error)})"
+
+        autocast = torch.autocast(ids.device.type, torch.bfloat16, enabled=self.options.autocast)
+        with library_door(StateError, describe), self._left_as_it_was(), self._taken_from_blocks(inner, taken), autocast:
+            output = self.model(**inputs, **ask)
+        if ask:
+            taken = {str(index): state for index, state in enumerate(output.hidden_states)}
+        states = taken | {self.last: getattr(output, "last_hidden_state", None)}
+        if "mean4" in layers:
+            states["mean4"] = torch.stack([states[name].to(ids.device) for name in self._of_mean()]).mean(0)
+        return states
+
+    def _inputs(self, ids: Tensor, mask: Tensor) -> dict[str, Any]:
+        """What the model is called with: ids, the mask where it takes one, and no cache. Token types are left at their default."""
+        inputs: dict[str, Any] = {"input_ids": ids, **self._no_cache}
+        return {**inputs, "attention_mask": mask.long()} if self._takes_mask else inputs
+
+    def _look_at_layers(self) -> None:
+        """Find out which states the model gives, how wide they are, and whether it is causal.
+
+        Hidden state 0 must be what the first block reads, and state i what block i - 1 hands to block i. Where the library's own list of
+        states says otherwise, they are taken from the blocks.
+        """
+        text = self._sample(SHORT, 0)
+        ids, mask = self.pad([text])
+        with torch.no_grad():
+            last = self._forward(ids, mask, [self.last])[self.last]
+            if not _has_shape(last, ids):
+                raise StateError(f"--model_name_or_path={self.options.name}: gives no state per token")
+            library = self._library_states(ids, mask)
+            blocks, own = self._block_states(ids, mask)
+            if own and not (library and all(_equal(own[name], library.get(name)) for name in own)):
+                self._blocks, library = blocks, own
+            shaped = {name: state for name, state in library.items() if _has_shape(state, ids)}
+            self.widths = {name: state.shape[2] for name, state in sorted(shaped.items(), key=lambda row: int(row[0]))}
+            self.widths[self.last] = last.shape[2]
+            other = [*text[:-1], self._sample(SHORT, 9)[-1]]
+            first, second = (self._pass([one], [self.last])[0].tokens[:-1] for one in (text, other))
+            # equal shapes, so hardly any tolerance is needed, whatever the precision
+            self.is_causal = other != text and torch.allclose(first, second, rtol=1e-5, atol=1e-6)
+
+    def _library_states(self, ids: Tensor, mask: Tensor) -> dict[str, Tensor]:
+        """The library's list of hidden states but the last, where it has as many as there are layers."""
+        try:
+            with library_door(StateError, reason), self._left_as_it_was():
+                found = getattr(self.model(**self._inputs(ids, mask), output_hidden_states=True), "hidden_states", None)
+        except StateError:  # a model without such a list: its last state can still be read
+            return {}
+        complete = found is not None and len(found) == self.options.num_layers + 1
+        return {str(index): state for index, state in enumerate(found[:-1])} if complete else {}
+
+    def _block_states(self, ids: Tensor, mask: Tensor) -> tuple[nn.ModuleList | None, dict[str, Tensor]]:
+        """The model's list of blocks and the states between them; nothing where no list hands states on from block to block."""
+        for blocks in self.model.modules():
+            if not isinstance(blocks, nn.ModuleList) or len(blocks) != self.options.num_layers:
+                continue
+            heard: list[tuple[str, int, Any]] = []
+            handles = [block.register_forward_pre_hook(_hear("in", index, heard), with_kwargs=True) for index, block in enumerate(blocks)]
+            handles += [block.register_forward_hook(_hear("out", index, heard), with_kwargs=True) for index, block in enumerate(blocks)]
+            try:
+                self._forward(ids, mask, [self.last])
+            finally:
+                for handle in handles:
+                    handle.remove()
+            order = [(kind, index) for kind, index, _ in heard]
+            values = [value for _, _, value in heard]
+            regular = order == [(kind, index) for index in range(len(blocks)) for kind in ("in", "out")]
+            if (
+                regular
+                and all(_has_shape(value, ids) for value in values)
+                and all(_equal(values[at], values[at + 1]) for at in range(1, len(values) - 1, 2))
+            ):
+                return blocks, {str(index): values[2 * index] for index in range(len(blocks))}
+        return None, {}
+
+    @contextmanager
+    def _taken_from_blocks(self, names: set[str], taken: dict[str, Tensor]) -> Iterator[None]:
+        """Put what block i reads into `taken[i]` during a pass, where states come from blocks."""
+        handles = []
+        for name in names if self._blocks is not None else ():
+
+            def take(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], name: str = name) -> None:
+                """Called before the block runs."""
+                taken[name] = _first_tensor(args, kwargs)
+
+            handles.append(self._blocks[int(name)].register_forward_pre_hook(take, with_kwargs=True))
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    @contextmanager
+    def _left_as_it_was(self) -> Iterator[None]:
+        """Undo what a pass leaves behind in the model's attributes: cached positions, recurrent states, a switched attention."""
+        before = [(module, dict(vars(module)), _tables(module)) for module in self.model.modules()]
+        try:
+            yield
+        finally:
+            for module, attributes, tables in before:
+                now = vars(module)
+                for name in now.keys() - attributes.keys():
+                    delattr(module, name)
+                for name, value in attributes.items():
+                    if now.get(name) is not value:
+                        now[name] = value
+                for name, entries in tables.items():
+                    _restore(now[name], entries)
+
+    def _sample(self, length: int, seed: int) -> list[int]:
+        """Token ids drawn from the middle of the vocabulary, where no family keeps its special tokens."""
+        draw = random.Random(seed)
+        low, high = self.options.rows // 4, max(self.options.rows // 4 + 1, self.options.rows * 3 // 4)
+        return [draw.randrange(low, high) for _ in range(length)]
+
+    def _close(self, alone: Tensor, batch: Tensor) -> bool:
+        """Whether no token's state differs by more than the precision explains; numbers that are not finite are another matter.
+
+        Args:
+            alone: (n, d), of texts that were read one by one.
+            batch: states in the same order; there may be more behind them.
+        """
+        one, other = alone.float(), batch[: len(alone)].float()
+        finite = torch.isfinite(one).all(1) & torch.isfinite(other).all(1)
+        difference = (one - other)[finite].norm(dim=1) / other[finite].norm(dim=1).clamp_min(1e-6)
+        return bool((difference <= TOLERANCES[self._precision]).all())
+
+    def _refuse_non_finite(self, batch: TokenBatch) -> None:
+        finite = torch.isfinite(batch.tokens).all(1)
+        if bool(finite.all()):
+            return
+        place = int(batch.segment[int((~finite).nonzero()[0])])
+        broken = sum(not bool(torch.isfinite(weight).all()) for weight in self.model.parameters())
+        precision = self._precision
+        if precision == "float16":
+            way_out = "they do not fit --backbone_dtype=float16; use bfloat16 or float32"
+        elif precision in ("bfloat16", "autocast"):
+            way_out = f"they may not fit --backbone_dtype={precision}; use float32"
+        elif broken:
+            way_out = f"{broken} of its weight tensors hold numbers that are not finite; name another model"
+        else:
+            way_out = "the model itself gives them for this text; name another model, or leave the text out"
+        raise StateError(f"{self.options.name} gives states that are not finite: {way_out}", place)
+
+
+def _tables(module: nn.Module) -> dict[str, dict[str, Any]]:
+    """The contents of a module's dictionaries (buffers, parts, hooks), all but its parameters, which training replaces."""
+    return {name: dict(value) for name, value in vars(module).items() if isinstance(value, dict) and name != "_parameters"}
+
+
+def _restore(now: dict[str, Any], before: dict[str, Any]) -> None:
+    if now.keys() != before.keys() or any(now[name] is not value for name, value in before.items()):
+        now.clear()
+        now.update(before)
+
+
+def _hear(kind: str, index: int, heard: list[tuple[str, int, Any]]) -> Callable[..., None]:
+    """A hook that writes down what a block reads (`in`) or gives (`out`)."""
+
+    def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any = None) -> None:
+        given = output[0] if isinstance(output, tuple) and output else output
+        heard.append((kind, index, _first_tensor(args, kwargs) if kind == "in" else given))
+
+    return hook
+
+
+def _first_tensor(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The states among a block's arguments: the first positional one, or the one that is named so."""
+    return args[0] if args else kwargs.get("hidden_states", kwargs.get("x"))
+
+
+def _has_shape(state: Any, ids: Tensor) -> bool:
+    """Whether there is one state per token: (B, L, d)."""
+    return isinstance(state, Tensor) and state.dim() == 3 and state.shape[:2] == ids.shape
+
+
+def _equal(one: Tensor, other: Tensor | None) -> bool:
+    return other is not None and one.shape == other.shape and torch.equal(one, other)

@@ -1,0 +1,172 @@
+"""Texts to token ids: the one place that prepares a tokenizer, for training, encoding and exports alike."""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from transformers import AutoTokenizer
+
+from glot.errors import ConfigError, library_door, reason
+from glot.hub import explain
+from glot.progress import say
+from glot.states.backbone.source import BackboneSource
+
+NO_LIMIT = 1 << 30
+"""Tokens, where neither the tokenizer nor the model names a limit."""
+
+
+def load_tokenizer(source: BackboneSource) -> Any:
+    """The library's tokenizer of a backbone.
+
+    Raises:
+        ConfigError: it cannot be loaded, or does not fit the model.
+    """
+
+    def describe(error: Exception) -> str:
+        return (
+            f"--model_name_or_path={source.name}: {explain(error, source.revision) or f'its tokenizer cannot be loaded ({reason(error)})'}"
+        )
+
+    with library_door(ConfigError, describe):
+        tokenizer = AutoTokenizer.from_pretrained(source.path, **source.options)
+    entries, rows = len(tokenizer), source.vocabulary_claim
+    if rows is not None and 2 * entries < rows:  # the library makes up an empty tokenizer where the files are missing
+        raise ConfigError(
+            f"--model_name_or_path={source.name}: its tokenizer knows {entries} tokens and the model {rows}; "
+            "are the tokenizer's files missing?"
+        )
+    tokenizer.padding_side = "right"
+    return tokenizer
+
+
+class Tokeniser:
+    """Texts -> token ids, special tokens included, without padding.
+
+    Args:
+        source: from `find_backbone`.
+
+    Attributes:
+        tokenizer: the library's object.
+        limit: most tokens of a text by the tokenizer's own word; `NO_LIMIT` where it has none.
+        rows: rows of the model's embedding; no id may reach it (set when the model is loaded).
+        end_token: the id that a text without any token is read as.
+
+    Raises:
+        ConfigError: see `load_tokenizer`.
+
+    Example:
+        ids, skips = Tokeniser(find_backbone("minilm")).tokenise(["a text"], max_length=128)
+    """
+
+    def __init__(self, source: BackboneSource) -> None:
+        self.name, self.tokenizer = source.name, load_tokenizer(source)
+        word = self.tokenizer.model_max_length
+        self.limit = int(word) if isinstance(word, int | float) and 0 < word < NO_LIMIT else NO_LIMIT
+        self.rows: int | None = source.vocabulary_claim
+        self._prompt_lengths: dict[str, int] = {}
+        self._empty_said = False
+
+    def tokenise(
+        self, texts: Sequence[str], max_length: int, prompts: Sequence[str] | str = "", exclude_prompt: bool = False
+    ) -> tuple[list[list[int]], list[int]]:
+        """Ids of each text behind its prompt, cut to `max_length` tokens; a text without any token is one end token.
+
+        Args:
+            texts: S of them.
+            max_length: prompt and special tokens included.
+            prompts: one for all, or one per text.
+            exclude_prompt: count the prompt's tokens, which are then left out of pooling.
+
+        Returns:
+            ids of S texts, and how many leading tokens of each are its prompt's (0 unless `exclude_prompt`): never all of them.
+
+        Raises:
+            ConfigError: the tokenizer fails, or gives an id that the model has no embedding for.
+        """
+        own = [prompts] * len(texts) if isinstance(prompts, str) else list(prompts)
+        ids = self._encode([prompt + text for prompt, text in zip(own, texts, strict=True)], truncation=True, max_length=max_length)
+        if not all(ids) and not self._empty_said:
+            self._empty_said = True
+            say(f"{self.name}: a text without tokens is read as one end token")
+        ids = [tokens or [self.end_token] for tokens in ids]
+        if not exclude_prompt:
+            return ids, [0] * len(ids)
+        return ids, [min(self.prompt_length(prompt), len(tokens) - 1) for prompt, tokens in zip(own, ids, strict=True)]
+
+    def prompt_length(self, prompt: str) -> int:
+        """Tokens of a prompt, with what stands before it and without what stands behind it (source: sentence-transformers)."""
+        if prompt not in self._prompt_lengths:
+            ids = self._encode([prompt])[0] if prompt else []
+            ends = bool(ids) and ids[-1] in self.tokenizer.all_special_ids
+            self._prompt_lengths[prompt] = len(ids) - ends
+        return self._prompt_lengths[prompt]
+
+    @property
+    def end_token(self) -> int:
+        known = (self.tokenizer.eos_token_id, self.tokenizer.sep_token_id, self.tokenizer.pad_token_id)
+        usable = [token for token in known if token is not None and (self.rows is None or token < self.rows)]
+        return usable[0] if usable else 0
+
+    @property
+    def fill_token(self) -> int:
+        """What stands in padded places. The mask hides it; but some models count positions by where it is not."""
+        pad = self.tokenizer.pad_token_id
+        return pad if pad is not None and (self.rows is None or pad < self.rows) else self.end_token
+
+    def read_plainly(self, text: str, max_length: int) -> tuple[list[int], list[tuple[int, int]]]:
+        """Ids of a text without special tokens, and the places `[first, last)` of each token in the text.
+
+        A tokenizer without offsets (written in Python) is asked word by word. Where its words do not add up to the text's ids, each token
+        is given the place of the whole text.
+        """
+        ids = self._encode([text], add_special_tokens=False, truncation=True, max_length=max_length)[0]
+        if self.tokenizer.is_fast:
+            coded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+            return ids, [(int(start), int(end)) for start, end in coded["offset_mapping"]][: len(ids)]
+        words = [match.span() for match in re.finditer(r"\S+", text)]
+        own = self._encode([text[start:end] for start, end in words], add_special_tokens=False)
+        spans = [span for span, tokens in zip(words, own, strict=True) for _ in tokens]
+        joined = [token for tokens in own for token in tokens]
+        return ids, spans[: len(ids)] if joined[: len(ids)] == ids else [(0, len(text))] * len(ids)
+
+    def kept_characters(self, text: str, max_length: int | None) -> int:
+        """How many characters of a text are left when it is cut to `max_length` tokens (None = not cut)."""
+        if self.tokenizer.is_fast:
+            cut = {} if max_length is None else {"truncation": True, "max_length": max_length}
+            coded = self.tokenizer(text, return_offsets_mapping=True, **cut)
+            return max((end for _, end in coded["offset_mapping"]), default=0)
+        ends = [match.end() for match in re.finditer(r"\S+", text)]
+        low, high = 0, len(ends)  # words that surely fit, and that might
+        while low < high:
+            middle = (low + high + 1) // 2
+            fits = max_length is None or len(self._encode([text[: ends[middle - 1]]])[0]) <= max_length
+            low, high = (middle, high) if fits else (low, middle - 1)
+        return ends[low - 1] if low else 0
+
+    def _encode(self, texts: list[str], **options: Any) -> list[list[int]]:
+        """The library's call, with what it gives checked.
+
+        Raises:
+            ConfigError: see `tokenise`.
+        """
+
+        def describe(error: Exception) -> str:
+            return f"--model_name_or_path={self.name}: its tokenizer fails ({reason(error)}); name another model"
+
+        if not texts:
+            return []
+        with library_door(ConfigError, describe):
+            ids = self.tokenizer(texts, padding=False, return_attention_mask=False, return_token_type_ids=False, **options)["input_ids"]
+        highest = max((max(tokens) for tokens in ids if tokens), default=0)
+        if self.rows is not None and highest >= self.rows:
+            raise ConfigError(
+                f"--model_name_or_path={self.name}: its tokenizer gives id {highest} ({self.tokenizer.convert_ids_to_tokens(highest)!r}), "
+                f"its embedding has {self.rows} rows; tokenizer and weights do not belong together"
+            )
+        return ids
+
+
+def kept_characters(source: BackboneSource, texts: list[str], max_length: int | None) -> list[int]:
+    """For each text, how many of its characters are left when it is cut to `max_length` tokens (None = not cut): (S,)."""
+    tokeniser = Tokeniser(source)
+    return [tokeniser.kept_characters(text, max_length) for text in texts]

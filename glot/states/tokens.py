@@ -1,0 +1,217 @@
+"""Where a run's token states come from: a store on disk, written now if need be, or the backbone itself.
+
+Backbone and store do not know each other; they meet here.
+"""
+
+import itertools
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from functools import lru_cache, partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from glot.errors import StateError
+from glot.hub import find_file
+from glot.progress import Clock, counter
+from glot.prompts import AUTO, MODEL_FILE, Prompts, UsedPrompts, read_prompts
+from glot.settings.config import BackboneConfig, RunConfig, versions
+from glot.states.backbone import SPREAD, Backbone, BackboneSource, LiveTokens, find_backbone
+from glot.states.store import StoredTokens, StoreKey, StorePlan, open_store, write_stores
+from glot.states.store.layout import DTYPES
+from glot.states.store.writer import WriteOptions
+from glot.types import Texts, TokenBatch
+
+SAMPLED_TEXTS, TIMED_TEXTS = 2000, 256
+"""How many texts `--estimate` tokenises, and about how many of them it runs through the backbone."""
+TOKENISED_AT_ONCE = 1000
+
+
+def max_tokens(backbone: BackboneConfig) -> int | None:
+    """Tokens a text is cut to; None = the model's own limit."""
+    return None if backbone.adaptive_length else backbone.max_length
+
+
+def find_source(config: BackboneConfig) -> BackboneSource:
+    """The backbone that a configuration names, not loaded yet.
+
+    Raises:
+        ConfigError: see `find_backbone`.
+    """
+    return find_backbone(config.model_name_or_path, config.trust_remote_code, config.revision)
+
+
+@lru_cache(maxsize=8)
+def _own_prompts(path: str, revision: str | None) -> Path | None:
+    """The prompts file of a model, by folder or hub id; None where it has none."""
+    if revision is None:
+        return Path(path) / MODEL_FILE if (Path(path) / MODEL_FILE).is_file() else None
+    return find_file(path, MODEL_FILE, revision)
+
+
+def find_prompts(config: BackboneConfig, source: BackboneSource) -> Prompts:
+    """The prompts that a configuration asks for.
+
+    Raises:
+        ConfigError: see `read_prompts`.
+    """
+    own = _own_prompts(source.path, source.revision) if config.prompts == AUTO else None
+    return read_prompts(config.prompts, own, config.exclude_prompt)
+
+
+def used_prompts(config: RunConfig, source: BackboneSource) -> UsedPrompts:
+    """What is put before the texts that a run trains on."""
+    prompts = find_prompts(config.backbone, source)
+    return prompts.for_pairs() if config.data.task == "embedding" else prompts.for_task(config.data.task)
+
+
+def store_key(config: RunConfig, source: BackboneSource, texts: Texts) -> StoreKey:
+    """What the stored states of all texts of a run depend on."""
+    return StoreKey(
+        backbone=source.identity,
+        layer=source.resolve_layer(config.backbone.hidden_layer),
+        max_length=max_tokens(config.backbone) or 0,
+        backbone_dtype=config.backbone.backbone_dtype,
+        store_dtype=config.store.store_dtype,
+        texts=texts.sha256,
+        prompts=texts.used.key,
+    )
+
+
+def open_tokens(config: RunConfig, source: BackboneSource, texts: Texts, device: torch.device, clock: Clock) -> StoredTokens | LiveTokens:
+    """The states of all texts of a run. A complete store needs no backbone at all; its weights are loaded only to encode.
+
+    Raises:
+        StateError: the backbone fails on a text, named by split and row, or gives numbers for it that are not finite.
+        StoreError: see `glot.states.store`.
+    """
+    if not config.store.precompute_hidden_states:
+        backbone, ids = _load(config, source, texts, device, clock)
+        backbone.reader.check(int(ids.lengths.max()))  # the longest text now, not after hours
+        return LiveTokens(backbone, ids, config.backbone.finetune_backbone, ids.skips, texts.where)
+    root, key = Path(config.store.store_dir), store_key(config, source, texts)
+    stored = None if config.store.override_precompute else open_store(root, key)
+    if stored is None:
+        write_layers(config, source, texts, [config.backbone.hidden_layer], device, clock)
+        stored = open_store(root, key)
+        assert stored is not None
+    return stored
+
+
+def write_layers(config: RunConfig, source: BackboneSource, texts: Texts, layers: list[str], device: torch.device, clock: Clock) -> None:
+    """Complete the stores of several hidden layers of one backbone, which may differ in nothing else, from one forward pass."""
+    root = Path(config.store.store_dir)
+    wanted = {source.resolve_layer(layer): store_key(config.with_values(hidden_layer=layer), source, texts) for layer in layers}
+    options = WriteOptions(config.store.resume, config.store.override_precompute, config.output.verbose)
+    if not options.rebuild and all(open_store(root, key) is not None for key in wanted.values()):
+        return
+    backbone, ids = _load(config, source, texts, device, clock)
+    widths = {layer: backbone.width(layer) for layer in wanted}
+    with clock.phase("encode"):
+        for width in dict.fromkeys(widths.values()):  # most backbones have one
+            names = [layer for layer in wanted if widths[layer] == width]
+            plan = StorePlan(ids.kept_lengths, width, config.store.store_dtype)
+            encode = partial(_encode_rows, backbone, ids, texts, names)
+            write_stores(root, [wanted[layer] for layer in names], plan, encode, versions(), options, backbone.facts)
+
+
+def _encode_rows(backbone: Backbone, ids: "TokenIds", texts: Texts, layers: list[str], rows: np.ndarray) -> Iterator[list[TokenBatch]]:
+    """States of some rows, from long to short; an error names the row.
+
+    Raises:
+        StateError: see `Backbone.encode_sorted`.
+    """
+    try:
+        yield from backbone.encode_sorted([ids[row] for row in rows], layers, ids.skips[rows].tolist())
+    except StateError as error:
+        raise StateError(error.problem, where="" if error.place is None else texts.where(int(rows[error.place]))) from error
+
+
+def load_options(device: str) -> dict[str, str]:
+    """What the library's loader is told for a value of `--device`: `spread` shares the layers among all accelerators."""
+    return {"device_map": "auto"} if device == SPREAD else {}
+
+
+def open_backbone(config: BackboneConfig, source: BackboneSource, layer: str, device: torch.device) -> Backbone:
+    """The backbone that a configuration asks for."""
+    return Backbone(source, max_tokens(config), config.backbone_dtype, layer, device, load_options(config.device))
+
+
+def _load(config: RunConfig, source: BackboneSource, texts: Texts, device: torch.device, clock: Clock) -> tuple[Backbone, "TokenIds"]:
+    with clock.phase("load"):
+        layer = source.resolve_layer(config.backbone.hidden_layer)
+        backbone = open_backbone(config.backbone, source, layer, device)
+    with clock.phase("encode"):
+        return backbone, TokenIds(backbone, texts, config.output.verbose)
+
+
+class TokenIds(Sequence[list[int]]):
+    """Token ids of texts, spooled to a nameless temporary file: 4 bytes per token of page cache, not Python lists.
+
+    Attributes:
+        lengths: (S,) int64, tokens that the backbone reads of each text.
+        skips: (S,) int64, how many of them are a prompt's that is left out of pooling.
+    """
+
+    def __init__(self, backbone: Backbone, texts: Texts, verbose: bool = False) -> None:
+        lengths: list[np.ndarray] = []
+        skips: list[np.ndarray] = []
+        place = 0
+        with tempfile.TemporaryFile() as spool, counter("tokenise", "text", len(texts), verbose) as bar:
+            stream = iter(texts)
+            while part := list(itertools.islice(stream, TOKENISED_AT_ONCE)):
+                prompts = [texts.prompt(place + offset) for offset in range(len(part))]
+                ids, skipped = backbone.tokeniser.tokenise(part, backbone.max_length, prompts, texts.used.exclude)
+                place += len(part)
+                lengths.append(np.array([len(tokens) for tokens in ids]))
+                skips.append(np.array(skipped))
+                np.concatenate([np.asarray(tokens, dtype=np.int32) for tokens in ids]).tofile(spool)
+                bar.update(len(part))
+            spool.flush()
+            self.lengths, self.skips = np.concatenate(lengths), np.concatenate(skips)
+            self._ids = np.memmap(spool, dtype=np.int32, mode="r", shape=(int(self.lengths.sum()),))
+        self._ends = np.cumsum(self.lengths)
+
+    @property
+    def kept_lengths(self) -> np.ndarray:
+        """(S,) int64, tokens of each text that are pooled."""
+        return self.lengths - self.skips
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __getitem__(self, place: int) -> list[int]:  # type: ignore[override]
+        end = int(self._ends[place])
+        return self._ids[end - int(self.lengths[place]) : end].tolist()
+
+
+def estimate_store(config: RunConfig, source: BackboneSource, texts: Texts, device: torch.device) -> dict[str, object]:
+    """What storing the states of all texts would take, from a sample: tokens, bytes, hours on this machine, free bytes."""
+    count = min(len(texts), SAMPLED_TEXTS)
+    places = set(np.random.default_rng(0).choice(len(texts), count, replace=False).tolist())
+    drawn = [(text, texts.prompt(place)) for place, text in enumerate(texts) if place in places]
+    layer = source.resolve_layer(config.backbone.hidden_layer)
+    backbone = open_backbone(config.backbone, source, layer, device)
+    ids = backbone.tokenise(*zip(*drawn, strict=True))
+    timed = sorted(ids[:: max(1, count // TIMED_TEXTS)], key=len, reverse=True)
+    layers = [backbone.layer]
+    list(backbone.encode_sorted(timed[-8:], layers))  # the first pass pays for the allocator
+    clock = Clock()
+    with clock.phase("encode"):
+        for batches in backbone.encode_sorted(timed, layers):
+            batches[0].tokens.cpu()  # an accelerator is asked to finish
+    tokens = sum(map(len, ids)) * len(texts) / count
+    rate = sum(map(len, timed)) / clock.seconds["encode"]
+    root = Path(config.store.store_dir).absolute()
+    free = shutil.disk_usage(next(path for path in (root, *root.parents) if path.exists())).free
+    return {
+        "sentences": len(texts),
+        "sampled": count,
+        "tokens": round(tokens),
+        "bytes": round(tokens) * backbone.hidden_size * DTYPES[config.store.store_dtype].itemsize,
+        "free_bytes": free,
+        "tokens_per_second": round(rate, 1),
+        "hours": tokens / rate / 3600,
+    }

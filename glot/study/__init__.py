@@ -1,0 +1,1 @@
+"""Many runs: sweeps, statistics, reports, the demo."""

@@ -1,0 +1,286 @@
+"""A study's runs as statistics: one row a cell of the grid and arm, compared with the baseline over equal seeds."""
+
+import csv
+import json
+import math
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from glot.data.shortcuts import SHORTCUTS, score_shortcuts
+from glot.data.tasks import TASKS, load_task_data
+from glot.errors import DataError
+from glot.report.plots import plot_arms, plot_lines
+from glot.report.published import published_score
+from glot.report.signal import signal_kept
+from glot.report.tables import latex, markdown
+from glot.settings.config import BackboneConfig, DataConfig, RunConfig, StressConfig
+from glot.study.statistics import LEVEL, Paired, Spread, floors, holm, paired, spread
+
+AXES = ("distractor_ratio", "hidden_layer", "tau")
+"""Grid keys that become an x axis."""
+TOGETHER = ("select_by", "task")
+"""What runs of one row must have in common in their results, besides their data."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One arm at one point of the grid.
+
+    Attributes:
+        point: the grid's values.
+        arm: its name in the file.
+        metric: the reported metric.
+        values: seed -> value, runs without a number left out.
+        tuned: what tuning chose.
+        failed: runs that did not finish.
+        floor: what a constant answer scores, where that is known.
+        published: the paper's figure for this backbone, pooler and task.
+    """
+
+    point: dict[str, str]
+    arm: str
+    metric: str
+    values: dict[int, float]
+    tuned: dict[str, Any]
+    failed: int
+    floor: float | None
+    published: float | None
+
+
+def write_report(folder: Path) -> str:
+    """Write report.md, report.csv, report.tex and report.png beside study.json, and return the Markdown.
+
+    Raises:
+        DataError: no study there, or runs that do not belong together.
+    """
+    path = folder / "study.json"
+    if not path.is_file():
+        raise DataError(f"{folder}: no study.json; give the folder that glot sweep made")
+    study = json.loads(path.read_text())
+    rows = [read_row(cell, study["published"]) for cell in study["cells"]]
+    check_together(rows, study["cells"])
+    tests = compare(rows, study["baseline"])
+    table = full_table(rows, tests)
+    short = [markdown(*short_table(rows, tests))] if len({label(row.point) for row in rows}) > 1 else []
+    parts = [*short, markdown(*table), explain(study, rows), shortcut_table(study["cells"])]
+    text = "\n\n".join(filter(None, parts)) + "\n"
+    (folder / "report.md").write_text(text, encoding="utf-8")
+    (folder / "report.tex").write_text(latex(*table), encoding="utf-8")
+    with (folder / "report.csv").open("w", newline="", encoding="utf-8") as stream:
+        csv.writer(stream).writerows([table[0], *table[1]])
+    draw([row for row in rows if row.values], study["cells"], folder / "report.png")
+    return f"{text}\nwritten: {folder}/report.md, .csv, .tex, .png"
+
+
+def draw(rows: list[Row], cells: list[dict[str, Any]], path: Path) -> None:
+    """Lines against the first grid key that counts something, where there is one; else intervals side by side."""
+    axis = next((key for key in AXES if len({row.point.get(key) for row in rows} - {None}) > 2), None)
+    if axis is None:
+        plot_arms([(label(row.point), row.arm, row.metric, _spread(row)) for row in rows], path)
+        return
+    layers = {"-1": max((int(row.point[axis]) for row in rows if row.point[axis].lstrip("-").isdecimal()), default=0) + 1}
+
+    def place(point: dict[str, str]) -> tuple[str, float]:
+        rest = {key: value for key, value in point.items() if key != axis}
+        return label(rest), float(layers.get(point[axis], point[axis]) if axis == "hidden_layer" else point[axis])
+
+    lines = [(*place(row.point), row.arm, _spread(row)) for row in rows]
+    plot_lines(lines, {place(cell["grid"]): scores for cell in cells if (scores := shortcut_scores(cell))}, (axis, rows[0].metric), path)
+
+
+@cache
+def _shortcuts(data: DataConfig, stress: StressConfig, max_length: int, data_seed: int) -> dict[str, float]:
+    rows = load_task_data(TASKS[data.task], data, stress, max_length, data_seed)
+    return score_shortcuts(rows.train, rows.reported[0])
+
+
+@cache
+def _signal_kept(backbone: BackboneConfig, data: DataConfig, stress: StressConfig, data_seed: int) -> float:
+    rows = load_task_data(TASKS[data.task], data, stress, backbone.max_length, data_seed)
+    return signal_kept(backbone, rows.reported[0].columns[0])
+
+
+def stress_config(cell: dict[str, Any]) -> RunConfig | None:
+    """The configuration of a cell's first finished run where its task is the stress test."""
+    finished = next((run["run_dir"] for run in cell["runs"] if run["run_dir"] is not None), None)
+    if finished is None:
+        return None
+    config = RunConfig.from_dict(json.loads((Path(finished) / "config.json").read_text())["flags"])
+    return config if config.data.task == "stress" else None
+
+
+def shortcut_scores(cell: dict[str, Any]) -> dict[str, float]:
+    """What length, words and bigrams alone score on a cell's data; nothing for tasks other than stress."""
+    config = stress_config(cell)
+    return _shortcuts(config.data, config.stress, config.backbone.max_length, config.data_seed) if config else {}
+
+
+def shortcut_table(cells: list[dict[str, Any]]) -> str:
+    """For each stress data set of a study: what shortcuts score on it, and how many texts keep their signal when cut."""
+    lines: dict[str, list[str]] = {}
+    for cell in cells:
+        config = stress_config(cell)
+        if config is not None:
+            data = {key: value for key, value in cell["grid"].items() if key not in ("hidden_layer", "tau")}
+            backbone = replace(config.backbone, hidden_layer="-1")
+            kept = _signal_kept(backbone, config.data, config.stress, config.data_seed)
+            lines[label(data)] = [*(f"{100 * score:.1f} %" for score in shortcut_scores(cell).values()), f"{100 * kept:.1f} %"]
+    if not lines:
+        return ""
+    table = markdown(["data", *SHORTCUTS, "signal kept"], [[name, *values] for name, values in lines.items()])
+    return f"{table}\n\nAccuracy of rules that understand nothing; `signal kept`: evaluation texts whose signal survives the cut."
+
+
+def read_row(cell: dict[str, Any], published: str | None) -> Row:
+    """The finished runs of one cell."""
+    values, metric, floor, result = {}, "-", None, None
+    for run in cell["runs"]:
+        if run["run_dir"] is None:
+            continue
+        result = json.loads((Path(run["run_dir"]) / "result.json").read_text())
+        metric, value = main_score(result)
+        floor = run_floor(Path(run["run_dir"]), metric) if floor is None else floor
+        if value is not None:
+            values[run["seed"]] = value
+    failed = sum(run["run_dir"] is None for run in cell["runs"])
+    figure = None if result is None or published is None else _published(published, result, metric, cell["grid"])
+    return Row(cell["grid"], cell["arm"], metric, values, cell["tuned"]["values"], failed, floor, figure)
+
+
+def main_score(result: dict[str, Any]) -> tuple[str, float | None]:
+    """The reported metric of a result and its value; of several MTEB tasks their mean, None where one failed."""
+    if "scores" not in result:
+        return next(iter(result["best"]["metrics"].items()))
+    scores = result["scores"]
+    if len(scores) + len(result["failed"]) == 1:
+        return next(iter({**scores, **dict.fromkeys(result["failed"])}.items()))
+    return "mean", None if result["failed"] else math.fsum(scores.values()) / len(scores)
+
+
+def run_floor(run_dir: Path, metric: str) -> float | None:
+    """What a constant answer scores on the labels of a run's predictions; None for similarities."""
+    if not (run_dir / "predictions.csv").is_file():
+        return None
+    with (run_dir / "predictions.csv").open(encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream))
+    if "score_0" not in rows[0]:
+        return None
+    return floors(np.array([float(row["label"]) for row in rows])).get(metric)
+
+
+def check_together(rows: list[Row], cells: list[dict[str, Any]]) -> None:
+    """Refuse to compare runs of one grid point that saw other data or were selected by another rule.
+
+    Raises:
+        DataError: what differs, and in which arms.
+    """
+    seen: dict[str, dict[str, tuple[str, str]]] = {}
+    for row, cell in zip(rows, cells, strict=True):
+        for run in cell["runs"]:
+            if run["run_dir"] is None:
+                continue
+            folder = Path(run["run_dir"])
+            result = json.loads((folder / "result.json").read_text())
+            facts = {name: str(result[name]) for name in TOGETHER}
+            facts["data"] = json.loads((folder / "config.json").read_text())["resolved"]["data"]
+            for name, fact in facts.items():
+                first, arm = seen.setdefault(label(row.point), {}).setdefault(name, (fact, row.arm))
+                if first != fact:
+                    raise DataError(
+                        f"{label(row.point)}: {name} differs between {arm} ({first}) and {row.arm} ({fact}); they cannot be compared"
+                    )
+
+
+class Test(NamedTuple):
+    """An arm against the baseline at its point (None for the baseline itself), and p corrected by Holm over the whole study."""
+
+    paired: Paired | None
+    p: float
+
+
+def compare(rows: list[Row], baseline: str | None) -> list[Test]:
+    """Every row against the baseline over equal seeds."""
+    base = {label(row.point): row.values for row in rows if row.arm == baseline}
+    tests: list[Paired | None] = []
+    for row in rows:
+        other = base.get(label(row.point), {})
+        seeds = sorted(row.values.keys() & other.keys())
+        tested = row.arm != baseline and seeds
+        tests.append(paired([row.values[seed] for seed in seeds], [other[seed] for seed in seeds]) if tested else None)
+    corrected = holm([math.nan if test is None else test.p for test in tests])
+    return [Test(test, p) for test, p in zip(tests, corrected, strict=True)]
+
+
+def short_table(rows: list[Row], tests: list[Test]) -> tuple[list[str], list[list[str]]]:
+    """One line an arm, one column a point of the grid: mean and half-width of the interval, starred where p is below 0.05."""
+    points = {label(row.point): row.metric for row in rows}
+    cells = {}
+    for row, test in zip(rows, tests, strict=True):
+        found = _spread(row) if row.values else None
+        star = "*" if test.p < 1 - LEVEL else ""
+        cells[row.arm, label(row.point)] = "" if found is None else f"{found.mean:.3f} ± {found.half_width:.3f}{star}"
+    arms = list(dict.fromkeys(row.arm for row in rows))
+    header = ["arm", *(f"{point} ({metric})" for point, metric in points.items())]
+    return header, [[arm or "-", *(cells.get((arm, point), "") for point in points)] for arm in arms]
+
+
+def full_table(rows: list[Row], tests: list[Test]) -> tuple[list[str], list[list[str]]]:
+    """One line for each arm and point, with everything that is known of it."""
+    header = ["arm", "where", "metric", "mean", "sd", "95 %", "n", "tuned", "difference", "p (Holm)", "detectable", "floor", "published"]
+    lines = []
+    for row, (test, p) in zip(rows, tests, strict=True):
+        found = _spread(row) if row.values else Spread(math.nan, math.nan, 0, math.nan)
+        tuned = " ".join(f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}" for name, value in row.tuned.items())
+        difference = ["", "", ""] if test is None else [f"{test.difference:+.4f}", _number(p), _number(test.detectable)]
+        numbers = [
+            _number(found.mean),
+            _number(found.sd),
+            f"± {_number(found.half_width)}",
+            f"{found.n}{f' (-{row.failed})' if row.failed else ''}",
+        ]
+        lines.append(
+            [row.arm or "-", label(row.point), row.metric, *numbers, tuned, *difference, _number(row.floor), _number(row.published)]
+        )
+    return header, lines
+
+
+def _published(table: str, result: dict[str, Any], metric: str, point: dict[str, str]) -> float | None:
+    """The paper's figure for a result; the stress test's tasks carry their ratio."""
+    ratio = point.get("distractor_ratio")
+    task = f"{result['task']}@{float(ratio):g}" if ratio else result["task"]
+    return published_score(result["model"], result["pooler"], task, metric, table)
+
+
+def explain(study: dict[str, Any], rows: list[Row]) -> str:
+    """What the columns mean, and what the study cost."""
+    failed = sum(row.failed for row in rows)
+    against = (
+        f"`difference`, `p` and `detectable` are against the arm {study['baseline']!r}: paired t-test over seeds, "
+        if study["baseline"]
+        else ""
+    )
+    sentences = [
+        "Mean ± half-width of the 95 % t-interval over seeds; * = p below 0.05 after Holm. `sd` is over seeds.",
+        f"{against}p corrected by Holm over the table, and the smallest difference that these seeds could have shown." if against else "",
+        "`floor` is what a constant answer scores (majority class; F1 of answering 1 to everything).",
+        f"{failed} runs failed and are not counted." if failed else "",
+        f"The study took {study['seconds']['total']:,.0f} s, {study['seconds']['encode']:,.0f} s of it in the backbone.",
+    ]
+    return " ".join(filter(None, sentences))
+
+
+def label(point: dict[str, str]) -> str:
+    """A grid point in a few words: the values alone."""
+    return " ".join(point.values()) or "-"
+
+
+def _spread(row: Row) -> Spread:
+    return spread([row.values[seed] for seed in sorted(row.values)])
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None or math.isnan(value) else f"{value:.4f}"

@@ -1,0 +1,89 @@
+"""The runs of a study on a pool of workers: this process, or several with their share of the cores each."""
+
+import os
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from multiprocessing import get_context, parent_process
+from pathlib import Path
+from typing import Any
+
+from glot.errors import GlotError
+from glot.settings.checks import stack_problems
+from glot.settings.config import RunConfig
+
+
+class Work:
+    """Runs configurations on a pool of workers; equal ones once."""
+
+    def __init__(self, pool: Executor, runs_dir: str) -> None:
+        self._pool, self._runs_dir = pool, runs_dir
+
+    def run(self, configs: list[RunConfig], title: str, stack: bool = False) -> list[dict[str, Any]]:
+        """For each configuration its run folder, or the error that stopped it.
+
+        `stack` trains those that differ in nothing but their seed side by side, where they can be.
+        """
+        from glot.progress import counter, say
+
+        groups: dict[RunConfig, dict[RunConfig, None]] = {}
+        for config in configs:
+            alone = not stack or stack_problems(config)
+            groups.setdefault(config if alone else config.with_values(seed=0), {})[config] = None
+        futures: dict[RunConfig, tuple[Future[list[str]], int]] = {}
+        with counter(title, "run", len(set(configs)), enabled=True) as bar:
+            for members in groups.values():
+                future = self._pool.submit(_run_group, list(members), self._runs_dir)
+                future.add_done_callback(partial(lambda count, _: bar.update(count), len(members)))
+                futures |= {config: (future, place) for place, config in enumerate(members)}
+            for config, (future, _) in futures.items():
+                error = future.exception()
+                if error is not None:
+                    say(f"failed: {config.data.task}, {config.pooler.pooling_method}, seed {config.train.seed}: {_in_words(error)}")
+        outcomes = [futures[config] for config in configs]
+        return [
+            {"run_dir": None, "error": _in_words(future.exception())} if future.exception() else {"run_dir": future.result()[place]}
+            for future, place in outcomes
+        ]
+
+
+def _in_words(error: BaseException | None) -> str:
+    return str(error) if isinstance(error, GlotError) else f"{type(error).__name__}: {error}"
+
+
+def _run_group(configs: list[RunConfig], runs_dir: str) -> list[str]:
+    from glot import recipes
+
+    if len(configs) == 1:
+        return [recipes.run_or_reuse(configs[0], Path(runs_dir))]
+    return recipes.stack_or_reuse(configs, Path(runs_dir))
+
+
+@contextmanager
+def open_pool(jobs: int) -> Iterator[Executor]:
+    """Workers; a future holds whatever stopped a run. When the user stops the study, runs that have not begun are dropped."""
+    pool: Executor = ThreadPoolExecutor(1)
+    if jobs > 1:
+        pool = ProcessPoolExecutor(jobs, get_context("spawn"), initializer=_share_cores, initargs=(jobs,))
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _share_cores(jobs: int) -> None:
+    """What a worker does first: take its share of the cores, and end when the study is killed, which would leave it waiting for ever."""
+    import torch
+
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // jobs))
+    parent = parent_process()
+    assert parent is not None
+
+    def follow() -> None:
+        """Wait for the parent's end."""
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()

@@ -1,0 +1,1 @@
+"""The training loop, its scores, and the run folder."""

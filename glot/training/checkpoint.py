@@ -1,0 +1,145 @@
+"""The run folder: configuration, weights, metrics, result.
+
+runs/<run_name>/
+    config.json         every flag, and what was resolved: d and the identity of the backbone
+    metrics.jsonl       one line every few steps and every epoch
+    model.safetensors   pooler.* and head.*
+    predictions.csv     row, label, prediction, score per class
+    backbone/           with --finetune_backbone=1: a model folder
+    result.json         written last
+"""
+
+import csv
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from glot.data.tasks import TASKS
+from glot.errors import CheckpointError, ConfigError
+from glot.nn.model import SentenceModel
+from glot.nn.poolers import build_pooler
+from glot.settings.config import RunConfig, read_config
+from glot.states.backbone import BackboneSource, find_backbone
+
+CONFIG, WEIGHTS, PREDICTIONS, RESULT = "config.json", "model.safetensors", "predictions.csv", "result.json"
+BACKBONE = "backbone"
+MARK = ".glot-run"
+"""An empty file that says: this folder may be replaced by `--overwrite=1`."""
+
+
+def create_run_folder(root: Path, name: str, overwrite: bool) -> Path:
+    """A new folder `root/name`; where that exists it is replaced with `overwrite`, else `name-2`, `name-3`, ... is taken.
+
+    Raises:
+        ConfigError: the folder to replace was not made by this function.
+    """
+    folder, count = root / name, 1
+    if overwrite and folder.is_dir():
+        if not (folder / MARK).is_file():
+            raise ConfigError(f"--overwrite=1: {folder} is no run folder (it has no {MARK}); move it away, or choose another --run_name")
+        shutil.rmtree(folder)
+    while True:
+        try:
+            folder.mkdir(parents=True)
+            (folder / MARK).touch()
+            return folder
+        except FileExistsError:
+            count += 1
+            folder = root / f"{name}-{count}"
+
+
+def write_json(path: Path, value: object) -> None:
+    """Whole or absent, and never with NaN."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    partial.replace(path)
+
+
+def save_model(folder: Path, model: nn.Module) -> None:
+    """Pooler and head as `model.safetensors`."""
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}, folder / WEIGHTS)
+
+
+def write_config(folder: Path, config: RunConfig, resolved: dict[str, object]) -> None:
+    """`config.json`: every flag, and what was resolved on the way (hidden_size, backbone identity)."""
+    write_json(folder / CONFIG, {"flags": config.to_dict(), "resolved": resolved})
+
+
+def build_model(config: RunConfig, hidden_size: int) -> SentenceModel:
+    """The model of a configuration, freshly initialised from torch's global generator."""
+    task = TASKS[config.data.task]
+    pooler = build_pooler(config.pooler, config.graph, hidden_size, config.data_seed)
+    flags = config.to_dict()
+    head = task.head(pooler.out_dim, task.num_labels, **{name: flags[name] for name in task.head_flags})
+    return SentenceModel(pooler, head)
+
+
+def load_run(folder: Path) -> tuple[SentenceModel, RunConfig, dict[str, Any]]:
+    """The trained model of a run folder in evaluation mode, its configuration and what was resolved.
+
+    Raises:
+        CheckpointError: the folder is no finished run, or its weights do not fit its configuration.
+    """
+    saved = read_config(folder / CONFIG)
+    if not (folder / WEIGHTS).is_file():
+        raise CheckpointError(f"{folder}: no {WEIGHTS}; give the folder of a finished run that trained a pooler")
+    config, resolved = RunConfig.from_dict(saved["flags"]), saved["resolved"]
+    model = build_model(config, resolved["hidden_size"])
+    try:
+        model.load_state_dict(load_file(folder / WEIGHTS))
+    except (RuntimeError, SafetensorError) as error:
+        raise CheckpointError(f"{folder}: weights and configuration disagree ({' '.join(str(error).split())})") from error
+    return model.eval(), config, resolved
+
+
+def find_trained_backbone(checkpoint: Path, saved: dict[str, Any], config: RunConfig) -> BackboneSource:
+    """The backbone that a checkpoint was trained on, or together with, wherever the current folder is.
+
+    Args:
+        checkpoint: a run folder, or a `.pth` with its configuration beside it.
+        saved: of `read_saved`.
+        config: what is asked for now; its model's name and trust count.
+
+    Raises:
+        CheckpointError: the backbone on this machine is not the one of the training, or the one that was trained is gone.
+        ConfigError: it cannot be found.
+    """
+    flags, resolved = saved["flags"], saved["resolved"]
+    if flags.get("finetune_backbone"):
+        run = checkpoint if checkpoint.is_dir() else Path(str(saved.get("run", checkpoint.parent)))
+        if not (run / BACKBONE).is_dir():
+            raise CheckpointError(f"{checkpoint}: was trained together with its backbone, which is not in {run}; give the run's folder")
+        return find_backbone(str(run / BACKBONE), config.backbone.trust_remote_code)
+    name, trained_on = config.backbone.model_name_or_path, resolved["backbone"]
+    repository, _, commit = trained_on.partition("@")
+    pinned = commit if commit and repository == name.partition("@")[0] else None
+    source = find_backbone(repository if pinned else name, config.backbone.trust_remote_code, pinned, resolved.get("folder"))
+    if source.identity != trained_on:
+        raise CheckpointError(f"{checkpoint}: was trained on another {name} ({trained_on} there, {source.identity} here)")
+    return replace(source, name=name)
+
+
+def write_predictions(path: Path, labels: np.ndarray, outputs: np.ndarray) -> None:
+    """Row, label, prediction and a score per class (classes), or row, label and prediction (similarity)."""
+    classes = outputs.ndim == 2
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        table = csv.writer(stream)
+        table.writerow(["row", "label", "prediction"] + ([f"score_{index}" for index in range(outputs.shape[1])] if classes else []))
+        for row, (label, output) in enumerate(zip(labels.tolist(), outputs, strict=True)):
+            values = [int(output.argmax()), *(f"{value:.6g}" for value in output)] if classes else [f"{output:.6g}"]
+            table.writerow([row, label, *values])
+
+
+def write_ranks(path: Path, ranks: np.ndarray) -> None:
+    """Row of the held-out slice and the rank of its positive, 1 = first."""
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        table = csv.writer(stream)
+        table.writerow(["row", "rank"])
+        table.writerows(enumerate(ranks.tolist()))

@@ -1,0 +1,102 @@
+"""The result object: what was trained on what, what came out, and what selected it."""
+
+from typing import Any
+
+import numpy as np
+
+from glot.data.tasks import TaskSpec
+from glot.settings.config import RunConfig, versions
+from glot.states.backbone import LiveTokens
+from glot.states.store import StoredTokens
+from glot.training.metrics import finite
+from glot.types import EpochResult, FitResult
+
+Result = dict[str, Any]
+
+
+def selection_in_words(config: RunConfig, task: TaskSpec, reported: list[str]) -> str:
+    """What picked the reported epoch, as a sentence part."""
+    data = config.data
+    sentences = {
+        "best": f"best epoch by {' + '.join(task.select_by)} on the reported split ({reported[0]})",
+        "last": "last epoch",
+        "heldout": f"best epoch by {task.metrics[0]} on {data.heldout_fraction:g} of the training rows, "
+        f"held out with data seed {config.data_seed}",
+    }
+    return sentences[data.selection]
+
+
+def epoch_entry(epoch: EpochResult) -> Result:
+    """One epoch of `history`."""
+    return {
+        "epoch": epoch.epoch,
+        "train_loss": finite(epoch.train_loss),
+        "metrics": rounded(epoch.metrics),
+        "seconds": {phase: round(seconds, 3) for phase, seconds in epoch.seconds.items()},
+    }
+
+
+def rounded(metrics: dict[str, float]) -> dict[str, float | None]:
+    """Metrics as JSON holds them: null where there is no number."""
+    return {name: finite(value) for name, value in metrics.items()}
+
+
+def store_entry(tokens: StoredTokens | LiveTokens) -> Result | None:
+    """Where the states lie; null where they were computed on the fly."""
+    if isinstance(tokens, LiveTokens):
+        return None
+    manifest = tokens.manifest
+    return {"path": str(tokens.folder), "bytes": manifest.size_bytes, "sentences": manifest.num_sentences, "tokens": manifest.num_tokens}
+
+
+def backbone_facts(tokens: StoredTokens | LiveTokens) -> Result:
+    """What was found out about the backbone when it was loaded; nothing of a store that was made before these were written down."""
+    return tokens.backbone.facts if isinstance(tokens, LiveTokens) else dict(tokens.manifest.backbone or {})
+
+
+def make_result(config: RunConfig, task: TaskSpec, fitted: FitResult, scores: dict[str, float], seconds: dict[str, float]) -> Result:
+    """What follows from configuration and training; `scores` are those of the selected epoch on the reported split."""
+    heldout = config.data.selection == "heldout"
+    history = [epoch_entry(epoch) for epoch in fitted.history]
+    spent = {phase: sum(epoch.seconds[phase] for epoch in fitted.history) for phase in ("train", "evaluate")}
+    totals = {phase: round(value + spent.get(phase, 0.0), 3) for phase, value in seconds.items()}
+    return {
+        "task": config.data.task,
+        "model": config.backbone.model_name_or_path,
+        "pooler": config.pooler.pooling_method,
+        "seed": config.train.seed,
+        "data_seed": config.data_seed,
+        "best": {"epoch": fitted.best.epoch, "metrics": rounded(scores)},
+        "last": None if heldout else {"epoch": fitted.last.epoch, "metrics": rounded(fitted.last.metrics)},
+        "history": history,
+        "seconds": totals,
+        "versions": versions(),
+    }
+
+
+def make_mteb_result(
+    config: RunConfig, scores: dict[str, float], failed: dict[str, str], revision: str, seconds: dict[str, float]
+) -> Result:
+    """The result object of `--task=mteb`: main scores and reasons by task in place of best and last."""
+    return {
+        "task": "mteb",
+        "model": config.backbone.model_name_or_path,
+        "pooler": config.pooler.pooling_method,
+        "seed": config.train.seed,
+        "data_seed": config.data_seed,
+        "select_by": "nothing is trained",
+        "scores": scores,
+        "failed": failed,
+        "seconds": {phase: round(value, 3) for phase, value in seconds.items()},
+        "fingerprint": revision,
+    }
+
+
+def summarise(runs: list[Result]) -> dict[str, dict[str, float | int]]:
+    """Mean and standard deviation (n - 1) over runs of each metric of the selected epoch; runs without a number do not count."""
+    summary = {}
+    for metric in runs[0]["best"]["metrics"]:
+        values = [run["best"]["metrics"][metric] for run in runs if run["best"]["metrics"][metric] is not None]
+        spread = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+        summary[metric] = {"mean": float(np.mean(values)), "sd": spread, "n": len(values)} if values else {"mean": None, "sd": None, "n": 0}
+    return summary

@@ -1,0 +1,218 @@
+"""One run: what it reads, its model and folder, and what it leaves behind. The steps between stand in `glot.recipes`."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from glot.data import PairFile
+from glot.data.loader import TextIndex
+from glot.data.tasks import TASKS, PairData, PairSpec, TaskData, TaskSpec, load_pair_data, load_task_data
+from glot.distributed import processes
+from glot.errors import TrainingError
+from glot.nn.model import SentenceModel
+from glot.nn.stack import StackedModel
+from glot.progress import Clock, say
+from glot.prompts import UsedPrompts
+from glot.settings.config import DataConfig, RunConfig, StressConfig, versions
+from glot.states.backbone import Backbone, BackboneSource, LiveTokens, pick_device, recall_facts
+from glot.states.store import StoredTokens
+from glot.states.tokens import find_prompts, find_source, open_tokens, used_prompts
+from glot.training.checkpoint import BACKBONE, RESULT, WEIGHTS, build_model, create_run_folder, save_model, write_config, write_json
+from glot.training.result import Result, backbone_facts, make_result, selection_in_words, store_entry
+from glot.training.splits import Loaders, PairLoaders
+from glot.training.tracking import make_tracker, resolve_report_to
+from glot.training.train import FitOptions
+from glot.types import FitResult, Texts, TokenSource, Tracker
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a run reads; runs that differ in their seeds share it. `config` is settled."""
+
+    config: RunConfig
+    source: BackboneSource
+    data: TaskData | PairData
+    texts: Texts
+    tokens: StoredTokens | LiveTokens
+    device: torch.device
+    report_to: str
+    notes: list[str]
+    clock: Clock
+
+    @property
+    def task(self) -> TaskSpec:
+        """The row of the run's task."""
+        return TASKS[self.config.data.task]
+
+
+def load_inputs(config: RunConfig) -> Inputs:
+    """Rows, and the token states of their texts: encoded now, if they are not stored yet."""
+    torch.set_flush_denormal(
+        True
+    )  # here, since threads inherit it: a saturated softmax has such gradients, 10 to 30 times slower to multiply
+    clock = Clock("load", "encode", "train", "evaluate")
+    report_to, device = resolve_report_to(config.output.report_to), own_device(config)
+    with clock.phase("load"):
+        source = find_source(config.backbone)
+        data, texts = read_texts(config, source)
+        config, notes = settle(config, source)
+    tokens = open_tokens(config, source, texts, device, clock)
+    return Inputs(config, source, data, texts, tokens, device, report_to, notes, clock)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run that is ready to train: settled configuration, fresh model, folder."""
+
+    config: RunConfig
+    model: SentenceModel
+    folder: Path
+    tracker: Tracker
+    fingerprint: str
+
+
+def open_run(config: RunConfig, inputs: Inputs) -> Run:
+    """Initialise the model by the seed, make the folder, write down what is going to happen."""
+    fingerprint = run_fingerprint(config, inputs.source, inputs.data)
+    torch.manual_seed(config.train.seed)
+    model = build_model(config, inputs.tokens.hidden_size).to(inputs.device)
+    folder = create_run_folder(Path(config.output.output_dir), run_name(config, fingerprint), config.output.overwrite)
+    source, tokens = inputs.source, inputs.tokens
+    facts = {"hidden_size": tokens.hidden_size, "backbone": source.identity, "folder": folder_of(source), "data": inputs.data.sha256}
+    facts["prompts"] = find_prompts(config.backbone, source).to_dict()
+    write_config(folder, config, facts)
+    rows = f"{len(inputs.data.train):,} training rows, scored on "
+    rows += ", ".join(f"{len(split):,} {split.split}" for split in inputs.data.watched)
+    say(f"{folder}: {config.pooler.pooling_method}, {model.trainable_params:,} parameters, {rows}", config.output.verbose)
+    tracker = make_tracker(inputs.report_to, folder)
+    tracker.start(config.to_dict())
+    return Run(config, model, folder, tracker, fingerprint)
+
+
+def keep_last_good(error: TrainingError, runs: list[Run]) -> TrainingError:
+    """Save the weights that a broken-off training went back to; returns the error with where they are. There is no `result.json`."""
+    for run in runs:
+        run.tracker.close()
+        if error.kept is not None:
+            save_model(run.folder, run.model)
+    where = ", ".join(str(run.folder / WEIGHTS) for run in runs)
+    return TrainingError(
+        f"{error}; " + (f"the weights of epoch {error.kept} are in {where}" if error.kept else "no epoch was finished"), error.kept
+    )
+
+
+def close_run(
+    run: Run, inputs: Inputs, fitted: FitResult, scores: dict[str, float], further: Callable[[Result], None] | None = None
+) -> Result:
+    """Write the weights of the selected epoch and, last, `result.json` with its scores; `further` adds to folder and result before that."""
+    run.tracker.close()
+    config, data, tokens = run.config, inputs.data, inputs.tokens
+    save_model(run.folder, run.model)
+    trained = run.model.trainable_params
+    if isinstance(tokens, LiveTokens) and tokens.trainable:
+        tokens.backbone.save(run.folder / BACKBONE)
+        trained += sum(parameter.numel() for parameter in tokens.backbone.model.parameters())
+    result = make_result(config, inputs.task, fitted, scores, inputs.clock.seconds) | {
+        "select_by": selection_in_words(config, inputs.task, [split.split for split in data.reported]),
+        "rows": {split.split: len(split) for split in [data.train, *data.reported]},
+        "trainable_params": trained,
+        "store": store_entry(tokens),
+        "backbone": {"identity": inputs.source.identity, **backbone_facts(tokens)},
+        "notes": inputs.notes + data.notes,
+        "run_dir": str(run.folder),
+        "fingerprint": run.fingerprint,
+    }
+    if further is not None:
+        further(result)
+    write_json(run.folder / RESULT, result)
+    return result
+
+
+def read_texts(config: RunConfig, source: BackboneSource) -> tuple[TaskData | PairData, Texts]:
+    """The rows of a run and its distinct texts; the last few are remembered, since runs of one study share them."""
+    used = used_prompts(config, source)
+    if config.data.task == "embedding":
+        flags = config.to_dict() | {"data_seed": config.data_seed}
+        spec = PairSpec(**{name: flags[name] for name in PairSpec._fields if name in flags}, used=used)
+        return _read_pairs(spec, Path(spec.train_file).stat().st_mtime_ns, config.output.verbose)
+    return _read_texts(config.data, config.stress, config.backbone.max_length, config.data_seed, used)
+
+
+@lru_cache(maxsize=2)
+def _read_texts(data: DataConfig, stress: StressConfig, max_length: int, data_seed: int, used: UsedPrompts) -> tuple[TaskData, TextIndex]:
+    rows = replace(load_task_data(TASKS[data.task], data, stress, max_length, data_seed), used=used)
+    return rows, TextIndex(rows.splits, used)
+
+
+@lru_cache(maxsize=2)
+def _read_pairs(spec: PairSpec, changed: int, verbose: bool) -> tuple[PairData, PairFile]:
+    return load_pair_data(TASKS["embedding"], spec, verbose)
+
+
+def make_loaders(inputs: Inputs) -> Loaders | PairLoaders:
+    """Batches and scores of labelled rows, or of pairs."""
+    if isinstance(inputs.data, PairData):
+        return PairLoaders(inputs.config, inputs.task, inputs.data, inputs.tokens, inputs.device)
+    assert isinstance(inputs.texts, TextIndex)
+    return Loaders(inputs.config, inputs.task, inputs.data, inputs.texts, inputs.tokens, inputs.device)
+
+
+def run_fingerprint(config: RunConfig, source: BackboneSource, data: TaskData | PairData) -> str:
+    """What a settled run is known by: its configuration, the backbone's files, the rows, and the versions that can change a number."""
+    return config.fingerprint(source.identity, data.sha256, str(sorted(versions().items())))
+
+
+def settle(config: RunConfig, source: BackboneSource) -> tuple[RunConfig, list[str]]:
+    """Replace what depends on the backbone by its meaning: the layer's index, and `decoder_cls_last_token` for encoders."""
+    notes = []
+    last = config.pooler.decoder_cls_last_token
+    layer = source.resolve_layer(config.backbone.hidden_layer)
+    if not config.backbone.adaptive_length:
+        source.check_length(config.backbone.max_length)
+    decoder = last and (is_causal(source) if config.pooler.pooling_method == "cls" else source.is_decoder)
+    if last and not decoder and config.data.task != "stress":  # there it is on by default, for decoders
+        notes.append(f"{source.name} is an encoder: cls takes its first token whatever --decoder_cls_last_token says")
+    return config.with_values(hidden_layer=layer, decoder_cls_last_token=decoder), notes
+
+
+def is_causal(source: BackboneSource) -> bool:
+    """Whether a token's state is independent of the tokens behind it: measured on the loaded model, once per machine and version."""
+    known = recall_facts(source.identity).get("is_causal")
+    if isinstance(known, bool):
+        return known
+    return Backbone(source, None, "float32", str(source.num_layers), pick_device("cpu")).is_causal
+
+
+def own_device(config: RunConfig) -> torch.device:
+    """Where this process computes."""
+    return pick_device(processes().device(config.backbone.device))
+
+
+def folder_of(source: BackboneSource) -> str | None:
+    """Absolute path of a local model, so that a run is found from any folder; None for other models."""
+    return None if source.folder is None else str(source.folder)
+
+
+def run_name(config: RunConfig, fingerprint: str) -> str:
+    """`--run_name`, or one made of what a reader looks for first."""
+    seed = f"s{config.train.seed}" if config.train.seeds is None else "seeds"
+    return config.output.run_name or f"{config.data.task}-{config.pooler.pooling_method}-{seed}-{fingerprint[:8]}"
+
+
+def make_optimizer(config: RunConfig, model: SentenceModel | StackedModel, tokens: TokenSource) -> torch.optim.Optimizer:
+    """Adam over pooler and head, and over the backbone at its own rate when it is fine-tuned."""
+    groups = [{"params": list(model.parameters()), "lr": config.train.lr}]
+    if isinstance(tokens, LiveTokens) and tokens.trainable:
+        groups.append({"params": list(tokens.backbone.model.parameters()), "lr": config.backbone.backbone_lr})
+    return torch.optim.Adam(groups, weight_decay=config.train.weight_decay, fused=True)  # one pass over the weights instead of ten
+
+
+def fit_options(config: RunConfig, task: TaskSpec, optimizer: torch.optim.Optimizer) -> FitOptions:
+    """How `fit` picks its epoch under each `--selection`, and how the learning rate follows the loss where the task says so."""
+    select_by = {"best": task.select_by, "last": (), "heldout": task.metrics[:1]}[config.data.selection]
+    schedule = None if task.patience is None else ReduceLROnPlateau(optimizer, patience=task.patience).step
+    return FitOptions(config.train.epochs, select_by, config.output.log_every, config.output.verbose, schedule)

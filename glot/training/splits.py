@@ -1,0 +1,92 @@
+"""The splits of a run as batches, and the scores of a model on them: labelled rows, and pairs."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from glot.data.loader import BatchLoader, TextIndex
+from glot.data.tasks import PairData, PairRows, TaskData, TaskSpec, targets, training_loss
+from glot.nn.model import SentenceModel
+from glot.nn.stack import StackedModel
+from glot.settings.config import RunConfig
+from glot.training.checkpoint import write_predictions, write_ranks
+from glot.training.evaluate import predict, rank_positives, score
+from glot.types import Examples, TokenSource
+
+
+@dataclass(frozen=True)
+class Loaders:
+    """The batches of a run's splits."""
+
+    config: RunConfig
+    task: TaskSpec
+    data: TaskData
+    index: TextIndex
+    tokens: TokenSource
+    device: torch.device
+
+    @property
+    def train(self) -> BatchLoader:
+        """Shuffled by the order seed, anew in each epoch."""
+        return self._loader(self.data.train, self.config.train.batch_size, self.config.order_seed)
+
+    def score(self, model: SentenceModel, splits: list[Examples], predictions: Path | None = None) -> dict[str, float]:
+        """Metrics over splits, each with its suffix; the first split's predictions go to a file where one is named."""
+        scores = {}
+        for split in splits:
+            outputs = predict(model, self._loader(split, self.config.train.eval_batch_size, None))
+            scores |= self._score_split(split, outputs, len(splits) > 1)
+            if predictions is not None and split is splits[0]:
+                write_predictions(predictions, split.labels, outputs)
+        return scores
+
+    def score_stack(self, stack: StackedModel, splits: list[Examples], predictions: list[Path] | None = None) -> list[dict[str, float]]:
+        """`score` for each of several stacked models; `predictions` has a file for each."""
+        found: list[dict[str, float]] = [{} for _ in range(len(stack))]
+        for split in splits:
+            outputs = predict(stack, self._loader(split, self.config.train.eval_batch_size, None), rows=1)
+            for own, output in zip(found, outputs, strict=True):
+                own |= self._score_split(split, output, len(splits) > 1)
+            for path, output in zip(predictions or [], outputs, strict=False):
+                if split is splits[0]:
+                    write_predictions(path, split.labels, output)
+        return found
+
+    def _score_split(self, split: Examples, outputs: np.ndarray, with_suffix: bool) -> dict[str, float]:
+        suffix = self.task.eval_splits.get(split.split, "") if with_suffix else ""
+        return score(outputs, targets(self.task, split, self.config.data.label_scale), self.task.metrics, suffix)
+
+    def _loader(self, split: Examples, batch_size: int, seed: int | None) -> BatchLoader:
+        labels = targets(self.task, split, self.config.data.label_scale)
+        return BatchLoader(self.index.sides(split), labels, self.tokens, batch_size, self.device, seed, self.config.train.num_workers)
+
+
+@dataclass(frozen=True)
+class PairLoaders:
+    """The batches of contrastive training: no text twice in a batch. The counterpart of `Loaders`."""
+
+    config: RunConfig
+    task: TaskSpec
+    data: PairData
+    tokens: TokenSource
+    device: torch.device
+
+    @property
+    def train(self) -> BatchLoader:
+        """Shuffled by the order seed, anew in each epoch."""
+        return self._loader(self.data.train, self.config.order_seed)
+
+    def score(self, model: SentenceModel, splits: list[PairRows], predictions: Path | None = None) -> dict[str, float]:
+        """Retrieval metrics of the held-out slice; its ranks go to a file where one is named."""
+        (split,) = splits
+        loss = training_loss(self.task, self.config.to_dict())
+        scores, ranks = rank_positives(model, self._loader(split, None), split.sides[1], loss)
+        if predictions is not None:
+            write_ranks(predictions, ranks)
+        return scores
+
+    def _loader(self, split: PairRows, seed: int | None) -> BatchLoader:
+        train = self.config.train
+        return BatchLoader(split.sides, None, self.tokens, train.batch_size, self.device, seed, train.num_workers)

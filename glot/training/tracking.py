@@ -1,0 +1,131 @@
+"""Where numbers go while a run goes on. `metrics.jsonl` in the run folder is the record; wandb and TensorBoard are further readers.
+
+The only door to wandb. Nothing here asks for an account: without WANDB_MODE or a login, wandb is an error that says so.
+"""
+
+import importlib.util
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from glot.errors import ConfigError
+from glot.training.metrics import finite
+from glot.types import Tracker
+
+PROJECT = "GLOT"
+
+
+class JsonlTracker:
+    """One JSON line for each call of `log`."""
+
+    def __init__(self, path: Path) -> None:
+        self._stream = path.open("w", encoding="utf-8")
+
+    def start(self, config: dict[str, object]) -> None:
+        """Nothing to do: the configuration has a file of its own."""
+
+    def log(self, values: dict[str, float], step: int) -> None:
+        """Append a line."""
+        line = {"step": step} | {name: finite(value) for name, value in values.items()}
+        self._stream.write(json.dumps(line) + "\n")
+        self._stream.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._stream.close()
+
+
+class WandbTracker:
+    """A wandb run in project GLOT."""
+
+    def __init__(self, name: str, folder: Path) -> None:
+        self._name, self._folder = name, folder
+
+    def start(self, config: dict[str, object]) -> None:
+        """Open the run."""
+        import wandb
+
+        mode = os.environ.get("WANDB_MODE")  # said again: a look for a login earlier in the process would have frozen the setting
+        project = None if os.environ.get("WANDB_SWEEP_ID") else os.environ.get("WANDB_PROJECT", PROJECT)  # a sweep has its own
+        self._run: Any = wandb.init(mode=mode, project=project, name=self._name, dir=self._folder, config=config)
+
+    def log(self, values: dict[str, float], step: int) -> None:
+        """Send numbers."""
+        self._run.log(values, step=step)
+
+    def close(self) -> None:
+        """Finish the run."""
+        self._run.finish()
+
+
+class TensorboardTracker:
+    """Event files under `tensorboard/` in the run folder."""
+
+    def __init__(self, folder: Path) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer = SummaryWriter(folder / "tensorboard")
+
+    def start(self, config: dict[str, object]) -> None:
+        """Write the configuration as text."""
+        self._writer.add_text("config", json.dumps(config, indent=1))
+
+    def log(self, values: dict[str, float], step: int) -> None:
+        """Write scalars."""
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Flush and close."""
+        self._writer.close()
+
+
+class Trackers:
+    """Several trackers as one."""
+
+    def __init__(self, *trackers: Tracker) -> None:
+        self._trackers = trackers
+
+    def start(self, config: dict[str, object]) -> None:
+        """Start all."""
+        for tracker in self._trackers:
+            tracker.start(config)
+
+    def log(self, values: dict[str, float], step: int) -> None:
+        """Log to all."""
+        for tracker in self._trackers:
+            tracker.log(values, step)
+
+    def close(self) -> None:
+        """Close all."""
+        for tracker in self._trackers:
+            tracker.close()
+
+
+def resolve_report_to(report_to: str) -> str:
+    """`auto` -> wandb or none; and check that what is asked for can be had without asking anybody.
+
+    Raises:
+        ConfigError: the package is missing, or wandb would ask for an account.
+    """
+    if report_to == "auto":
+        report_to = "wandb" if os.environ.get("WANDB_MODE") or os.environ.get("WANDB_SWEEP_ID") else "none"
+    if report_to != "none" and importlib.util.find_spec(report_to) is None:
+        raise ConfigError(f"--report_to={report_to}: the package is not installed; pip install {report_to}")
+    if report_to == "wandb" and os.environ.get("WANDB_MODE") not in ("offline", "disabled", "dryrun"):
+        import wandb
+
+        if not wandb.login(prompt=False):
+            raise ConfigError("--report_to=wandb: nobody is logged in; set WANDB_MODE=offline, or WANDB_API_KEY, or run `wandb login`")
+    return report_to
+
+
+def make_tracker(report_to: str, run_dir: Path) -> Tracker:
+    """The run folder's record, and whatever else was asked for (already resolved)."""
+    further = {
+        "none": lambda: [],
+        "wandb": lambda: [WandbTracker(run_dir.name, run_dir)],
+        "tensorboard": lambda: [TensorboardTracker(run_dir)],
+    }
+    return Trackers(JsonlTracker(run_dir / "metrics.jsonl"), *further[report_to]())
