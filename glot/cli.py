@@ -107,8 +107,8 @@ def _run(parsed: Parsed) -> None:
         print(to_yaml(config), end="")
         return
     team = processes()
-    for remark in parsed.remarks if team.is_first else []:
-        print(remark, file=sys.stderr)
+    if parsed.inert and team.is_first:
+        print(f"no effect in this run: {', '.join(f'--{name}' for name in parsed.inert)}", file=sys.stderr)
     from glot import recipes
 
     if config.output.dry_run:

@@ -32,7 +32,8 @@ from glot.report.plots import plot_census
 from glot.report.signal import signal_kept
 from glot.report.tables import census_table
 from glot.settings.choices import EVALUATIONS, MTEB_CACHE
-from glot.settings.config import RunConfig, parse_seeds, versions
+from glot.settings.config import RunConfig, versions
+from glot.settings.seeds import parse_seeds
 from glot.states.tokens import estimate_store, find_source, open_tokens, write_layers
 from glot.training.checkpoint import PREDICTIONS, RESULT, build_model, create_run_folder, write_config, write_json
 from glot.training.released import check_released_file, released_name, save_released_file
@@ -122,6 +123,7 @@ def choose_training(config: RunConfig) -> Callable[[RunConfig], Result]:
 
 def run_seeds(config: RunConfig) -> Result:
     """`run_task` for each of `--seeds`, in folders `seed-<n>` under one, stacked if asked for; mean, sd and n of every metric."""
+    config = config.checked()
     folder = create_run_folder(Path(config.output.output_dir), run_name(config, config.fingerprint()), config.output.overwrite)
     shared = config.with_values(
         seeds=None, stack_seeds=False, data_seed=config.data_seed, output_dir=str(folder)
@@ -137,6 +139,7 @@ def run_seeds(config: RunConfig) -> Result:
 
 def run_stress(config: RunConfig) -> Result:
     """`run_task` on the stress test, with what shortcuts score on its data and a heat map of one sentence."""
+    config = config.checked()
     data, _ = read_texts(config, find_source(config.backbone))
     shortcuts = score_shortcuts(data.train, data.reported[0])
     lines = [f"{name}: {100 * accuracy:.1f} % accuracy without understanding" for name, accuracy in shortcuts.items()]
@@ -155,6 +158,7 @@ def run_stress(config: RunConfig) -> Result:
 
 def run_embedding(config: RunConfig) -> Result:
     """`run_task` on pairs; beside it what mean pooling without training scores, and the pooler as a `.pth` that the release could read."""
+    config = config.checked()
     target = released_name(config)
     check_released_file(target, config)
 
@@ -178,6 +182,7 @@ def score_untrained_mean(config: RunConfig) -> dict[str, float]:
 
 def run_mteb(config: RunConfig) -> Result:
     """Score a pooler, trained (`--checkpoint_path`) or as it is, on MTEB tasks; writes results, a table and the run folder."""
+    config = config.checked()
     from glot.integrations import mteb
 
     clock = Clock("load", "evaluate")
@@ -269,6 +274,7 @@ def encode_once(configs: list[RunConfig]) -> float:
 
 def run_estimate(config: RunConfig) -> Result:
     """Size and time of the store that a run would write, from a sample (`--estimate`)."""
+    config = config.checked()
     source = find_source(config.backbone)
     config, _ = settle(config, source)
     return estimate_store(config, source, read_texts(config, source)[1], own_device(config))
@@ -280,6 +286,7 @@ GRAPH_TAUS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 
 def run_graph(config: RunConfig) -> tuple[str, str]:
     """How dense the token graph of a task is at each tau: a table (and graph.json, graph.png in a run folder), and a warning or nothing."""
+    config = config.checked()
     source = find_source(config.backbone)
     config, _ = settle(config, source)
     _, index = read_texts(config, source)
@@ -302,6 +309,7 @@ def run_graph(config: RunConfig) -> tuple[str, str]:
 
 def plan(config: RunConfig) -> str:
     """What a run would do (`--dry_run`): data are read and the model's configuration is looked at, its weights are not."""
+    config = config.checked()
     source = find_source(config.backbone)
     data, index = read_texts(config, source)
     config, notes = settle(config, source)

@@ -10,9 +10,11 @@ import pytest
 import yaml
 
 from glot.errors import ConfigError
-from glot.settings.choices import CHOICES
-from glot.settings.config import RunConfig, parse_seeds
-from glot.settings.flags import CONDITIONS, FLAGS, STRESS_DEFAULTS, parse, to_yaml
+from glot.settings.choices import GRAPHS
+from glot.settings.config import RunConfig
+from glot.settings.flags import CONDITIONS, STRESS_DEFAULTS, parse, to_yaml
+from glot.settings.sections import flag_facts
+from glot.settings.seeds import parse_seeds
 from glot.training.released import released_name
 
 ROOT = Path(__file__).parents[1]
@@ -55,7 +57,7 @@ def test_the_release_glue_and_imdb_lines():
     )
     assert (config.pooler.pooling_method, config.pooler.gat_hidden_dim, config.graph.tau) == ("glot", 256, 0.8)
     assert config.store.precompute_hidden_states and not config.backbone.finetune_backbone
-    assert parsed.remarks == ["no effect in this run: --decoder_cls_last_token, --scorer_hidden, --proj_dim"]
+    assert parsed.inert == ("decoder_cls_last_token", "scorer_hidden", "proj_dim")
     imdb = parse([*shlex.split(GLUE), "--task=imdb", "--max_length=512"]).config
     assert (imdb.data.task, imdb.backbone.max_length) == ("imdb", 512)
 
@@ -79,7 +81,7 @@ def test_the_release_embedding_stress_and_sweep_lines(tmp_path, monkeypatch):
     assert (stress.stress.num_eval_samples, stress.backbone.max_length, stress.graph.tau, stress.train.epochs) == (500, 128, 0.6, 3)
     mteb = parse(shlex.split(MTEB))
     assert (mteb.config.data.task, mteb.config.train.weight_decay) == ("mteb", 1e-5)
-    assert "--lr" in mteb.remarks[0] and "--temperature" in mteb.remarks[0]
+    assert {"lr", "temperature"} <= set(mteb.inert)
 
 
 def test_defaults_of_the_release():
@@ -116,7 +118,7 @@ def test_yaml_layers_and_round_trip(tmp_path):
     third = tmp_path / "c.yaml"
     third.write_text(to_yaml(config))
     again = parse([f"--config={third}"])
-    assert again.config == config and again.remarks == []
+    assert again.config == config and again.inert == ()
     first.write_text("label_scale: 0_1\nseed: null\n")
     assert parse([f"--config={first}"]).config == RunConfig()
 
@@ -203,12 +205,12 @@ def test_finetuning_turns_the_store_off_by_itself():
 
 
 def test_every_condition_is_used_and_is_true_in_one_run_and_false_in_another():
-    used = {flag.acts for flag in FLAGS if flag.acts}
+    used = {facts.acts for facts in flag_facts().values() if facts.acts}
     assert used == set(CONDITIONS)
     base = RunConfig()
     runs = [base.with_values(task=task, adaptive_length=True) for task in ("stress", "embedding", "mteb", "stsb")]
     runs += [base.with_values(pooling_method=name, num_layers=layers) for name in ("cls", "adapool", "mlp", "latent") for layers in (0, 1)]
-    runs += [base.with_values(pooling_method="glot", graph_adj=kind, num_layers=1) for kind in CHOICES["graph_adj"]]
+    runs += [base.with_values(pooling_method="glot", graph_adj=kind, num_layers=1) for kind in GRAPHS]
     runs += [base.with_values(task="stress", stress_variant="repeat"), base.with_values(selection="heldout")]
     runs += [base.with_values(precompute_hidden_states=False, finetune_backbone=True), base.with_values(seeds="0,1"), base]
     for name, (_, predicate) in CONDITIONS.items():

@@ -20,14 +20,15 @@ from glot.errors import ConfigError
 from glot.integrations.mteb import MtebModel, evaluate_tasks, find_tasks, read_locally
 from glot.nn.poolers.fixed import MeanPooler
 from glot.report.mteb_tables import mteb_table
-from glot.settings.choices import CHOICES, MTEB_CACHE
+from glot.settings.choices import MTEB_CACHE, POOLERS
 from glot.settings.config import RunConfig
-from glot.settings.flags import FLAGS, parse
+from glot.settings.flags import parse
+from glot.settings.sections import flag_facts
 from glot.states.backbone import Backbone, find_backbone
 from glot.study.sweep import read_study, resolve_cells
 
 pytestmark = pytest.mark.slow  # mteb takes seconds to import and to evaluate
-NAMES = [flag.name for flag in FLAGS]
+NAMES = list(flag_facts())
 
 
 @pytest.fixture(scope="module")
@@ -277,7 +278,7 @@ def test_the_shipped_sweeps_are_flags_and_tasks(path, trained):
     for cell in study.cells[:2]:
         own = {**cell.flags, **({"checkpoint_path": "standard"} if "checkpoint_path" in cell.flags else {})}
         parsed = parse([f"--{name}={value}" for name, value in own.items()])
-        assert parsed.config.data.task == "mteb" and all(value in CHOICES["pooling_method"] for value in (own["pooling_method"],))
+        assert parsed.config.data.task == "mteb" and all(value in POOLERS for value in (own["pooling_method"],))
     if "eval" in path.stem:  # its checkpoint is not trained yet: one line says so, not 49
         with pytest.raises(ConfigError) as caught:
             resolve_cells(path, study)

@@ -10,7 +10,9 @@ from glot.nn.poolers.convs import CONVS
 from glot.nn.poolers.glot import JUMPS
 from glot.settings import choices as names
 from glot.settings.config import GraphConfig, PoolerConfig
-from glot.settings.flags import FLAGS
+from glot.settings.facts import GROUPS
+from glot.settings.flags import CONDITIONS
+from glot.settings.sections import flag_facts
 from glot.states import backbone, store
 
 
@@ -33,8 +35,6 @@ def test_poolers_without_weights():
     assert set(names.FIXED_POOLERS) == {name for name, pooler in built.items() if not list(pooler.parameters())}
 
 
-def test_every_config_field_is_a_flag_and_the_other_way_round():
-    from glot.settings.config import sections
-
-    assert {flag.name for flag in FLAGS} == set(sections())
-    assert len({flag.name for flag in FLAGS}) == len(FLAGS)
+def test_every_flag_has_a_group_a_sentence_and_a_known_condition():
+    for name, facts in flag_facts().items():
+        assert facts.group in GROUPS and facts.help and facts.acts in (None, *CONDITIONS), name

@@ -15,10 +15,9 @@ from glot import recipes
 from glot.cli import glot_main
 from glot.errors import ConfigError, DataError
 from glot.report import plots
-from glot.report import study as report
 from glot.report.published import published_score
 from glot.states import tokens
-from glot.study import sweep
+from glot.study import report, sweep
 from glot.study.sweep import list_runs, read_study, resolve_cells, run_study
 
 WANDB = """

@@ -3,51 +3,27 @@
 import os
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from glot.errors import ConfigError
+from glot.errors import ConfigError, unknown_name
 from glot.locate import local_folder, split_revision
 from glot.prompts import AUTO, NONE
 from glot.settings.choices import EMBEDDED_BACKBONES, FIXED_POOLERS, LONGEST_STACKED, MTEB_CACHE
-from glot.settings.config import LARGEST_SEED, RunConfig, parse_seeds
+from glot.settings.sections import flag_facts, kinds, optional_flags
+from glot.settings.seeds import parse_seeds
+
+if TYPE_CHECKING:
+    from glot.settings.config import RunConfig
 
 ROWS_WORDS = ("subset", "full")
-BOUNDS: dict[str, tuple[float, float]] = {
-    "max_length": (1, 1 << 20),
-    "scorer_hidden": (1, 1 << 20),
-    "gat_hidden_dim": (1, 1 << 20),
-    "num_layers": (0, 64),
-    "knn_k": (1, 1 << 20),
-    "window_size": (1, 1 << 20),
-    "num_eval_samples": (1, 1 << 30),
-    "distractor_ratio": (0, 1),
-    "relational_distance": (0, 1 << 20),
-    "epochs": (1, 1 << 20),
-    "batch_size": (1, 1 << 20),
-    "eval_batch_size": (1, 1 << 20),
-    "lr": (0, 1e3),
-    "backbone_lr": (0, 1e3),
-    "weight_decay": (0, 1e3),
-    "seed": (0, LARGEST_SEED),
-    "data_seed": (0, LARGEST_SEED),
-    "order_seed": (0, LARGEST_SEED),
-    "num_workers": (0, 256),
-    "log_every": (1, 1 << 30),
-    "proj_dim": (1, 1 << 20),
-    "temperature": (1e-6, 1e3),
-    "hard_negatives": (0, 1 << 10),
-    "mteb_max_length": (1, 1 << 20),
-}
-"""Flag -> smallest and largest value, both allowed."""
 
 
-def check(config: RunConfig) -> list[str]:
+def check(config: "RunConfig") -> list[str]:
     """Every mistake in numbers, combinations and paths, one line each; an empty list is a good configuration."""
-    flat = config.to_dict()
-    problems = [
-        f"--{name}={flat[name]}: must be between {low:g} and {high:g}"
-        for name, (low, high) in BOUNDS.items()
-        if flat[name] is not None and not low <= flat[name] <= high
-    ]
+    problems = _check_types(config)
+    if problems:
+        return problems  # what follows takes values of the right type for granted
+    problems = _check_values(config)
     if not -1 <= config.graph.tau < 1:
         problems.append(f"--tau={config.graph.tau}: must be at least -1 and below 1 (an edge needs cosine > tau)")
     if not 0 < config.data.heldout_fraction < 1:
@@ -57,14 +33,37 @@ def check(config: RunConfig) -> list[str]:
     return problems
 
 
-def _check_rows(config: RunConfig) -> list[str]:
+def _check_types(config: "RunConfig") -> list[str]:
+    problems, words = [], {int: "a whole number", float: "a number", bool: "0 or 1", str: "a text"}
+    for name, value in config.to_dict().items():
+        kind = kinds()[name]
+        unset = value is None and name in optional_flags()
+        fits = isinstance(value, int | float if kind is float else kind) and (kind is bool or not isinstance(value, bool))
+        if not (unset or fits):
+            problems.append(f"--{name}={value!r}: must be {words[kind]}")
+    return problems
+
+
+def _check_values(config: "RunConfig") -> list[str]:
+    """Each value by itself: its choices and its bounds."""
+    problems = []
+    for name, value in config.to_dict().items():
+        facts = flag_facts()[name]
+        if value is not None and facts.choices and value not in facts.choices:
+            problems.append(unknown_name(value, facts.choices, name))
+        elif value is not None and facts.bounds and not facts.bounds[0] <= value <= facts.bounds[1]:
+            problems.append(f"--{name}={value}: must be between {facts.bounds[0]:g} and {facts.bounds[1]:g}")
+    return problems
+
+
+def _check_rows(config: "RunConfig") -> list[str]:
     rows = config.data.num_train_samples
     if rows in ROWS_WORDS or (rows.isdecimal() and int(rows) > 0):
         return []
     return [f"--num_train_samples={rows}: must be subset, full or a number of rows above 0"]
 
 
-def _check_pooler(config: RunConfig) -> list[str]:
+def _check_pooler(config: "RunConfig") -> list[str]:
     pooler = config.pooler
     if pooler.pooling_method == "glot" and pooler.num_layers == 0 and pooler.jk_mode != "cat":
         return [f"--jk_mode={pooler.jk_mode}: with --num_layers=0 there is nothing to join; use cat, or at least one layer"]
@@ -77,7 +76,7 @@ def _check_pooler(config: RunConfig) -> list[str]:
     return []
 
 
-def _check_backbone(config: RunConfig) -> list[str]:
+def _check_backbone(config: "RunConfig") -> list[str]:
     backbone, problems = config.backbone, []
     if not re.fullmatch(r"-?\d+|mean4", backbone.hidden_layer):
         problems.append(f"--hidden_layer={backbone.hidden_layer}: must be an index (0 = embeddings, -1 = last) or mean4")
@@ -98,7 +97,7 @@ def _check_backbone(config: RunConfig) -> list[str]:
     return problems + _check_model_name(backbone.model_name_or_path, backbone.revision)
 
 
-def _check_stress(config: RunConfig) -> list[str]:
+def _check_stress(config: "RunConfig") -> list[str]:
     if config.stress.stress_variant == "relational" and config.stress.relational_distance < 1:
         return ["--relational_distance=0: the relational variant needs at least 1, or two neighbouring words would tell the label"]
     return []
@@ -117,7 +116,7 @@ def _check_model_name(name: str, revision: str | None) -> list[str]:
     return []
 
 
-def _check_seeds(config: RunConfig) -> list[str]:
+def _check_seeds(config: "RunConfig") -> list[str]:
     if config.train.seeds is None:
         return []
     if os.environ.get("WANDB_SWEEP_ID"):
@@ -131,7 +130,7 @@ def _check_seeds(config: RunConfig) -> list[str]:
     return stack_problems(config) if config.train.stack_seeds else []
 
 
-def stack_problems(config: RunConfig) -> list[str]:
+def stack_problems(config: "RunConfig") -> list[str]:
     """Why the seeds of a configuration cannot train side by side; an empty list where they can."""
     pooler, backbone = config.pooler, config.backbone
     is_glot = pooler.pooling_method == "glot" and pooler.num_layers > 0
@@ -149,7 +148,7 @@ def stack_problems(config: RunConfig) -> list[str]:
     return [f"--stack_seeds=1 cannot go with {reason}; leave it out" for reason, holds in reasons.items() if holds]
 
 
-def _check_processes(config: RunConfig) -> list[str]:
+def _check_processes(config: "RunConfig") -> list[str]:
     """What several processes (torchrun) cannot share."""
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count == 1:
@@ -166,7 +165,7 @@ def _check_processes(config: RunConfig) -> list[str]:
     return problems
 
 
-def _check_folders(config: RunConfig) -> list[str]:
+def _check_folders(config: "RunConfig") -> list[str]:
     problems = []
     if config.data.data_dir is not None and not Path(config.data.data_dir).is_dir():
         problems.append(

@@ -25,19 +25,3 @@ EMBEDDED_BACKBONES = ("minilm", "smollm2")
 
 LONGEST_STACKED = 2048
 """Tokens of a sentence up to which GLOT's layers are taken as a whole, which stacking needs."""
-
-CHOICES: dict[str, tuple[str, ...]] = {
-    "task": TASKS + EVALUATIONS,
-    "pooling_method": POOLERS,
-    "gnn_type": GNN_TYPES,
-    "jk_mode": JK_MODES,
-    "graph_adj": GRAPHS,
-    "label_scale": LABEL_SCALES,
-    "backbone_dtype": BACKBONE_DTYPES,
-    "store_dtype": DTYPES,
-    "selection": SELECTIONS,
-    "report_to": TRACKERS,
-    "signal_position": SIGNAL_POSITIONS,
-    "stress_variant": STRESS_VARIANTS,
-}
-"""Flag name -> what it allows."""

@@ -18,8 +18,9 @@ import yaml
 
 from glot.errors import ConfigError, nearest
 from glot.settings.choices import EVALUATIONS
-from glot.settings.config import RunConfig, parse_seeds
-from glot.settings.flags import FLAGS, STRESS_DEFAULTS, parse
+from glot.settings.config import RunConfig
+from glot.settings.flags import STRESS_DEFAULTS, parse
+from glot.settings.seeds import parse_seeds
 from glot.study.workers import Work, open_pool
 
 WANDB_KEYS = ("program", "method", "metric", "parameters", "command", "run_cap", "name", "project", "description", "entity")
@@ -189,7 +190,7 @@ def resolve_cells(path: Path, study: Study) -> list[RunConfig]:
             for problem in error.problems:
                 found.setdefault(problem, []).append(where)
             continue
-        inert = [name for remark in parsed.remarks for name in _named(remark) if name in set(cell.flags) - shared] if cell.arm else []
+        inert = [name for name in parsed.inert if name in set(cell.flags) - shared] if cell.arm else []
         problems += [f"{where}: --{name} has no effect in this arm; leave it out" for name in inert]
         config = parsed.config
         if study.tune and config.data.task in EVALUATIONS:
@@ -206,10 +207,6 @@ def resolve_cells(path: Path, study: Study) -> list[RunConfig]:
     if problems:
         raise ConfigError(*problems)
     return configs
-
-
-def _named(remark: str) -> list[str]:
-    return [flag.name for flag in FLAGS if f"--{flag.name}" in remark.replace(",", " ").split()]
 
 
 def run_study(path: Path, output_dir: str = "runs", seeds: list[int] | None = None, jobs: int = 1) -> Path:

@@ -51,6 +51,7 @@ class Inputs:
 
 def load_inputs(config: RunConfig) -> Inputs:
     """Rows, and the token states of their texts: encoded now, if they are not stored yet."""
+    config = config.checked()
     torch.set_flush_denormal(
         True
     )  # here, since threads inherit it: a saturated softmax has such gradients, 10 to 30 times slower to multiply

@@ -1,0 +1,46 @@
+"""What is known of a flag beside its name, type and default."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+BACKBONE, POOLER, DATA, STORE, TRAINING, OUTPUT = "backbone", "pooler", "data", "store", "training", "output"
+GROUPS = (BACKBONE, POOLER, DATA, STORE, TRAINING, OUTPUT)
+"""Groups of `--help`, in order."""
+WEIGHTS, ORIGIN = "weights", "origin"
+MANY, VAST = 1 << 20, 1 << 30
+
+
+@dataclass(frozen=True)
+class FlagFacts:
+    """What is known of a flag beside its name, type and default.
+
+    Attributes:
+        group: where it stands in `--help`.
+        help: one line, with unit and off value.
+        choices: what it allows; empty = anything of its type.
+        bounds: smallest and largest number, both allowed.
+        acts: name of the condition (`flags.CONDITIONS`) under which it does something; None = always.
+        ours: whether it is new here. Without effect, a flag of ours is an error, one of the release's a remark.
+        identity: whether a result depends on it, so that it is part of the fingerprint.
+        brought: `WEIGHTS` where a pooler's weights belong to it, `ORIGIN` where it says what they were trained on; a checkpoint brings
+            both.
+        switch: `--name` alone means 1.
+        environment: variable that gives it a value where the command line does not.
+    """
+
+    group: str
+    help: str
+    choices: tuple[str, ...] = ()
+    bounds: tuple[float, float] | None = None
+    acts: str | None = None
+    ours: bool = False
+    identity: bool = True
+    brought: str | None = None
+    switch: bool = False
+    environment: str | None = None
+
+
+def flag(default: Any, group: str, text: str, **facts: Any) -> Any:
+    """A dataclass field that is a flag; `facts` are those of `FlagFacts`."""
+    return dataclasses.field(default=default, metadata={"flag": FlagFacts(group, text, **facts)})

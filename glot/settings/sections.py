@@ -1,0 +1,336 @@
+"""The sections of a run's configuration: one field per flag, and beside it everything that is known of the flag.
+
+Parser, help, checks, effects, fingerprint and what a checkpoint brings are read from here. A new flag is a new field and nothing else.
+Nothing here imports anything heavy.
+"""
+
+import dataclasses
+import typing
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from glot.settings.choices import (
+    BACKBONE_DTYPES,
+    DTYPES,
+    EVALUATIONS,
+    GNN_TYPES,
+    GRAPHS,
+    JK_MODES,
+    LABEL_SCALES,
+    POOLERS,
+    SELECTIONS,
+    SIGNAL_POSITIONS,
+    STRESS_VARIANTS,
+    TASKS,
+    TRACKERS,
+)
+from glot.settings.facts import BACKBONE, DATA, MANY, ORIGIN, OUTPUT, POOLER, STORE, TRAINING, VAST, WEIGHTS, FlagFacts, flag
+from glot.settings.seeds import LARGEST_SEED
+
+
+@dataclass(frozen=True)
+class BackboneConfig:
+    """Which frozen language model, and what it reads."""
+
+    model_name_or_path: str = flag("minilm", BACKBONE, "minilm (embedded), smollm2, a local folder or a hub id", brought=ORIGIN)
+    revision: str | None = flag(
+        None,
+        BACKBONE,
+        "branch, tag or commit of a hub model (or name it as owner/name@revision); unset = its main branch",
+        ours=True,
+        identity=False,
+        brought=ORIGIN,
+    )
+    prompts: str = flag(
+        "auto",
+        BACKBONE,
+        "auto = the model's own (config_sentence_transformers.json), none, or a JSON file of name: text",
+        ours=True,
+        identity=False,
+        brought=ORIGIN,
+    )
+    exclude_prompt: bool = flag(False, BACKBONE, "1 = leave the prompt's tokens out of pooling", ours=True, identity=False, brought=ORIGIN)
+    max_length: int = flag(
+        128, BACKBONE, "tokens a text is cut to; with --task=stress also the words generated", bounds=(1, MANY), acts="length"
+    )
+    adaptive_length: bool = flag(False, BACKBONE, "1 = no cut but the model's own limit", acts="trains")
+    backbone_dtype: str = flag(
+        "float32",
+        BACKBONE,
+        "precision of the backbone; autocast = float32 weights, products in bfloat16",
+        choices=BACKBONE_DTYPES,
+        ours=True,
+        brought=ORIGIN,
+    )
+    hidden_layer: str = flag(
+        "-1", BACKBONE, "which hidden states: -1 last, 0 embeddings, an index, or mean4 (mean of the last four)", ours=True, brought=ORIGIN
+    )
+    trust_remote_code: bool = flag(False, BACKBONE, "1 = run code that comes with a hub model", ours=True, brought=ORIGIN)
+    finetune_backbone: bool = flag(False, BACKBONE, "1 = train the backbone too (implies --precompute_hidden_states=0)", acts="trains")
+    backbone_lr: float = flag(
+        2e-05, BACKBONE, "learning rate of the backbone when it is fine-tuned", bounds=(0, 1000.0), acts="finetune", ours=True
+    )
+    device: str = flag(
+        "auto", BACKBONE, "auto, cpu, mps, cuda, cuda:N, or spread (a backbone larger than one card over all of them)", ours=True
+    )
+
+
+@dataclass(frozen=True)
+class PoolerConfig:
+    """Which pooler, and its sizes."""
+
+    pooling_method: str = flag("max", POOLER, "how token states become one vector", choices=POOLERS, brought=WEIGHTS)
+    decoder_cls_last_token: bool = flag(
+        False, POOLER, "1 = cls takes the last real token of a decoder (stress: unset = 1 for decoders)", acts="cls"
+    )
+    scorer_hidden: int = flag(
+        256, POOLER, "width of AdaPool's scorer; GLOT's follows from D", bounds=(1, MANY), acts="adapool", brought=WEIGHTS
+    )
+    gnn_type: str = flag("gat", POOLER, "convolution of GLOT", choices=GNN_TYPES, acts="graph", brought=WEIGHTS)
+    gat_hidden_dim: int = flag(
+        128,
+        POOLER,
+        "h, width of the convolutions (glot) or layers (mlp); rows of the dictionary (latent)",
+        bounds=(1, MANY),
+        acts="width",
+        brought=WEIGHTS,
+    )
+    num_layers: int = flag(
+        2,
+        POOLER,
+        "K, number of convolutions (glot; 0 = scored pooling of raw tokens) or layers (mlp)",
+        bounds=(0, 64),
+        acts="layers",
+        brought=WEIGHTS,
+    )
+    jk_mode: str = flag("cat", POOLER, "how the layers are joined; cat keeps the raw token", choices=JK_MODES, acts="glot", brought=WEIGHTS)
+
+
+@dataclass(frozen=True)
+class GraphConfig:
+    """Which tokens see each other."""
+
+    graph_adj: str = flag(
+        "threshold", POOLER, "which tokens are joined; none = self-loops only", choices=GRAPHS, acts="graph", brought=WEIGHTS
+    )
+    tau: float = flag(0.3, POOLER, "cosine above which two tokens are joined, in [-1, 1)", acts="tau", brought=WEIGHTS)
+    knn_k: int = flag(8, POOLER, "neighbours of a token", bounds=(1, MANY), acts="knn", ours=True, brought=WEIGHTS)
+    window_size: int = flag(
+        2, POOLER, "distance in the text up to which tokens are joined", bounds=(1, MANY), acts="window", ours=True, brought=WEIGHTS
+    )
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which task and rows."""
+
+    task: str = flag("stsb", DATA, "what to train and score", choices=TASKS + EVALUATIONS)
+    data_dir: str | None = flag(
+        None,
+        DATA,
+        "local mirror of the hub's layout (or GLOT_DATA_DIR); unset = the hub",
+        acts="hub",
+        ours=True,
+        identity=False,
+        environment="GLOT_DATA_DIR",
+    )
+    num_train_samples: str = flag(
+        "subset",
+        DATA,
+        "subset (20,000 rows of qqp, qnli, mnli, embedding; 2,000 of stress; all of others), full, or a number",
+        acts="trains",
+    )
+    eval_split: str | None = flag(None, DATA, "another split to report on", acts="split", ours=True)
+    label_scale: str = flag("0_1", DATA, "target of the cosine: label/5, label/2.5 - 1, or the label", choices=LABEL_SCALES, acts="stsb")
+    selection: str = flag(
+        "best",
+        DATA,
+        "which epoch is reported: best on the reported split, last, or best on held-out training rows",
+        choices=SELECTIONS,
+        acts="trains",
+        ours=True,
+    )
+    heldout_fraction: float = flag(0.1, DATA, "share of training rows held out (embedding: at most 2,000 rows)", acts="heldout", ours=True)
+    data_seed: int | None = flag(
+        None,
+        DATA,
+        "seed of generated data, held-out rows and random graphs; unset = --seed",
+        bounds=(0, LARGEST_SEED),
+        acts="data_seed",
+        ours=True,
+        brought=ORIGIN,
+    )
+
+
+@dataclass(frozen=True)
+class StressConfig:
+    """The generated data of the stress test."""
+
+    stress_variant: str = flag("faithful", DATA, "which generator", choices=STRESS_VARIANTS, acts="stress", ours=True)
+    num_eval_samples: int = flag(500, DATA, "generated evaluation rows", bounds=(1, VAST), acts="stress", ours=True)
+    distractor_ratio: float = flag(0.8, DATA, "share of --max_length filled with noise words", bounds=(0, 1), acts="stress", ours=True)
+    signal_position: str = flag(
+        "random", DATA, "where the signal stands among the noise", choices=SIGNAL_POSITIONS, acts="placed", ours=True
+    )
+    relational_distance: int = flag(10, DATA, "noise words between modifier and noun", bounds=(0, MANY), acts="distance", ours=True)
+
+
+@dataclass(frozen=True)
+class StoreConfig:
+    """Hidden states on disk."""
+
+    precompute_hidden_states: bool = flag(
+        True, STORE, "1 = encode once and keep the states on disk; 0 = encode in every epoch", acts="trains"
+    )
+    override_precompute: bool = flag(False, STORE, "1 = build the store anew", acts="store", identity=False)
+    store_dir: str = flag(
+        "data/hidden", STORE, "where stores live (or GLOT_STORE_DIR)", acts="store", ours=True, identity=False, environment="GLOT_STORE_DIR"
+    )
+    store_dtype: str = flag("float16", STORE, "precision on disk", choices=DTYPES, acts="store", ours=True)
+    resume: bool = flag(True, STORE, "0 = start a half-written store from the beginning", acts="store", ours=True, identity=False)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The training loop."""
+
+    epochs: int = flag(2, TRAINING, "passes over the training rows", bounds=(1, MANY), acts="trains")
+    batch_size: int = flag(32, TRAINING, "sentences (or pairs) a step", bounds=(1, MANY), acts="trains")
+    eval_batch_size: int = flag(64, TRAINING, "sentences (or pairs) in an evaluation batch", bounds=(1, MANY), acts="scored")
+    lr: float = flag(0.0002, TRAINING, "learning rate of Adam", bounds=(0, 1000.0), acts="trains")
+    weight_decay: float = flag(0.0, TRAINING, "of Adam", bounds=(0, 1000.0), acts="trains")
+    seed: int = flag(42, TRAINING, "initialisation and batch order (and --data_seed, where that is unset)", bounds=(0, LARGEST_SEED))
+    seeds: str | None = flag(
+        None,
+        TRAINING,
+        "several runs on one store: 0,1,2 or 0..9 (in place of --seed; --data_seed stays one for all)",
+        acts="trains",
+        ours=True,
+        identity=False,
+    )
+    order_seed: int | None = flag(
+        None, TRAINING, "seed of the batch order; unset = --seed", bounds=(0, LARGEST_SEED), acts="trains", ours=True
+    )
+    stack_seeds: bool = flag(
+        False,
+        TRAINING,
+        "1 = the runs of --seeds train side by side in one pass, on one batch order",
+        acts="seeds",
+        ours=True,
+        identity=False,
+    )
+    num_workers: int = flag(
+        0, TRAINING, "processes that read the store ahead; 0 = none", bounds=(0, 256), acts="live", ours=True, identity=False
+    )
+
+
+@dataclass(frozen=True)
+class OutputConfig:
+    """Where results go, and how much is said."""
+
+    output_dir: str = flag("runs", OUTPUT, "one run folder a run is made under it", ours=True, identity=False)
+    run_name: str | None = flag(None, OUTPUT, "folder name; unset = task, pooler, seed and fingerprint", ours=True, identity=False)
+    overwrite: bool = flag(False, OUTPUT, "1 = replace a run folder of the same name", ours=True, identity=False)
+    report_to: str = flag(
+        "auto", OUTPUT, "auto = wandb when WANDB_MODE or WANDB_SWEEP_ID is set, else none", choices=TRACKERS, ours=True, identity=False
+    )
+    log_every: int = flag(10, OUTPUT, "steps between two logged losses", bounds=(1, VAST), acts="trains", ours=True, identity=False)
+    verbose: bool = flag(True, OUTPUT, "0 = no bars and no line an epoch", identity=False)
+    estimate: bool = flag(
+        False,
+        OUTPUT,
+        "1 = print tokens, bytes and time of the store from a sample, and stop",
+        acts="trains",
+        ours=True,
+        identity=False,
+        switch=True,
+    )
+    dry_run: bool = flag(
+        False,
+        OUTPUT,
+        "1 = read the data, look at the model's configuration, print the plan, and stop",
+        acts="trains",
+        ours=True,
+        identity=False,
+        switch=True,
+    )
+
+
+@dataclass(frozen=True)
+class ContrastiveConfig:
+    """Contrastive training on pairs (`--task=embedding`)."""
+
+    train_file: str = flag("./data/msmarco-triplets.jsonl", DATA, "rows {query, pos, neg}, .jsonl or .jsonl.gz", acts="embedding")
+    skip_bad_rows: bool = flag(False, DATA, "1 = count malformed rows of --train_file instead of stopping", acts="embedding", ours=True)
+    temperature: float = flag(0.07, TRAINING, "of the contrastive loss", bounds=(1e-06, 1000.0), acts="embedding")
+    contrastive_normalize: bool = flag(False, TRAINING, "1 = vectors of length one before the dot product", acts="embedding", ours=True)
+    hard_negatives: int = flag(0, TRAINING, "negatives of each row that join the batch", bounds=(0, 1024), acts="embedding", ours=True)
+    save_dir: str = flag(
+        "./saved_models/",
+        OUTPUT,
+        "where embedding checkpoints go (with --seeds each stays in its run folder)",
+        acts="released",
+        identity=False,
+    )
+    proj_dim: int = flag(256, OUTPUT, "part of the embedding checkpoint's name", bounds=(1, MANY), acts="embedding")
+
+
+@dataclass(frozen=True)
+class MtebConfig:
+    """Evaluation on MTEB (`--task=mteb`)."""
+
+    checkpoint_path: str = flag("standard", OUTPUT, "a run folder or a .pth file; standard = none", acts="mteb")
+    mteb_task: str = flag("SciFact", OUTPUT, "task name, comma list or benchmark", acts="mteb")
+    mteb_max_length: int = flag(512, OUTPUT, "tokens a text is cut to in mteb", bounds=(1, MANY), acts="mteb", ours=True)
+    return_all_hidden_states: bool = flag(False, OUTPUT, "must be 0; known to the release's sweep file alone", acts="mteb")
+
+    @property
+    def checkpoint(self) -> Path | None:
+        """Where the pooler's weights are; None for a pooler without training."""
+        return None if self.checkpoint_path in ("standard", "") else Path(self.checkpoint_path).expanduser()
+
+
+SECTIONS: dict[str, type] = {
+    "backbone": BackboneConfig,
+    "pooler": PoolerConfig,
+    "graph": GraphConfig,
+    "data": DataConfig,
+    "stress": StressConfig,
+    "store": StoreConfig,
+    "train": TrainConfig,
+    "output": OutputConfig,
+    "contrastive": ContrastiveConfig,
+    "mteb": MtebConfig,
+}
+"""Field of `RunConfig` -> its class."""
+
+
+@cache
+def sections() -> dict[str, str]:
+    """Flag name -> the section of RunConfig that holds it."""
+    return {row.name: section for section, kind in SECTIONS.items() for row in dataclasses.fields(kind)}
+
+
+@cache
+def flag_facts() -> dict[str, FlagFacts]:
+    """Flag name -> what is known of it, section by section."""
+    kinds = SECTIONS.values()
+    return {row.name: row.metadata["flag"] for kind in kinds for row in dataclasses.fields(kind)}
+
+
+@cache
+def kinds() -> dict[str, type]:
+    """Flag name -> str, int, float or bool; optional flags count as their type."""
+    found = {}
+    for kind in SECTIONS.values():
+        for name, hint in typing.get_type_hints(kind).items():
+            found[name] = next(part for part in (*typing.get_args(hint), hint) if part is not type(None))
+    return found
+
+
+@cache
+def optional_flags() -> frozenset[str]:
+    """The flags that may be unset (None)."""
+    hints = (hint for kind in SECTIONS.values() for hint in typing.get_type_hints(kind).items())
+    return frozenset(name for name, hint in hints if type(None) in typing.get_args(hint))

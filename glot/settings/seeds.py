@@ -1,0 +1,22 @@
+"""Seeds: how a list of them is written, and how large one may be."""
+
+LARGEST_SEED = 2**32 - 1
+"""What every generator in use accepts."""
+MOST_SEEDS = 10_000
+
+
+def parse_seeds(text: str) -> list[int]:
+    """`0,1,2` or `0..9` (both ends in) or a mixture -> numbers in that order.
+
+    Raises:
+        ValueError: anything else, or a seed twice.
+    """
+    seeds: list[int] = []
+    for part in text.split(","):
+        first, _, last = part.strip().partition("..")
+        if int(last or first) - int(first) > MOST_SEEDS:
+            raise ValueError(text)
+        seeds += range(int(first), int(last or first) + 1)
+    if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0 or max(seeds) > LARGEST_SEED:
+        raise ValueError(text)
+    return seeds
