@@ -4,15 +4,18 @@ Exit codes: 0 done, 2 a mistake in what was asked for, 130 stopped by the user.
 """
 
 import json
+import logging
 import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from types import ModuleType
 
 from glot.distributed import processes
 from glot.errors import ConfigError, GlotError, nearest
+from glot.progress import AboveBars, log
 from glot.settings.config import RunConfig
 from glot.settings.flags import STRESS_DEFAULTS, Parsed, parse, parse_export, to_yaml
 
@@ -81,11 +84,20 @@ def glot_main(argv: list[str] | None = None) -> int:
     return COMMANDS[words[0]][0](words[1:], f"glot {words[0]}")
 
 
+def _speak() -> None:
+    """Print what the package logs on stderr, one line per message."""
+    if not any(isinstance(handler, AboveBars) for handler in log.handlers):
+        log.addHandler(AboveBars())
+        log.setLevel(logging.INFO)
+        log.propagate = False
+
+
 def _words(argv: list[str] | None) -> list[str]:
     return sys.argv[1:] if argv is None else argv
 
 
 def _guarded(work: Callable[[], None]) -> int:
+    _speak()
     try:
         work()
     except GlotError as error:
@@ -109,7 +121,7 @@ def _run(parsed: Parsed) -> None:
     team = processes()
     if parsed.inert and team.is_first:
         print(f"no effect in this run: {', '.join(f'--{name}' for name in parsed.inert)}", file=sys.stderr)
-    from glot import recipes
+    recipes = _load_recipes()
 
     if config.output.dry_run:
         print(recipes.plan(config))
@@ -119,6 +131,14 @@ def _run(parsed: Parsed) -> None:
     team.leave()
     if team.is_first:
         print(json.dumps(result, indent=1, allow_nan=False))
+
+
+def _load_recipes() -> ModuleType:
+    """The recipes, with the bars and log lines of the libraries below switched off: this process is ours."""
+    from glot import recipes
+
+    recipes.quiet_libraries()
+    return recipes
 
 
 @contextmanager
@@ -136,6 +156,7 @@ def _demo(parsed: Parsed) -> None:
     if fixed or parsed.print_config:
         names = fixed or ["print_config"]
         raise ConfigError(*(f"--{name}: the demo is always the same; it takes --{', --'.join(sorted(DEMO_FLAGS))}" for name in names))
+    _load_recipes()
     from glot.study.demo import run_demo
 
     print(run_demo(parsed.config))
@@ -144,7 +165,7 @@ def _demo(parsed: Parsed) -> None:
 def _graph(parsed: Parsed) -> None:
     if parsed.config.graph.graph_adj not in ("threshold", "random"):
         raise ConfigError(f"--graph_adj={parsed.config.graph.graph_adj}: has no tau to look at; use threshold")
-    from glot import recipes
+    recipes = _load_recipes()
 
     table, warning = recipes.run_graph(parsed.config)
     print(table)
@@ -162,6 +183,7 @@ def _sweep(words: list[str]) -> None:
         return
     if asked.jobs < 1:
         raise ConfigError(f"--jobs={asked.jobs}: must be at least 1")
+    _load_recipes()
     folder = sweep.run_study(asked.file, asked.output_dir, seeds, asked.jobs)
     _report([str(folder)])
 
@@ -176,6 +198,7 @@ def _report(words: list[str]) -> None:
 
 def _export(words: list[str]) -> None:
     asked = parse_export(words)
+    _load_recipes()
     from glot.integrations.export import export_run
 
     print(export_run(asked.run, asked.to, asked.head_only, asked.max_length, asked.exclude_prompt))

@@ -15,7 +15,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from glot.progress import say
+from glot.progress import warn
 
 LOGIN = "log in with `hf auth login`, or set HF_TOKEN"
 GATED = f"it is gated; accept its conditions on its page of the hub, then {LOGIN}"
@@ -40,7 +40,7 @@ def find_file(repository: str, name: str, revision: str | None) -> Path | None:
     try:
         return fetch_file(repository, name, revision)
     except LocalEntryNotFoundError:
-        say(f"{repository}: whether it has {name} cannot be told without the hub; going on as if it had not")
+        warn(f"{repository}: whether it has {name} cannot be told without the hub; going on as if it had not")
     except EntryNotFoundError:
         pass
     return None

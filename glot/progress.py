@@ -1,5 +1,6 @@
 """Progress on stderr: one bar at a time, and a clock that adds up seconds by phase."""
 
+import logging
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -21,10 +22,27 @@ def counter(title: str, unit: str, total: int, enabled: bool) -> tqdm:
     return tqdm(desc=title, unit=unit, total=total, unit_scale=True, disable=not enabled, leave=False, file=sys.stderr, dynamic_ncols=True)
 
 
+log = logging.getLogger("glot")
+"""All that is said and is no result. The command line prints it on stderr; a caller in Python sees warnings, and can redirect it."""
+
+
 def say(line: str, enabled: bool = True) -> None:
-    """One log line on stderr, above any bar."""
+    """A line on how things go on."""
     if enabled:
-        tqdm.write(line, file=sys.stderr)
+        log.info(line)
+
+
+def warn(line: str) -> None:
+    """A line that a user should read even without a command line."""
+    log.warning(line)
+
+
+class AboveBars(logging.Handler):
+    """Prints log lines on stderr, above any bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one line."""
+        tqdm.write(record.getMessage(), file=sys.stderr)
 
 
 class Clock:

@@ -10,6 +10,7 @@ run_graph      how dense the token graph is
 run_estimate   tokens, bytes and hours of a store, before there is one
 """
 
+import logging
 import math
 from collections.abc import Callable
 from functools import partial
@@ -18,13 +19,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from glot.data.hub import quiet_library as quiet_data_sets
 from glot.data.shortcuts import score_shortcuts
 from glot.data.tasks import training_loss
 from glot.distributed import processes
 from glot.encoder import open_encoder
 from glot.errors import DataError, GlotError, TrainingError
 from glot.nn.stack import StackedModel
-from glot.progress import Clock, say
+from glot.progress import Clock, say, warn
 from glot.report.graph_density import Counter
 from glot.report.heatmap import draw_heat_map
 from glot.report.mteb_tables import write_mteb_tables
@@ -34,6 +36,7 @@ from glot.report.tables import census_table
 from glot.settings.choices import EVALUATIONS, MTEB_CACHE
 from glot.settings.config import RunConfig, versions
 from glot.settings.seeds import parse_seeds
+from glot.states.backbone import quiet_library as quiet_models
 from glot.states.tokens import estimate_store, find_source, open_tokens, write_layers
 from glot.training.checkpoint import PREDICTIONS, RESULT, build_model, create_run_folder, write_config, write_json
 from glot.training.released import check_released_file, released_name, save_released_file
@@ -54,10 +57,12 @@ from glot.training.run import (
     settle,
 )
 from glot.training.splits import Loaders
+from glot.training.switches import run_switches
 from glot.training.tracking import make_tracker, resolve_report_to
 from glot.training.train import fit
 
 
+@run_switches()
 def run_task(config: RunConfig, further: Callable[[Result], None] | None = None) -> Result:
     """Encode once, train a pooler, score it; writes the run folder and returns the result object of its `result.json`.
 
@@ -80,6 +85,7 @@ def run_task(config: RunConfig, further: Callable[[Result], None] | None = None)
     return close_run(run, inputs, fitted, scores, further)
 
 
+@run_switches()
 def run_stack(configs: list[RunConfig]) -> list[Result]:
     """`run_task` for configurations that differ in their seed and name alone, in one pass over the batches of the first one's order.
 
@@ -105,6 +111,13 @@ def run_stack(configs: list[RunConfig]) -> list[Result]:
     stack.unstack([run.model for run in runs])
     inputs.notes.append(f"trained side by side with {len(runs) - 1} other seeds: seconds are those of all {len(runs)}")
     return [close_run(run, inputs, fitted, found) for run, fitted, found in zip(runs, fits, scores, strict=True)]
+
+
+def quiet_libraries() -> None:
+    """Switch off the bars and log lines of the libraries below. Only the command line does this: it is not ours to do for a caller."""
+    quiet_models()
+    quiet_data_sets()
+    logging.getLogger("mteb").setLevel(logging.CRITICAL)  # imported late: it takes seconds
 
 
 def choose_recipe(config: RunConfig) -> Callable[[RunConfig], Result]:
@@ -173,6 +186,7 @@ def run_embedding(config: RunConfig) -> Result:
     return run_task(config, add)
 
 
+@run_switches()
 def score_untrained_mean(config: RunConfig) -> dict[str, float]:
     """Metrics of mean pooling on the held-out slice of a contrastive run whose states are stored: what training has to beat."""
     inputs = load_inputs(config.with_values(override_precompute=False))
@@ -180,6 +194,7 @@ def score_untrained_mean(config: RunConfig) -> dict[str, float]:
     return make_loaders(inputs).score(untrained, inputs.data.reported)
 
 
+@run_switches()
 def run_mteb(config: RunConfig) -> Result:
     """Score a pooler, trained (`--checkpoint_path`) or as it is, on MTEB tasks; writes results, a table and the run folder."""
     config = config.checked()
@@ -268,7 +283,7 @@ def encode_once(configs: list[RunConfig]) -> float:
             settle(config, source)
             write_layers(config, source, read_texts(config, source)[1], list(layers), own_device(config), clock)
         except GlotError as error:
-            say(f"cannot encode: {error}")
+            warn(f"cannot encode: {error}")
     return clock.seconds["encode"]
 
 

@@ -40,6 +40,12 @@ TABLES: dict[str, HubTable] = {
 }
 
 
+def quiet_library() -> None:
+    """No bars and no log lines of the library in this process: what fails is said once, by the error."""
+    datasets.disable_progress_bars()
+    logging.getLogger("datasets").setLevel(logging.CRITICAL)
+
+
 def find_split_file(data_dir: Path, table: HubTable, split: str) -> Path:
     """The file of a split in a local mirror.
 
@@ -61,8 +67,6 @@ def load_table(table: HubTable, split: str, data_dir: Path | None, num_rows: int
     Raises:
         DataError: the split cannot be found or read.
     """
-    datasets.disable_progress_bars()
-    logging.getLogger("datasets").setLevel(logging.CRITICAL)  # what fails is said once, by the error
     if data_dir is not None:
         path = find_split_file(data_dir, table, split)
         with library_door(DataError, lambda error: f"{path}: not readable as one JSON object per line ({_own_reason(error)})"):

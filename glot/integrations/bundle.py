@@ -15,8 +15,8 @@ def bundle(root: str = ROOT_MODULE) -> str:
     Raises:
         ConfigError: see `modules_needed`.
     """
-    imports: dict[str, None] = {"import importlib": None}
-    bodies = []
+    imports: dict[str, None] = {"import importlib": None, "from typing import Any": None}
+    bodies, for_annotations = [], set()
     for name in modules_needed(root):
         text = _file(name).read_text(encoding="utf-8")
         lines = text.splitlines()
@@ -24,12 +24,27 @@ def bundle(root: str = ROOT_MODULE) -> str:
             is_import = isinstance(node, ast.Import | ast.ImportFrom)
             if is_import and not _is_own(node) and not (isinstance(node, ast.ImportFrom) and node.module == "__future__"):
                 imports[ast.unparse(node)] = None
+            if _is_for_types(node):
+                for_annotations |= {alias.name for inner in ast.walk(node) if _is_own(inner) for alias in inner.names}
             is_docstring = index == 0 and isinstance(node, ast.Expr)
             if is_import or is_docstring or _is_for_types(node):
                 lines[node.lineno - 1 : node.end_lineno] = [""] * ((node.end_lineno or node.lineno) - node.lineno + 1)
         bodies.append(f"# {name.removeprefix('glot.')}\n" + "\n".join(lines).strip("\n"))
     notice = f'"""The pooler of a GLOT export, version {glot.__version__} of glot-toolkit, MIT licence. Written by `glot export`."""'
-    joined = "\n".join([notice, "", "from __future__ import annotations", "", *imports, "\n", "\n\n\n".join(bodies), ""])
+    joined = "\n".join(
+        [
+            notice,
+            "",
+            "from __future__ import annotations",
+            "",
+            *imports,
+            "",
+            *(f"{name} = Any" for name in sorted(for_annotations)),
+            "\n",
+            "\n\n\n".join(bodies),
+            "",
+        ]
+    )
     return _import_pyg_late(joined)
 
 

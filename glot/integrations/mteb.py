@@ -6,7 +6,6 @@ The only door to mteb, which is imported late: it takes seconds.
 import difflib
 import hashlib
 import json
-import logging
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -102,7 +101,6 @@ def find_tasks(names: str, data_dir: Path | None, cache: Path) -> list[Any]:
     Raises:
         ConfigError: no such task or benchmark.
     """
-    logging.getLogger("mteb").setLevel(logging.CRITICAL)  # what fails is said once, by the caller
     known = {task.metadata.name for task in mteb.get_tasks(exclude_superseded=False)}
     benchmarks = {benchmark.name for benchmark in mteb.get_benchmarks()}
     if names in benchmarks:

@@ -4,11 +4,8 @@ import itertools
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
-
-matplotlib.use("Agg")
-from matplotlib import pyplot
+from matplotlib.figure import Figure
 
 COLOURS = {
     "cls": "#8c6d46",
@@ -23,9 +20,15 @@ COLOURS = {
 """Poolers and controls keep their colours from figure to figure."""
 
 
+def _subplots(rows: int = 1, columns: int = 1, *, figsize: tuple[float, float], dpi: int = 150, **options: Any) -> tuple[Figure, Any]:
+    """A figure of its own and its axes. Not through pyplot, which would choose a backend for the whole process."""
+    figure = Figure(figsize=figsize, dpi=dpi)
+    return figure, figure.subplots(rows, columns, **options)
+
+
 def plot_demo(runs: list[dict[str, Any]], shortcuts: dict[str, float], path: Path) -> None:
     """Accuracy by epoch for each pooler, with what length alone scores."""
-    figure, axes = pyplot.subplots(figsize=(7.2, 4.2), dpi=150)
+    figure, axes = _subplots(figsize=(7.2, 4.2), dpi=150)
     ends = []
     for run in runs:
         epochs = [epoch["epoch"] for epoch in run["history"]]
@@ -48,7 +51,6 @@ def plot_demo(runs: list[dict[str, Any]], shortcuts: dict[str, float], path: Pat
     axes.spines[["top", "right"]].set_visible(False)
     figure.subplots_adjust(left=0.09, right=0.83, top=0.91, bottom=0.12)
     figure.savefig(path)
-    pyplot.close(figure)
 
 
 def plot_similarity(cosines: np.ndarray, names: list[str], needles: list[int], pooled: int, caption: str, path: Path) -> None:
@@ -57,7 +59,7 @@ def plot_similarity(cosines: np.ndarray, names: list[str], needles: list[int], p
     The names of `needles` are red, those of pooled vectors blue.
     """
     size = max(6.0, 0.11 * len(names))
-    figure, axes = pyplot.subplots(figsize=(size + 1, size), dpi=150)
+    figure, axes = _subplots(figsize=(size + 1, size), dpi=150)
     image = axes.imshow(cosines, cmap="viridis", vmin=min(0.0, float(cosines.min())), vmax=1)
     axes.set_xticks(range(len(names)), names, rotation=90, fontsize=5)
     axes.set_yticks(range(len(names)), names, fontsize=5)
@@ -74,7 +76,6 @@ def plot_similarity(cosines: np.ndarray, names: list[str], needles: list[int], p
     figure.tight_layout()
     figure.savefig(path.with_suffix(".png"))
     figure.savefig(path.with_suffix(".pdf"))
-    pyplot.close(figure)
 
 
 def _spread(heights: list[float], gap: float) -> list[float]:
@@ -90,7 +91,7 @@ def plot_arms(rows: list[tuple[str, str, str, Any]], path: Path) -> None:
     """Mean and 95 % interval of every arm, one panel for each point of the grid: rows of (point, arm, metric, Spread)."""
     points = list(dict.fromkeys(point for point, _, _, _ in rows))
     arms = list(dict.fromkeys(arm for _, arm, _, _ in rows))
-    figure, panels = pyplot.subplots(1, max(1, len(points)), figsize=(2 + 2.3 * len(points), 1.2 + 0.3 * len(arms)), dpi=150, squeeze=False)
+    figure, panels = _subplots(1, max(1, len(points)), figsize=(2 + 2.3 * len(points), 1.2 + 0.3 * len(arms)), dpi=150, squeeze=False)
     for axes, point in zip(panels[0], points, strict=False):
         for _, arm, metric, found in (row for row in rows if row[0] == point):
             half = found.half_width if found.half_width == found.half_width else 0
@@ -103,12 +104,11 @@ def plot_arms(rows: list[tuple[str, str, str, Any]], path: Path) -> None:
         axes.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
     figure.savefig(path)
-    pyplot.close(figure)
 
 
 def plot_census(census: list[Any], tau: float, path: Path) -> None:
     """Density of the token graph and share of isolated tokens against tau, with the chosen tau."""
-    figure, axes = pyplot.subplots(figsize=(5.6, 3.6), dpi=150)
+    figure, axes = _subplots(figsize=(5.6, 3.6), dpi=150)
     taus = [row.tau for row in census]
     curves = {
         "pairs joined": ([row.density for row in census], "#c23b4b"),
@@ -125,7 +125,6 @@ def plot_census(census: list[Any], tau: float, path: Path) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
     figure.savefig(path)
-    pyplot.close(figure)
 
 
 FURTHER_COLOURS = ("#1f6f78", "#b5a642", "#7a4e9e", "#9c3d1f", "#6b8e23", "#808080")
@@ -143,7 +142,7 @@ def plot_lines(
         path: of the picture.
     """
     panels, arms = list(dict.fromkeys(row[0] for row in rows)), list(dict.fromkeys(row[2] for row in rows))
-    figure, grid = pyplot.subplots(1, len(panels), figsize=(1.6 + 3.4 * len(panels), 3.8), dpi=150, squeeze=False, sharex=True, sharey=True)
+    figure, grid = _subplots(1, len(panels), figsize=(1.6 + 3.4 * len(panels), 3.8), dpi=150, squeeze=False, sharex=True, sharey=True)
     for axes, panel in zip(grid[0], panels, strict=True):
         for arm, other in zip(arms, itertools.cycle(FURTHER_COLOURS), strict=False):
             colour = COLOURS.get(arm, other)
@@ -167,4 +166,3 @@ def plot_lines(
     grid[0][-1].legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
     figure.tight_layout()
     figure.savefig(path)
-    pyplot.close(figure)

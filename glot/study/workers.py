@@ -26,7 +26,7 @@ class Work:
 
         `stack` trains those that differ in nothing but their seed side by side, where they can be.
         """
-        from glot.progress import counter, say
+        from glot.progress import counter, warn
 
         groups: dict[RunConfig, dict[RunConfig, None]] = {}
         for config in configs:
@@ -41,7 +41,7 @@ class Work:
             for config, (future, _) in futures.items():
                 error = future.exception()
                 if error is not None:
-                    say(f"failed: {config.data.task}, {config.pooler.pooling_method}, seed {config.train.seed}: {_in_words(error)}")
+                    warn(f"failed: {config.data.task}, {config.pooler.pooling_method}, seed {config.train.seed}: {_in_words(error)}")
         outcomes = [futures[config] for config in configs]
         return [
             {"run_dir": None, "error": _in_words(future.exception())} if future.exception() else {"run_dir": future.result()[place]}
@@ -56,6 +56,8 @@ def _in_words(error: BaseException | None) -> str:
 def _run_group(configs: list[RunConfig], runs_dir: str) -> list[str]:
     from glot import recipes
 
+    if parent_process() is not None:  # a worker's process is ours, the caller's is not
+        recipes.quiet_libraries()
     if len(configs) == 1:
         return [recipes.run_or_reuse(configs[0], Path(runs_dir))]
     return recipes.stack_or_reuse(configs, Path(runs_dir))

@@ -52,9 +52,6 @@ class Inputs:
 def load_inputs(config: RunConfig) -> Inputs:
     """Rows, and the token states of their texts: encoded now, if they are not stored yet."""
     config = config.checked()
-    torch.set_flush_denormal(
-        True
-    )  # here, since threads inherit it: a saturated softmax has such gradients, 10 to 30 times slower to multiply
     clock = Clock("load", "encode", "train", "evaluate")
     report_to, device = resolve_report_to(config.output.report_to), own_device(config)
     with clock.phase("load"):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from glot.errors import DataError, TrainingError
-from glot.progress import Clock, bar, say
+from glot.progress import Clock, bar, say, warn
 from glot.types import Batches, EpochResult, FitResult, Tracker
 
 NEVER = 1 << 62
@@ -102,7 +102,7 @@ def _train_epochs(
             moved = _moved(model, optimizer)
             way.add(result, options.select_by, [tensor[place] for tensor in moved] if len(ways) > 1 else moved)
             if abs(mean_loss) > DIVERGED:
-                say(f"epoch {epoch}: the loss has diverged ({mean_loss:.3g}); a smaller --lr may help")
+                warn(f"epoch {epoch}: the loss has diverged ({mean_loss:.3g}); a smaller --lr may help")
 
 
 class Way:

@@ -78,6 +78,12 @@ def file_sha256(path: Path) -> str:
     return known[entry]
 
 
+def quiet_library() -> None:
+    """No bars and no warnings of the library in this process."""
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+
+
 def find_embedded(name: str) -> Path:
     """The weights of an embedded backbone, found through the package's metadata and checked against their hash.
 
@@ -295,8 +301,6 @@ def _read_config(name: str, path: str, options: dict[str, Any]) -> Any:
             return f"--model_name_or_path={name}: comes with code of its own; --trust_remote_code=1 runs the model's own code"
         return _hub_line(name, error, options.get("revision"))
 
-    transformers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.set_verbosity_error()
     with library_door(ConfigError, describe):
         config = AutoConfig.from_pretrained(path, **options)
     if getattr(config, "is_encoder_decoder", False) and lone_encoder(config) is None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from glot.errors import ConfigError, StateError, library_door, reason
-from glot.progress import say
+from glot.progress import warn
 from glot.states.backbone.source import LAYERS_IN_MEAN
 from glot.types import TokenBatch
 
@@ -133,7 +133,7 @@ class StateReader:
             )
         if not self.equal_lengths and not all(self._close(alone[name], together[name]) for name in self.widths):
             self.equal_lengths = True
-            say(f"{self.options.name}: padding changes the states of real tokens, so batches hold texts of equal length only")
+            warn(f"{self.options.name}: padding changes the states of real tokens, so batches hold texts of equal length only")
         if self.equal_lengths:
             twins = [self._sample(short, 0), self._sample(short, 7)]
             apart, paired = self._read_apart(twins), self._read_together(twins)

@@ -8,7 +8,7 @@ from transformers import AutoTokenizer
 
 from glot.errors import ConfigError, library_door, reason
 from glot.hub import explain
-from glot.progress import say
+from glot.progress import warn
 from glot.states.backbone.source import BackboneSource
 
 NO_LIMIT = 1 << 30
@@ -87,7 +87,7 @@ class Tokeniser:
         ids = self._encode([prompt + text for prompt, text in zip(own, texts, strict=True)], truncation=True, max_length=max_length)
         if not all(ids) and not self._empty_said:
             self._empty_said = True
-            say(f"{self.name}: a text without tokens is read as one end token")
+            warn(f"{self.name}: a text without tokens is read as one end token")
         ids = [tokens or [self.end_token] for tokens in ids]
         if not exclude_prompt:
             return ids, [0] * len(ids)

@@ -16,7 +16,7 @@ import torch
 
 from glot.distributed import processes
 from glot.errors import StoreError
-from glot.progress import counter, say
+from glot.progress import counter, say, warn
 from glot.states.store.layout import CHUNKS, DTYPES, KEY, LOCK, MANIFEST, PLAN, TOKENS, Manifest, StoreKey
 from glot.types import TokenBatch
 
@@ -250,5 +250,5 @@ def _locked(folder: Path, verbose: bool) -> Iterator[None]:
                 raise StoreError(
                     f"--store_dir={folder.parent}: {folder.name}/{LOCK} cannot be locked ({error.strerror}); {ELSEWHERE}"
                 ) from error
-            say(f"store {folder}: its file system has no locks ({error.strerror}), so let only one process write it")
+            warn(f"store {folder}: its file system has no locks ({error.strerror}), so let only one process write it")
         yield
