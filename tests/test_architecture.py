@@ -5,6 +5,7 @@ import graphlib
 from collections.abc import Iterator
 from pathlib import Path
 
+import module_table
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "glot"
@@ -163,6 +164,10 @@ def test_every_module_says_what_is_in_it_and_none_is_a_drawer():
     broken = [f"{path}: no docstring" for path in FILES if not ast.get_docstring(ast.parse(path.read_text()))]
     broken += [f"{path}: names no content" for path in FILES if path.stem in FORBIDDEN_NAMES or path.stem.startswith("base_")]
     collect("Every module says in its first line what is in it.", broken)
+
+
+def test_the_module_table_is_that_of_the_tree():
+    assert module_table.PAGE.read_text(encoding="utf-8") == module_table.page(), "python tests/module_table.py writes it anew"
 
 
 def test_every_wing_stands_on_a_storey():

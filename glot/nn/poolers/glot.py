@@ -1,4 +1,4 @@
-"""GLOT: a graph over the tokens of a sentence, K convolutions, jumping knowledge, a scored readout (method.md, Pooling).
+"""GLOT: a graph over the tokens of a sentence, K convolutions, jumping knowledge, a scored readout.
 
 Source: "Towards Improved Sentence Representations using Token Graphs", ICLR 2026, section 3, as the public release computes it.
 """
