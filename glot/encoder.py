@@ -127,7 +127,7 @@ class SentenceEncoder:
                 try:
                     vectors[batch.rows] = _embed(*replica, batch.groups, batch.skips)
                 except StateError as error:
-                    raise StateError(error.problem, where=f"text {batch.rows[error.place or 0]}") from error
+                    raise StateError(error.problem, where="" if error.place is None else f"text {batch.rows[error.place]}") from error
                 advance(len(batch.rows))
 
         if len(replicas) == 1:  # in the calling thread: a worker thread would start a second OpenMP team and oversubscribe the cores
@@ -187,7 +187,7 @@ def _embed(backbone: Backbone, pooler: nn.Module, groups: list[list[list[int]]],
         try:
             batches.append(backbone.encode(ids, skips[done : done + len(ids)]))
         except StateError as error:
-            raise StateError(error.problem, done + (error.place or 0)) from error
+            raise StateError(error.problem, None if error.place is None else done + error.place) from error
     tokens = join([batch.tokens for batch in batches])
     lengths = torch.cat([batch.lengths for batch in batches])
     return pooler(TokenBatch.from_lengths(tokens.float(), lengths)).float().cpu().numpy()

@@ -9,7 +9,17 @@ from glot.errors import ConfigError, reason
 
 CONFIG_FILE, ADAPTER_FILE = "config.json", "adapter_config.json"
 WEIGHT_FILES = ("model*.safetensors", "pytorch_model*.bin", "*.gguf")
+POINTER = b"version https://git-lfs"
+"""How a file begins that stands for another one."""
 HUB_NAME = r"[\w.-]+(/[\w.-]+)?(@[\w./-]+)?"
+
+
+def expand_user(text: str) -> Path:
+    """A path with `~` replaced by the home folder; as it is written where there is no such user."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        return Path(text)
 
 
 def local_folder(name: str, folder: str | Path | None = None) -> Path | None:
@@ -24,10 +34,10 @@ def local_folder(name: str, folder: str | Path | None = None) -> Path | None:
     """
     if folder is not None and Path(folder).is_dir():
         return _check_folder(name, Path(folder))
+    local = expand_user(name)
     try:
-        local = Path(name).expanduser()
         is_folder, is_file = local.is_dir(), local.is_file()
-    except (RuntimeError, OSError, ValueError) as error:
+    except (OSError, ValueError) as error:
         raise ConfigError(f"--model_name_or_path={name}: cannot be looked up ({reason(error)}); check the path") from error
     if is_folder:
         return _check_folder(name, local)
@@ -63,11 +73,33 @@ def _check_folder(name: str, folder: Path) -> Path:
     has_weights = any(True for pattern in WEIGHT_FILES for _ in folder.glob(pattern))
     if (folder / ADAPTER_FILE).is_file() and not has_weights:
         raise ConfigError(adapter_line(name, folder / ADAPTER_FILE))
+    for path in folder.iterdir():
+        _check_file(name, path)
     if not (folder / CONFIG_FILE).is_file():
         inside = sorted(path.parent.name for path in folder.glob(f"*/{CONFIG_FILE}"))
         hint = f"it holds {', '.join(inside)}, name one of those" if inside else "name a folder that save_pretrained wrote"
         raise ConfigError(f"--model_name_or_path={name}: no model folder there, it holds no {CONFIG_FILE}; {hint}")
     return folder
+
+
+def _check_file(name: str, path: Path) -> None:
+    """Refuse files that stand for others which are not here.
+
+    Raises:
+        ConfigError: a link without its target, a pointer of git-lfs, or a file that may not be read.
+    """
+    where = f"--model_name_or_path={name}: {path.name}"
+    if path.is_symlink() and not path.exists():
+        raise ConfigError(f"{where} is a link to {path.readlink()}, which is not there; fetch the model again")
+    if not path.is_file():
+        return
+    try:
+        with path.open("rb") as stream:
+            start = stream.read(len(POINTER))
+    except OSError as error:
+        raise ConfigError(f"{where} cannot be read ({error.strerror}); check its permissions") from error
+    if start == POINTER:
+        raise ConfigError(f"{where} is a pointer of git-lfs, not the file; fetch it with `git lfs pull`")
 
 
 def adapter_line(name: str, file: Path) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from glot.errors import ConfigError, nearest
+from glot.locate import expand_user
 
 AUTO, NONE = "auto", "none"
 MODEL_FILE = "config_sentence_transformers.json"
@@ -100,7 +101,7 @@ def read_prompts(flag: str, model_file: Path | None, exclude: bool) -> Prompts:
     """
     if flag == NONE or (flag == AUTO and model_file is None):
         return Prompts(exclude=exclude)
-    path = model_file if flag == AUTO else Path(flag).expanduser()
+    path = model_file if flag == AUTO else expand_user(flag)
     assert path is not None
     shape = 'give a JSON file {"query": "...", "document": "..."}'
     try:
@@ -115,6 +116,6 @@ def read_prompts(flag: str, model_file: Path | None, exclude: bool) -> Prompts:
     if not isinstance(texts, dict) or not all(isinstance(text, str | None) for text in texts.values()):
         raise ConfigError(f"--prompts={flag}: {path} does not hold texts by name; {shape}")
     texts = {str(name): text or "" for name, text in texts.items()}
-    if default is not None and default not in texts:
+    if default is not None and not (isinstance(default, str) and default in texts):
         raise ConfigError(f"--prompts={flag}: {path} names {default!r} as its default and has no such prompt; mend it, or use none")
     return Prompts(texts, default, exclude, flag != AUTO)

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from sentence_transformers import SentenceTransformer
 from torch import nn
 from zoo import make_model
 
 import glot
-from glot.cli import main
+from glot.cli import glot_main, main
 from glot.data.tasks import TASKS
 from glot.errors import ConfigError, StateError, TrainingError
 from glot.nn.losses import cross_entropy
@@ -220,7 +221,7 @@ def test_folders_that_hold_no_model_say_what_they_are(tiny_bert, tiny_flags, tmp
         tmp_path / "empty": "it holds no config.json; name a folder that save_pretrained wrote",
         tiny_bert / "config.json": "is a file; name the folder that holds it",
         "./nowhere": "no model folder there; check the path, or name a model of the hub as owner/name",
-        "~nobody-here/x": "cannot be looked up",
+        "~nobody-here/x": "no model folder there",
     }.items():
         (line,) = fails(capsys, [*tiny_flags, f"--model_name_or_path={name}"])
         assert f"--model_name_or_path={name}: " in line and words in line
@@ -265,6 +266,10 @@ def test_a_python_tokenizer_without_offsets_runs_the_stress_test(tmp_path, capsy
     share = next(float(note.split()[0]) for note in notes if "keep their signal" in note)
     assert 0 < share < 100  # a token per letter: most texts of 60 words are cut before their signal
     assert (tmp_path / "run/augmented_similarity.png").is_file()
+    # this tokenizer changes its own files when it saves them: the export must hold those that it was loaded from
+    assert glot_main(["export", str(tmp_path / "run"), "--to", str(tmp_path / "export")]) == 0
+    model = SentenceTransformer(str(tmp_path / "export"), trust_remote_code=True, device="cpu")
+    np.testing.assert_allclose(model.encode(["the other thing"]), glot.load(tmp_path / "run").encode(["the other thing"]), atol=1e-5)
 
 
 def test_a_file_system_without_locks_is_said_and_goes_on(tiny_flags, monkeypatch, capsys):
@@ -338,3 +343,80 @@ def test_live_tokens_read_equal_lengths_with_gradient(tmp_path):
         alone = torch.cat([source.gather(np.array([row])).tokens for row in (2, 0, 1)])
         torch.testing.assert_close(source.gather(np.array([2, 0, 1])).tokens, alone)
     assert source.gather(np.array([2, 0, 1])).tokens.requires_grad
+
+
+def damaged(folder: Path, copy: Path, **config: object) -> Path:
+    shutil.copytree(folder, copy)
+    (copy / "config.json").write_text(json.dumps(json.loads((folder / "config.json").read_text()) | config))
+    return copy
+
+
+def test_files_that_stand_for_others_are_named(tiny_bert, tiny_flags, tmp_path, capsys):
+    link, pointer, bare = (shutil.copytree(tiny_bert, tmp_path / name) for name in ("link", "pointer", "bin"))
+    (link / "vocab.txt").symlink_to("/nowhere/at/all")
+    (pointer / "model.safetensors").write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n")
+    (bare / "model.safetensors").unlink()
+    (bare / "pytorch_model.bin").write_bytes(b"no checkpoint at all")
+    for folder, words in {
+        link: "vocab.txt is a link to /nowhere/at/all, which is not there; fetch the model again",
+        pointer: "model.safetensors is a pointer of git-lfs, not the file; fetch it with `git lfs pull`",
+        bare: "its weights cannot be loaded",
+    }.items():
+        for flags in ([], ["--dry_run"]) if folder is not bare else ([],):
+            (line,) = fails(capsys, [*tiny_flags, f"--model_name_or_path={folder}", *flags])
+            assert words in line and "arbitrary code" not in line
+
+
+def test_checkpoints_that_do_not_belong_to_their_configuration(tiny_bert, tiny_flags, tmp_path, capsys):
+    for count in (0, -1, 1):
+        folder = damaged(tiny_bert, tmp_path / f"layers{count}", num_hidden_layers=count)
+        (line,) = fails(capsys, [*tiny_flags, f"--model_name_or_path={folder}"])
+        assert ("encoder.layer.1." in line and "counts 1 layers") if count == 1 else "how many layers" in line, line
+    for dtype, word in ((torch.int8, "I8"), (torch.bool, "BOOL")):
+        folder = change(tiny_bert, tmp_path / word, "", lambda value, dtype=dtype: value.to(dtype))
+        (line,) = fails(capsys, [*tiny_flags, f"--model_name_or_path={folder}"])
+        assert "model.safetensors holds " in line and f" as {word}, not as floating-point numbers" in line
+    flat = change(tiny_bert, tmp_path / "flat", "layer.1.output.LayerNorm", lambda value: value * 0)
+    (line,) = fails(capsys, [*tiny_flags, f"--model_name_or_path={flat}"])
+    assert "gives the same state for every token" in line
+
+
+def test_a_precision_that_a_model_cannot_take_is_named_as_the_cause(tmp_path, tiny_flags, capsys):
+    xlnet = make_model("xlnet", tmp_path / "xlnet")
+    (line,) = fails(capsys, [*tiny_flags, f"--model_name_or_path={xlnet}", "--backbone_dtype=float16"])
+    assert line.endswith("use --backbone_dtype=float32 in place of float16"), line
+
+
+def test_identity_follows_every_file_that_a_tokenizer_reads(tiny_bert, tmp_path):
+    folder = shutil.copytree(tiny_bert, tmp_path / "copy")
+    seen = [find_backbone(str(folder)).identity]
+    for name in ("bpe.codes", "spiece.vocab", "vocab.tiktoken", "code/inner.py"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("x")
+        seen.append(find_backbone(str(folder)).identity)
+    assert len(set(seen)) == 5
+    (folder / "pictures.bin").mkdir()  # a folder with such a name is no file
+    assert find_backbone(str(folder)).identity == seen[-1]
+
+
+def test_the_text_that_a_batch_fails_on_is_named():
+    class Short(Odd):
+        def forward(self, input_ids, attention_mask=None, output_hidden_states=False):
+            if input_ids.shape[1] < 2:
+                raise RuntimeError("too short")
+            return super().forward(input_ids, attention_mask, output_hidden_states)
+
+    reader = StateReader(Short("padding").eval(), ReaderOptions("odd", 2, 0, 100))
+    reader.check(16)
+    with pytest.raises(StateError, match="too short") as caught:
+        reader.read([[40, 41], [42, 43], [44]], ["2"])
+    assert caught.value.place == 2
+
+
+@pytest.mark.parametrize(
+    ("texts", "complaint"), [(["a", None], "text 1 is None"), (["a", 3], "text 1 is 3"), (["\ud83d"], "half a surrogate")]
+)
+def test_what_is_no_text_is_named(texts, complaint, tiny_bert):
+    backbone = Backbone(find_backbone(str(tiny_bert)), None, "float32", "2", CPU)
+    with pytest.raises(ConfigError, match=complaint):
+        backbone.tokenise(texts)

@@ -226,6 +226,12 @@ def test_a_run_with_autocast_is_exported_as_such(train, tiny_bert):
     np.testing.assert_allclose(model.encode(TEXTS, batch_size=1), own, atol=1e-5)
     assert 1e-5 < np.abs(own - plain).max() < 3e-2
     assert "autocast" in (Path(folder) / "README.md").read_text()
+    half = SentenceTransformer(str(folder), trust_remote_code=True, device="cpu").half()
+    vectors = half.encode(TEXTS, batch_size=1)
+    np.testing.assert_allclose(vectors, plain, atol=1e-2)
+    half.save(str(run.parent / "half"))
+    again = SentenceTransformer(str(run.parent / "half"), trust_remote_code=True, device="cpu")
+    np.testing.assert_allclose(again.encode(TEXTS, batch_size=1), vectors, atol=1e-5)
 
 
 def test_several_processes_encode(train, tiny_bert):

@@ -65,6 +65,7 @@ def test_files(tmp_path):
         ("list.json", "[1]", "does not hold texts by name"),
         ("number.json", '{"query": 3}', "does not hold texts by name"),
         ("default.json", '{"prompts": {}, "default_prompt_name": "x"}', "names 'x' as its default"),
+        ("listed.json", '{"prompts": {"query": "q"}, "default_prompt_name": ["query"]}', r"names \['query'\] as its default"),
     ):
         (tmp_path / name).write_text(text)
         with pytest.raises(ConfigError, match=complaint):
@@ -115,6 +116,15 @@ def test_every_door_puts_the_same_prompt_before_a_text(prompted, tmp_path, capsy
         glot.load(tmp_path / "runs/run0").encode(TEXTS, prompt_name="querry")
 
 
+def test_an_export_puts_before_documents_what_training_did(tmp_path):
+    folder = make_model("olmo2", tmp_path / "model")
+    (folder / "config_sentence_transformers.json").write_text('{"prompts": {"query": "red ", "passage": "big "}}')
+    run = train(folder, tmp_path)
+    assert glot_main(["export", str(run), "--to", str(tmp_path / "export")]) == 0
+    model = SentenceTransformer(str(tmp_path / "export"), trust_remote_code=True, device="cpu")
+    np.testing.assert_allclose(model.encode_document(TEXTS), glot.load(run).encode(TEXTS, prompt_name="passage"), atol=1e-5)
+
+
 def test_excluded_tokens_are_those_of_the_prompt(prompted, tmp_path):
     run = train(prompted, tmp_path, "--exclude_prompt=1")
     encoder = glot.load(run)
@@ -146,6 +156,7 @@ def test_labelled_tasks_take_a_prompt_only_from_the_users_file(prompted, mirror,
     assert prints[0] == prints[1] and len(set(prints)) == 3
     for flags, complaint in (
         (["--prompts=none", "--exclude_prompt=1"], "--exclude_prompt=1: has no effect with --prompts=none"),
+        (["--prompts=~nobody-here/x"], "--prompts=~nobody-here/x: must be auto, none, or a JSON file that is there"),
         (["--prompts=nowhere.json"], "--prompts=nowhere.json: must be auto, none, or a JSON file that is there"),
     ):
         assert main([*base, *flags]) == 2

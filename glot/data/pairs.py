@@ -19,6 +19,7 @@ import numpy as np
 from glot.errors import DataError
 from glot.progress import counter
 from glot.prompts import NO_PROMPTS, UsedPrompts
+from glot.types import is_utf8
 
 MISSING = -1
 """Stands where a row has fewer negatives than asked for."""
@@ -182,7 +183,7 @@ def parse_pair(line: bytes, negatives: int) -> list[str]:
         raise ValueError("pos is empty")
     own = {"query": row.get("query"), "pos": listed["pos"][0]}
     for name, text in [*own.items(), *(("neg", text) for text in (listed["neg"] if negatives else []))]:
-        if not isinstance(text, str) or not text.strip() or not _is_utf8(text):
+        if not isinstance(text, str) or not text.strip() or not is_utf8(text):
             raise ValueError(f"{name} holds {text!r}, not a text")
     others = [text for text in dict.fromkeys(listed["neg"]) if text not in own.values()]
     return [*own.values(), *others[:negatives]]
@@ -191,12 +192,3 @@ def parse_pair(line: bytes, negatives: int) -> list[str]:
 def _salt(prompt: str) -> bytes:
     """Keeps a text apart from itself behind another prompt; nothing without a prompt."""
     return hashlib.blake2b(prompt.encode(), digest_size=8).digest() if prompt else b""
-
-
-def _is_utf8(text: str) -> bool:
-    """False for half a surrogate pair, which JSON can write and no tokenizer can read."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

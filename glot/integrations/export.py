@@ -12,7 +12,7 @@ from sentence_transformers.base.modules import Normalize
 from glot.errors import CheckpointError, ConfigError
 from glot.integrations.bundle import bundle
 from glot.integrations.sentence_transformers import BUNDLE, BackboneModule, GlotPooling
-from glot.prompts import Prompts
+from glot.prompts import DOCUMENT, Prompts
 from glot.settings.config import RunConfig, read_config
 from glot.states.backbone import Backbone, pick_device
 from glot.training.checkpoint import BACKBONE, CONFIG, RESULT, find_trained_backbone, load_run
@@ -52,8 +52,11 @@ def export_run(run_dir: Path, folder: Path, head_only: bool = False, max_length:
     flags = dataclasses.asdict(config.pooler), dataclasses.asdict(config.graph)
     pooling = GlotPooling(*flags, resolved["hidden_size"], config.data_seed, not (exclude_prompt or prompts.exclude))
     pooling.net.load_state_dict(model.pooler.state_dict())
+    texts = dict(prompts.texts)
+    if prompts.for_pairs().document:  # what `encode_document` puts before a text must be what training did
+        texts.setdefault(DOCUMENT, prompts.for_pairs().document)
     modules = [BackboneModule(backbone, head_only), pooling, Normalize()]
-    whole = SentenceTransformer(modules=modules, device="cpu", prompts=dict(prompts.texts), default_prompt_name=prompts.default)
+    whole = SentenceTransformer(modules=modules, device="cpu", prompts=texts, default_prompt_name=prompts.default)
     whole.save(str(folder), create_model_card=False)
     _make_independent(folder, config)
     (folder / "README.md").write_text(model_card(config, result, source.name, pooling, backbone.max_length), encoding="utf-8")

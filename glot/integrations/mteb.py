@@ -146,6 +146,12 @@ def read_locally(task: Any, data_dir: Path | None, links: Path) -> None:
     task.metadata = task.metadata.model_copy(update={"dataset": {**task.metadata.dataset, **where}})
 
 
+def _reason(error: object) -> str:
+    """The first line of what mteb kept of an error, which may be a text; the error's kind where it says nothing."""
+    text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    return text or type(error).__name__
+
+
 def _first_line(error: object) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), "no reason given")
 
@@ -181,7 +187,7 @@ def _evaluate(model: MtebModel, task: Any, cache: Path, options: dict[str, Any])
         show_progress_bar=options["show_progress_bar"],
     )
     if not found.task_results:
-        raise DataError(_first_line(found.exceptions[0].exception) if found.exceptions else "no result")
+        raise DataError(_reason(found.exceptions[0].exception) if found.exceptions else "no result")
     score = float(found.task_results[0].validate_and_filter_scores(task).get_score())
     if not math.isfinite(score):
         raise DataError("its score is no number (are all vectors equal?)")

@@ -99,7 +99,7 @@ class BackboneModule(InputModule):
             "by_name": self.by_name,
             "max_seq_length": self.max_seq_length,
             "layer": self.backbone.layer,
-            "dtype": self.backbone.dtype,
+            "dtype": self.backbone.reader.precision,
         }
         if not self.by_name:
             del facts["name"], facts["identity"]  # the weights are beside it, and the name may be a local path

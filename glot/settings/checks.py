@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from glot.errors import ConfigError, unknown_name
-from glot.locate import local_folder, split_revision
+from glot.locate import expand_user, local_folder, split_revision
 from glot.prompts import AUTO, NONE
 from glot.settings.choices import EMBEDDED_BACKBONES, FIXED_POOLERS, LONGEST_STACKED, MTEB_CACHE
 from glot.settings.sections import flag_facts, kinds, optional_flags
@@ -78,7 +78,7 @@ def _check_pooler(config: "RunConfig") -> list[str]:
 
 def _check_backbone(config: "RunConfig") -> list[str]:
     backbone, problems = config.backbone, []
-    if not re.fullmatch(r"-?\d+|mean4", backbone.hidden_layer):
+    if not re.fullmatch(r"-?[0-9]+|mean4", backbone.hidden_layer):
         problems.append(f"--hidden_layer={backbone.hidden_layer}: must be an index (0 = embeddings, -1 = last) or mean4")
     if not re.fullmatch(r"auto|spread|cpu|mps|cuda(:\d+)?", backbone.device):
         problems.append(f"--device={backbone.device}: must be auto, cpu, mps, cuda, cuda:N or spread")
@@ -90,7 +90,7 @@ def _check_backbone(config: "RunConfig") -> list[str]:
         problems.append("--precompute_hidden_states=1: stored states cannot train the backbone; with --finetune_backbone=1 use 0")
     if backbone.finetune_backbone and backbone.backbone_dtype != "float32":
         problems.append(f"--backbone_dtype={backbone.backbone_dtype}: would round small updates away; fine-tune in float32")
-    if backbone.prompts not in (AUTO, NONE) and not Path(backbone.prompts).expanduser().is_file():
+    if backbone.prompts not in (AUTO, NONE) and not expand_user(backbone.prompts).is_file():
         problems.append(f"--prompts={backbone.prompts}: must be auto, none, or a JSON file that is there")
     if backbone.exclude_prompt and backbone.prompts == NONE:
         problems.append("--exclude_prompt=1: has no effect with --prompts=none; leave it out")

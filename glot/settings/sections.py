@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from glot.locate import expand_user
 from glot.settings.choices import (
     BACKBONE_DTYPES,
     DTYPES,
@@ -288,7 +289,7 @@ class MtebConfig:
     @property
     def checkpoint(self) -> Path | None:
         """Where the pooler's weights are; None for a pooler without training."""
-        return None if self.checkpoint_path in ("standard", "") else Path(self.checkpoint_path).expanduser()
+        return None if self.checkpoint_path in ("standard", "") else expand_user(self.checkpoint_path)
 
 
 SECTIONS: dict[str, type] = {

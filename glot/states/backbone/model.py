@@ -1,26 +1,33 @@
 """A loaded backbone: text to token states. Padding is to the right and exists only inside; what leaves is packed."""
 
 import copy
-from collections.abc import Iterator, Sequence
+import inspect
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import AutoModel
 
 from glot.errors import ConfigError, StateError, library_door, reason
 from glot.hub import explain
 from glot.states.backbone.facts import remember_facts
-from glot.states.backbone.source import BackboneSource, lone_encoder
+from glot.states.backbone.source import AGAIN, BackboneSource, lone_encoder
 from glot.states.backbone.states import LEAST_PROBE, MOST_AT_LOAD, ReaderOptions, StateReader
 from glot.states.backbone.tokenizer import NO_LIMIT, Tokeniser
 from glot.types import TokenBatch
 
+OTHER_INPUTS = ("pixel_values", "input_values", "input_features")
+"""What models of images and sounds read."""
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "autocast": torch.float32}
 """`--backbone_dtype` -> precision of the weights; with autocast torch takes the products in bfloat16."""
 PADDED_TOKENS = 4096
 """Tokens of a backbone batch, padding included: 32 texts of 128."""
+FLOATS = ("F64", "F32", "F16", "BF16")
+"""What safetensors calls the precisions that weights may have."""
 POSITION_TABLES = ("position_embeddings", "embed_positions", "positions_embed", "wpe")
 """How the library's models call their tables of absolute positions."""
 
@@ -67,16 +74,31 @@ class Backbone:
         model = load_weights(source, dtype, options)
         self.model = (model if "device_map" in options else model.to(device)).eval().requires_grad_(False)
         self.tokeniser.rows = embedding_rows(self.model) or self.tokeniser.rows
-        try:
-            self.reader = self._make_reader()
-        except StateError as error:
-            kind = source.config.model_type
-            raise ConfigError(f"{error.problem}; name a model of texts (this one is of the kind {kind})") from error
+        self.reader = self._open_reader()
         self.limit = self._find_limit(min(claim, position_rows(self.model)), max_length)
         self._check_length(max_length, self.limit)
         self.max_length = max_length or self.limit
         if source.identity:
             remember_facts(source.identity, {"is_causal": self.reader.is_causal})
+
+    def _open_reader(self) -> StateReader:
+        """The reader of a model that was just loaded.
+
+        Raises:
+            ConfigError: the model cannot be read at all; with the remedy for which there is evidence.
+        """
+        try:
+            return self._make_reader()
+        except StateError as error:
+            inputs = inspect.signature(self.model.forward).parameters
+            kind = self.source.config.model_type
+            if "input_ids" not in inputs and any(name in inputs for name in OTHER_INPUTS):
+                way_out = f"it reads no token ids; name a model of texts (this one is of the kind {kind})"
+            elif self.dtype != "float32" and "type" in str(error.__cause__):
+                way_out = f"use --backbone_dtype=float32 in place of {self.dtype}"
+            else:
+                way_out = "name another model"
+            raise ConfigError(f"{error.problem}; {way_out}") from error
 
     def _make_reader(self) -> StateReader:
         rows = self.tokeniser.rows or len(self.tokeniser.tokenizer)
@@ -91,15 +113,18 @@ class Backbone:
     def _find_limit(self, claim: int, max_length: int | None) -> int:
         """The largest length up to `claim` that the model reads: tried at load as far as a run may need it, beyond when such texts come."""
         needed = min(claim, MOST_AT_LOAD, max(max_length or claim, LEAST_PROBE))
-        if self.reader.fits(needed):
+        failure = self.reader.failure(needed)
+        if failure is None:
             self.reader.check(needed)
             return claim
+        if "dtype" in str(failure.__cause__) or "scalar type" in str(failure.__cause__):  # the length is not to blame
+            raise ConfigError(f"{failure.problem}; use --backbone_dtype=float32 in place of {self.dtype}") from failure
         low, high = 0, needed - 1
         while low < high:
             middle = (low + high + 1) // 2
-            low, high = (middle, high) if self.reader.fits(middle) else (low, middle - 1)
+            low, high = (low, middle - 1) if self.reader.failure(middle) else (middle, high)
         if not low:
-            self.reader.check(needed)  # raises what the model raised
+            raise ConfigError(f"{failure.problem}; name another model") from failure
         return low
 
     @property
@@ -188,7 +213,7 @@ class Backbone:
     def save(self, folder: Path) -> None:
         """Write model and tokenizer so that any tool of the library loads them."""
         self.model.save_pretrained(folder)
-        self.tokenizer.save_pretrained(folder)
+        self.tokeniser.save(folder)
 
 
 def drop_leading(batch: TokenBatch, skips: Sequence[int]) -> TokenBatch:
@@ -212,7 +237,9 @@ def load_weights(source: BackboneSource, dtype: str, where: dict[str, Any] | Non
     """
 
     def describe(error: Exception) -> str:
-        found = explain(error, source.revision) or f"its weights cannot be loaded ({reason(error)})"
+        unsafe = "weights_only" in str(error)  # torch's own advice is to load it all the same, which may run its code
+        why = "a .bin file is no plain checkpoint of tensors" if unsafe else reason(error)
+        found = explain(error, source.revision) or f"its weights cannot be loaded ({why}); {AGAIN}"
         return f"--model_name_or_path={source.name}: {found}"
 
     options = {"dtype": DTYPES[dtype], "output_loading_info": True, "ignore_mismatched_sizes": True, **source.options, **(where or {})}
@@ -228,7 +255,52 @@ def load_weights(source: BackboneSource, dtype: str, where: dict[str, Any] | Non
         raise ConfigError(
             f"--model_name_or_path={source.name}: the checkpoint lacks {len(missing)} of the model's tensors ({missing[0]}, ...)"
         )
+    _refuse_unused_blocks(source, model, report["unexpected_keys"])
+    _refuse_odd_dtypes(source, model)
     return model
+
+
+def _refuse_unused_blocks(source: BackboneSource, model: nn.Module, unexpected: Iterable[str]) -> None:
+    """The checkpoint may hold heads that are not used, but no blocks that the configuration does not count.
+
+    Raises:
+        ConfigError: it holds such a block.
+    """
+    known = {_numberless(name) for name, _ in model.named_parameters() if _numberless(name) != name}
+    for name in sorted(unexpected):
+        shape = _numberless(name)
+        if shape != name and any(shape == own or shape.endswith(f".{own}") for own in known):
+            raise ConfigError(
+                f"--model_name_or_path={source.name}: the checkpoint holds {name}, "
+                f"the configuration counts {source.num_layers} layers; the two files do not belong together"
+            )
+
+
+def _numberless(name: str) -> str:
+    return re.sub(r"\.\d+\.", ".#.", name)
+
+
+def _refuse_odd_dtypes(source: BackboneSource, model: nn.Module) -> None:
+    """Weights must be plain floats in the file: the library casts whatever it finds.
+
+    Raises:
+        ConfigError: a weight of another kind, in a model that is not declared as quantised.
+    """
+    if getattr(source.config, "quantization_config", None) is not None:
+        return
+    weights = [name for name, _ in model.named_parameters()]
+    for file in sorted(source.files.glob("model*.safetensors")):
+        for name, kind in _dtypes(file).items():
+            is_weight = any(name == own or name.endswith(f".{own}") or own.endswith(f".{name}") for own in weights)
+            if kind not in FLOATS and is_weight:
+                where = f"--model_name_or_path={source.name}: {file.name}"
+                raise ConfigError(f"{where} holds {name} as {kind}, not as floating-point numbers; {AGAIN}")
+
+
+def _dtypes(file: Path) -> dict[str, str]:
+    """Tensor name -> precision, as a safetensors file names it."""
+    with library_door(ConfigError, lambda error: f"{file}: cannot be read ({reason(error)}); {AGAIN}"), safe_open(file, "pt") as tensors:
+        return {name: str(tensors.get_slice(name).get_dtype()) for name in tensors.keys()}  # noqa: SIM118 - not a dictionary
 
 
 def embedding_rows(model: nn.Module) -> int | None:

@@ -1,5 +1,6 @@
 """Find a backbone by name, without loading its weights: an embedded package, a local folder, a repository of the hub."""
 
+import contextlib
 import hashlib
 import importlib
 import json
@@ -17,14 +18,19 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
-from glot.errors import ConfigError, library_door, reason
+from glot.errors import ConfigError, library_door, nearest, reason
 from glot.hub import explain, fetch_file
 from glot.locate import ADAPTER_FILE, CONFIG_FILE, adapter_line, local_folder, read_facts, split_revision
 from glot.progress import say
 
+AGAIN = "check its files, or fetch the model again"
 LAYERS_IN_MEAN = 4
 """Hidden states that `mean4` averages."""
-IDENTITY_SUFFIXES = (".json", ".txt", ".model", ".safetensors", ".bin", ".py")
+IDENTITY_SUFFIXES = (
+    *(".json", ".txt", ".model", ".safetensors", ".bin", ".py", ".gguf"),
+    *(".codes", ".spm", ".bpe", ".tiktoken", ".vocab", ".merges"),
+)
+"""Files that states depend on: configuration, weights, code, and what tokenizers are read from."""
 
 
 class Embedded(NamedTuple):
@@ -66,15 +72,11 @@ def file_sha256(path: Path) -> str:
     if entry not in known:
         with path.open("rb") as stream:
             known[entry] = hashlib.file_digest(stream, "sha256").hexdigest()
-        try:
+        with contextlib.suppress(OSError):  # where nothing can be remembered, the file is read again next time
             remembered.parent.mkdir(parents=True, exist_ok=True)
             partial = remembered.with_suffix(f".{os.getpid()}")
             partial.write_text(json.dumps(known, indent=0))
             partial.replace(remembered)
-        except OSError as error:
-            raise ConfigError(
-                f"XDG_CACHE_HOME: {remembered.parent} cannot be written ({error.strerror}); set it to a writable folder"
-            ) from error
     return known[entry]
 
 
@@ -147,6 +149,11 @@ class BackboneSource:
         return Path(self.path).resolve() if self.revision is None and self.name not in EMBEDDED else None
 
     @property
+    def files(self) -> Path:
+        """Where its files lie on this machine, once they are loaded."""
+        return Path(self.path) if self.revision is None else fetch_file(self.path, CONFIG_FILE, self.revision).parent
+
+    @property
     def options(self) -> dict[str, Any]:
         """What every `from_pretrained` of this backbone is told."""
         return {"trust_remote_code": self.trust_remote_code} | ({} if self.revision is None else {"revision": self.revision})
@@ -202,7 +209,7 @@ class BackboneSource:
         with library_door(ConfigError, describe), torch.device("meta"):
             model = AutoModel.from_config(self.config, trust_remote_code=self.trust_remote_code)
         lengths = [len(part) for part in model.modules() if isinstance(part, nn.ModuleList)]
-        if not lengths:
+        if not any(lengths):
             raise ConfigError(f"--model_name_or_path={self.name}: neither its configuration nor its structure tells how many layers it has")
         return max(lengths)
 
@@ -286,7 +293,9 @@ def _find_commit(name: str, repository: str, revision: str | None) -> str:
 
 
 def _hub_line(name: str, error: BaseException, revision: str | None = None) -> str:
-    return f"--model_name_or_path={name}: {explain(error, revision) or f'cannot be read ({reason(error)})'}"
+    meant = nearest(name.partition("@")[0], EMBEDDED)
+    found = explain(error, revision)
+    return f"--model_name_or_path={name}: {f'{found}{meant}' if found else f'its configuration cannot be read ({reason(error)}); {AGAIN}'}"
 
 
 def _read_config(name: str, path: str, options: dict[str, Any]) -> Any:
@@ -318,8 +327,9 @@ def lone_encoder(config: Any) -> Any:
 
 
 def _hash_folder(folder: Path) -> str:
-    files = sorted(file for file in folder.iterdir() if file.suffix in IDENTITY_SUFFIXES)
-    listing = json.dumps([[file.name, file_sha256(file)] for file in files])
+    files = sorted(file for file in folder.iterdir() if file.suffix in IDENTITY_SUFFIXES and file.is_file())
+    files += sorted(file for file in folder.glob("*/**/*.py") if file.is_file())  # code that comes with a model may lie deeper
+    listing = json.dumps([[str(file.relative_to(folder)), file_sha256(file)] for file in files])
     return "sha256:" + hashlib.sha256(listing.encode()).hexdigest()
 
 

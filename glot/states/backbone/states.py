@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from glot.errors import ConfigError, StateError, library_door, reason
 from glot.progress import warn
+from glot.states.backbone.rewind import left_as_it_was
 from glot.states.backbone.source import LAYERS_IN_MEAN
 from glot.types import TokenBatch
 
@@ -94,22 +95,35 @@ class StateReader:
             self.check(longest)
         for layer in layers:
             self.width(layer)
-        found = self._by_length(ids, layers) if self.equal_lengths else self._pass(ids, layers)
+        try:
+            found = self._by_length(ids, layers) if self.equal_lengths else self._pass(ids, layers)
+        except StateError as error:
+            culprit = next((place for place, text in enumerate(ids) if self._fails_alone(text)), None)
+            raise StateError(error.problem, culprit) from error
         for batch in found:
             self._refuse_non_finite(batch)
         return found
 
     @property
-    def _precision(self) -> str:
-        return "autocast" if self.options.autocast else str(next(self.model.parameters()).dtype).removeprefix("torch.")
+    def precision(self) -> str:
+        """`--backbone_dtype` as it is now."""
+        own = str(next(self.model.parameters()).dtype).removeprefix("torch.")
+        return "autocast" if self.options.autocast and own == "float32" else own  # whoever loaded the model may have cast it since
 
-    def fits(self, length: int) -> bool:
-        """Whether the model can read `length` tokens."""
+    def _fails_alone(self, text: list[int]) -> bool:
+        try:
+            self._pass([text], [self.last])
+        except StateError:
+            return True
+        return False
+
+    def failure(self, length: int) -> StateError | None:
+        """What goes wrong when the model reads `length` tokens; None where nothing does."""
         try:
             self._pass([self._sample(length, 0)], [self.last])
-        except StateError:
-            return False
-        return True
+        except StateError as error:
+            return error
+        return None
 
     @torch.no_grad()
     def check(self, length: int) -> None:
@@ -216,8 +230,8 @@ class StateReader:
             batch = f"{ids.shape[0]} texts of up to {ids.shape[1]} tokens"
             return f"--model_name_or_path={self.options.name}: cannot run on {batch} ({reason(error)})"
 
-        autocast = torch.autocast(ids.device.type, torch.bfloat16, enabled=self.options.autocast)
-        with library_door(StateError, describe), self._left_as_it_was(), self._taken_from_blocks(inner, taken), autocast:
+        autocast = torch.autocast(ids.device.type, torch.bfloat16, enabled=self.precision == "autocast")
+        with library_door(StateError, describe), left_as_it_was(self.model), self._taken_from_blocks(inner, taken), autocast:
             output = self.model(**inputs, **ask)
         if ask:
             taken = {str(index): state for index, state in enumerate(output.hidden_states)}
@@ -243,6 +257,8 @@ class StateReader:
             last = self._forward(ids, mask, [self.last])[self.last]
             if not _has_shape(last, ids):
                 raise StateError(f"--model_name_or_path={self.options.name}: gives no state per token")
+            if bool((last == last[:, :1]).all()):
+                raise StateError(f"--model_name_or_path={self.options.name}: gives the same state for every token")
             library = self._library_states(ids, mask)
             blocks, own = self._block_states(ids, mask)
             if own and not (library and all(_equal(own[name], library.get(name)) for name in own)):
@@ -258,7 +274,7 @@ class StateReader:
     def _library_states(self, ids: Tensor, mask: Tensor) -> dict[str, Tensor]:
         """The library's list of hidden states but the last, where it has as many as there are layers."""
         try:
-            with library_door(StateError, reason), self._left_as_it_was():
+            with library_door(StateError, reason), left_as_it_was(self.model):
                 found = getattr(self.model(**self._inputs(ids, mask), output_hidden_states=True), "hidden_states", None)
         except StateError:  # a model without such a list: its last state can still be read
             return {}
@@ -306,23 +322,6 @@ class StateReader:
             for handle in handles:
                 handle.remove()
 
-    @contextmanager
-    def _left_as_it_was(self) -> Iterator[None]:
-        """Undo what a pass leaves behind in the model's attributes: cached positions, recurrent states, a switched attention."""
-        before = [(module, dict(vars(module)), _tables(module)) for module in self.model.modules()]
-        try:
-            yield
-        finally:
-            for module, attributes, tables in before:
-                now = vars(module)
-                for name in now.keys() - attributes.keys():
-                    delattr(module, name)
-                for name, value in attributes.items():
-                    if now.get(name) is not value:
-                        now[name] = value
-                for name, entries in tables.items():
-                    _restore(now[name], entries)
-
     def _sample(self, length: int, seed: int) -> list[int]:
         """Token ids drawn from the middle of the vocabulary, where no family keeps its special tokens."""
         draw = random.Random(seed)
@@ -339,7 +338,7 @@ class StateReader:
         one, other = alone.float(), batch[: len(alone)].float()
         finite = torch.isfinite(one).all(1) & torch.isfinite(other).all(1)
         difference = (one - other)[finite].norm(dim=1) / other[finite].norm(dim=1).clamp_min(1e-6)
-        return bool((difference <= TOLERANCES[self._precision]).all())
+        return bool((difference <= TOLERANCES[self.precision]).all())
 
     def _refuse_non_finite(self, batch: TokenBatch) -> None:
         finite = torch.isfinite(batch.tokens).all(1)
@@ -347,7 +346,7 @@ class StateReader:
             return
         place = int(batch.segment[int((~finite).nonzero()[0])])
         broken = sum(not bool(torch.isfinite(weight).all()) for weight in self.model.parameters())
-        precision = self._precision
+        precision = self.precision
         if precision == "float16":
             way_out = "they do not fit --backbone_dtype=float16; use bfloat16 or float32"
         elif precision in ("bfloat16", "autocast"):
@@ -357,17 +356,6 @@ class StateReader:
         else:
             way_out = "the model itself gives them for this text; name another model, or leave the text out"
         raise StateError(f"{self.options.name} gives states that are not finite: {way_out}", place)
-
-
-def _tables(module: nn.Module) -> dict[str, dict[str, Any]]:
-    """The contents of a module's dictionaries (buffers, parts, hooks), all but its parameters, which training replaces."""
-    return {name: dict(value) for name, value in vars(module).items() if isinstance(value, dict) and name != "_parameters"}
-
-
-def _restore(now: dict[str, Any], before: dict[str, Any]) -> None:
-    if now.keys() != before.keys() or any(now[name] is not value for name, value in before.items()):
-        now.clear()
-        now.update(before)
 
 
 def _hear(kind: str, index: int, heard: list[tuple[str, int, Any]]) -> Callable[..., None]:

@@ -1,16 +1,22 @@
 """Texts to token ids: the one place that prepares a tokenizer, for training, encoding and exports alike."""
 
 import re
+import shutil
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from transformers import AutoTokenizer
 
 from glot.errors import ConfigError, library_door, reason
 from glot.hub import explain
+from glot.locate import CONFIG_FILE, WEIGHT_FILES
 from glot.progress import warn
-from glot.states.backbone.source import BackboneSource
+from glot.states.backbone.source import AGAIN, BackboneSource
+from glot.types import is_utf8
 
+SAVED_TEXTS = ["the red cat", "Unbelievably, 3.14 tokenizers' <tests>!", "Na\u00efve caf\u00e9 \u2014 \u03b1\u03b2 \u2603 \u4e2d\u6587", ""]
+"""What a saved tokenizer is tried with."""
 NO_LIMIT = 1 << 30
 """Tokens, where neither the tokenizer nor the model names a limit."""
 
@@ -23,9 +29,8 @@ def load_tokenizer(source: BackboneSource) -> Any:
     """
 
     def describe(error: Exception) -> str:
-        return (
-            f"--model_name_or_path={source.name}: {explain(error, source.revision) or f'its tokenizer cannot be loaded ({reason(error)})'}"
-        )
+        found = explain(error, source.revision) or f"its tokenizer cannot be loaded ({reason(error)}); {AGAIN}"
+        return f"--model_name_or_path={source.name}: {found}"
 
     with library_door(ConfigError, describe):
         tokenizer = AutoTokenizer.from_pretrained(source.path, **source.options)
@@ -59,9 +64,9 @@ class Tokeniser:
     """
 
     def __init__(self, source: BackboneSource) -> None:
-        self.name, self.tokenizer = source.name, load_tokenizer(source)
+        self.name, self.source, self.tokenizer = source.name, source, load_tokenizer(source)
         word = self.tokenizer.model_max_length
-        self.limit = int(word) if isinstance(word, int | float) and 0 < word < NO_LIMIT else NO_LIMIT
+        self.limit = int(word) if isinstance(word, int | float) and not isinstance(word, bool) and 0 < word < NO_LIMIT else NO_LIMIT
         self.rows: int | None = source.vocabulary_claim
         self._prompt_lengths: dict[str, int] = {}
         self._empty_said = False
@@ -83,6 +88,9 @@ class Tokeniser:
         Raises:
             ConfigError: the tokenizer fails, or gives an id that the model has no embedding for.
         """
+        other = next((place for place, text in enumerate(texts) if not isinstance(text, str)), None)
+        if other is not None:
+            raise ConfigError(f"text {other} is {texts[other]!r}, not a text; give a list of strings")
         own = [prompts] * len(texts) if isinstance(prompts, str) else list(prompts)
         ids = self._encode([prompt + text for prompt, text in zip(own, texts, strict=True)], truncation=True, max_length=max_length)
         if not all(ids) and not self._empty_said:
@@ -129,6 +137,33 @@ class Tokeniser:
         joined = [token for tokens in own for token in tokens]
         return ids, spans[: len(ids)] if joined[: len(ids)] == ids else [(0, len(text))] * len(ids)
 
+    def save(self, folder: Path) -> None:
+        """Write the tokenizer so that it gives the same ids when it is loaded from there.
+
+        Some tokenizers change their own files when they save them (BERTweet); then the files that it was loaded from are copied.
+
+        Raises:
+            ConfigError: what was saved gives other ids all the same.
+        """
+        self.tokenizer.save_pretrained(folder)
+        if self._is_saved_in(folder):
+            return
+        for file in self.source.files.iterdir():
+            if file.is_file() and file.name != CONFIG_FILE and not any(file.match(pattern) for pattern in WEIGHT_FILES):
+                shutil.copyfile(file, folder / file.name)
+        if not self._is_saved_in(folder):
+            raise ConfigError(
+                f"--model_name_or_path={self.name}: its tokenizer gives other ids once it is saved; use --head_only, or another model"
+            )
+
+    def _is_saved_in(self, folder: Path) -> bool:
+        def describe(error: Exception) -> str:
+            return f"--model_name_or_path={self.name}: its tokenizer cannot be loaded once it is saved ({reason(error)}); use --head_only"
+
+        with library_door(ConfigError, describe):
+            again = AutoTokenizer.from_pretrained(folder, trust_remote_code=self.source.trust_remote_code)
+            return again(SAVED_TEXTS)["input_ids"] == self.tokenizer(SAVED_TEXTS)["input_ids"]
+
     def kept_characters(self, text: str, max_length: int | None) -> int:
         """How many characters of a text are left when it is cut to `max_length` tokens (None = not cut)."""
         if self.tokenizer.is_fast:
@@ -151,7 +186,10 @@ class Tokeniser:
         """
 
         def describe(error: Exception) -> str:
-            return f"--model_name_or_path={self.name}: its tokenizer fails ({reason(error)}); name another model"
+            broken = next((text for text in texts if not is_utf8(text)), None)
+            if broken is not None:
+                return f"{broken[:40]!r}: holds half a surrogate pair, which no tokenizer reads; mend the text"
+            return f"--model_name_or_path={self.name}: its tokenizer fails ({reason(error)}); {AGAIN}"
 
         if not texts:
             return []
