@@ -24,7 +24,7 @@ from glot.settings.config import RunConfig, read_saved
 from glot.states.backbone import DTYPES, Backbone, pick_device
 from glot.states.tokens import find_prompts, find_source, load_options
 from glot.training.checkpoint import find_trained_backbone
-from glot.training.released import load_pooler, settle_checkpoint
+from glot.training.released import load_pooler, resolve_checkpoint
 from glot.types import TokenBatch
 
 WINDOW = 1 << 16
@@ -240,7 +240,7 @@ def open_encoder(config: RunConfig) -> tuple[SentenceEncoder, RunConfig, list[st
     """
     path, remarks = config.mteb.checkpoint, []
     if path is not None:
-        config, remarks = settle_checkpoint(path, config)
+        config, remarks = resolve_checkpoint(path, config)
     backbone = _open_backbone(config, path, None)
     if config.mteb.mteb_max_length > backbone.max_length:
         wanted, limit = config.mteb.mteb_max_length, backbone.max_length

@@ -20,19 +20,18 @@ import numpy as np
 import torch
 
 from glot.data.hub import quiet_library as quiet_data_sets
-from glot.data.shortcuts import score_shortcuts
 from glot.data.tasks import training_loss
 from glot.distributed import processes
 from glot.encoder import open_encoder
-from glot.errors import DataError, GlotError, TrainingError
+from glot.errors import DataError, GlotError, TrainingError, library_door, reason
 from glot.nn.stack import StackedModel
 from glot.progress import Clock, say, warn
 from glot.report.graph_density import Counter
 from glot.report.heatmap import draw_heat_map
 from glot.report.mteb_tables import write_mteb_tables
-from glot.report.plots import plot_census
-from glot.report.signal import signal_kept
-from glot.report.tables import census_table
+from glot.report.plots import plot_graph_density
+from glot.report.signal import stress_facts
+from glot.report.tables import graph_density_table
 from glot.settings.choices import EVALUATIONS, MTEB_CACHE
 from glot.settings.config import RunConfig, versions
 from glot.settings.seeds import parse_seeds
@@ -52,9 +51,9 @@ from glot.training.run import (
     open_run,
     own_device,
     read_texts,
+    resolve,
     run_fingerprint,
     run_name,
-    settle,
 )
 from glot.training.splits import Loaders
 from glot.training.switches import run_switches
@@ -82,7 +81,7 @@ def run_task(config: RunConfig, further: Callable[[Result], None] | None = None)
         raise keep_last_good(error, [run]) from error
     with inputs.clock.phase("evaluate"):
         scores = batches.score(run.model, inputs.data.reported, predictions=run.folder / PREDICTIONS)
-    return close_run(run, inputs, fitted, scores, further)
+    return close_run(run, inputs, fitted, scores, task_facts(config), further)
 
 
 @run_switches()
@@ -110,7 +109,8 @@ def run_stack(configs: list[RunConfig]) -> list[Result]:
         scores = batches.score_stack(stack, inputs.data.reported, predictions=[run.folder / PREDICTIONS for run in runs])
     stack.unstack([run.model for run in runs])
     inputs.notes.append(f"trained side by side with {len(runs) - 1} other seeds: seconds are those of all {len(runs)}")
-    return [close_run(run, inputs, fitted, found) for run, fitted, found in zip(runs, fits, scores, strict=True)]
+    facts = task_facts(config)
+    return [close_run(run, inputs, fitted, found, facts) for run, fitted, found in zip(runs, fits, scores, strict=True)]
 
 
 def quiet_libraries() -> None:
@@ -153,20 +153,26 @@ def run_seeds(config: RunConfig) -> Result:
 def run_stress(config: RunConfig) -> Result:
     """`run_task` on the stress test, with what shortcuts score on its data and a heat map of one sentence."""
     config = config.checked()
-    data, _ = read_texts(config, find_source(config.backbone))
-    shortcuts = score_shortcuts(data.train, data.reported[0])
-    lines = [f"{name}: {100 * accuracy:.1f} % accuracy without understanding" for name, accuracy in shortcuts.items()]
-    whole = signal_kept(config.backbone, data.reported[0].columns[0])
-    lines.append(f"{100 * whole:.1f} % of the evaluation texts keep their signal when cut to the backbone's tokens")
-    for line in lines:
-        say(line, config.output.verbose)
+    facts = stress_facts(config)
+    for name, accuracy in facts["shortcuts"].items():
+        say(f"{name}: {100 * accuracy:.1f} % accuracy without understanding", config.output.verbose)
+    kept = f"{100 * facts['signal_kept']:.1f} % of the evaluation texts keep their signal when cut to the backbone's tokens"
+    say(kept, config.output.verbose)
+    result = run_task(config)
+    folder, (data, _) = Path(result["run_dir"]), read_texts(config, find_source(config.backbone))
+    try:
+        with library_door(DataError, lambda error: f"no heat map ({reason(error)})"):
+            draw_heat_map(folder, data.reported[0].columns[0][0])
+    except GlotError as error:  # the result is written; its picture is an extra
+        warn(str(error))
+        result["notes"].append(str(error))
+        write_json(folder / RESULT, result)
+    return result
 
-    def add(result: Result) -> None:
-        """The shortcuts' scores and the picture."""
-        result["notes"] += lines
-        draw_heat_map(Path(result["run_dir"]), data.reported[0].columns[0][0])
 
-    return run_task(config, add)
+def task_facts(config: RunConfig) -> Result:
+    """What belongs into the result of a task beside its scores."""
+    return stress_facts(config) if config.data.task == "stress" else {}
 
 
 def run_embedding(config: RunConfig) -> Result:
@@ -245,7 +251,7 @@ def run_or_reuse(config: RunConfig, runs_dir: Path) -> str:
         return run_mteb(config.with_values(**where, run_name=config.fingerprint()))["run_dir"]
     source = find_source(config.backbone)
     data, _ = read_texts(config, source)
-    name = run_fingerprint(settle(config, source)[0], source, data)
+    name = run_fingerprint(resolve(config, source)[0], source, data)
     if not (runs_dir / name / RESULT).is_file():
         choose_training(config)(config.with_values(**where, run_name=name, save_dir=str(runs_dir / name)))
     return str(runs_dir / name)
@@ -255,7 +261,7 @@ def stack_or_reuse(configs: list[RunConfig], runs_dir: Path) -> list[str]:
     """`run_or_reuse` for configurations that differ in their seed alone: what is missing trains side by side, in the first one's order."""
     source = find_source(configs[0].backbone)
     data, _ = read_texts(configs[0], source)
-    settled = [settle(config.with_values(order_seed=configs[0].order_seed), source)[0] for config in configs]
+    settled = [resolve(config.with_values(order_seed=configs[0].order_seed), source)[0] for config in configs]
     names = [run_fingerprint(config, source, data) for config in settled]
     where = {"output_dir": str(runs_dir), "overwrite": True, "verbose": False}
     rows = [config.with_values(**where, run_name=name) for config, name in zip(settled, names, strict=True)]
@@ -280,7 +286,7 @@ def encode_once(configs: list[RunConfig]) -> float:
     for config, layers in groups.items():
         try:
             source = find_source(config.backbone)
-            settle(config, source)
+            resolve(config, source)
             write_layers(config, source, read_texts(config, source)[1], list(layers), own_device(config), clock)
         except GlotError as error:
             warn(f"cannot encode: {error}")
@@ -291,7 +297,7 @@ def run_estimate(config: RunConfig) -> Result:
     """Size and time of the store that a run would write, from a sample (`--estimate`)."""
     config = config.checked()
     source = find_source(config.backbone)
-    config, _ = settle(config, source)
+    config, _ = resolve(config, source)
     return estimate_store(config, source, read_texts(config, source)[1], own_device(config))
 
 
@@ -303,7 +309,7 @@ def run_graph(config: RunConfig) -> tuple[str, str]:
     """How dense the token graph of a task is at each tau: a table (and graph.json, graph.png in a run folder), and a warning or nothing."""
     config = config.checked()
     source = find_source(config.backbone)
-    config, _ = settle(config, source)
+    config, _ = resolve(config, source)
     _, index = read_texts(config, source)
     tokens = open_tokens(config, source, index, own_device(config), Clock())
     rows = np.sort(np.random.default_rng(0).choice(len(tokens), min(len(tokens), GRAPH_TEXTS), replace=False))
@@ -315,10 +321,10 @@ def run_graph(config: RunConfig) -> tuple[str, str]:
         Path(config.output.output_dir), f"graph-{config.data.task}-{Path(source.name).name}", config.output.overwrite
     )
     write_json(folder / "graph.json", [row._asdict() for row in census])
-    plot_census(census, config.graph.tau, folder / "graph.png")
+    plot_graph_density(census, config.graph.tau, folder / "graph.png")
     chosen = next(row for row in census if row.tau == config.graph.tau)
     warning = f"warning: at tau = {chosen.tau:g} the graph is {chosen.verdict}: {100 * chosen.density:.1f} % of pairs are joined"
-    table = census_table(census, config.graph.tau, len(rows), f"{source.name}, {config.data.task}")
+    table = graph_density_table(census, config.graph.tau, len(rows), f"{source.name}, {config.data.task}")
     return f"{table}\nfigure: {folder / 'graph.png'}", warning if chosen.verdict else ""
 
 
@@ -327,7 +333,7 @@ def plan(config: RunConfig) -> str:
     config = config.checked()
     source = find_source(config.backbone)
     data, index = read_texts(config, source)
-    config, notes = settle(config, source)
+    config, notes = resolve(config, source)
     length = "no cut but the model's limit" if config.backbone.adaptive_length else f"at most {config.backbone.max_length} tokens"
     states = f"stored under {config.store.store_dir}" if config.store.precompute_hidden_states else "computed in every epoch"
     rows = ", ".join(f"{len(split):,} {split.split}" for split in [data.train, *data.watched])

@@ -91,7 +91,7 @@ class DistinctBatches(Sampler[list[int]]):
     def __iter__(self) -> Iterator[list[int]]:
         batches: list[list[int]] = []
         free_from: dict[int, int] = {}  # text -> the first batch behind the last one that holds it
-        open_at: list[int] = []  # batch -> itself, or where to look on when it is full; chains are cut short as they are walked
+        open_at: list[int] = []  # union-find with path compression: the next batch at or after i that has room
         for row in torch.randperm(len(self._texts), generator=self._generator).tolist():
             texts = {text for text in self._texts[row].tolist() if text >= 0}
             place = _first_open(open_at, max(free_from.get(text, 0) for text in texts))

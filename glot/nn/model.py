@@ -35,8 +35,8 @@ class SentenceModel(nn.Module):
 def gather_rows(rows: Tensor, counts: Sequence[int]) -> Tensor:
     """The rows of all processes in the order of their ranks, with gradient: (n, D) -> (sum of counts, D).
 
-    Every process must compute the same loss from them. Then a row's gradient, summed over the processes, is their number times its own,
-    and DistributedDataParallel divides by that number: what one process would have got.
+    Every process must compute the same loss from them. Each rank back-propagates the full loss, so the summed gradients are world_size
+    too large; the mean of DistributedDataParallel divides by world_size.
 
     Args:
         rows: of this process; more than its count where it had no row of its own and took one to keep in step.

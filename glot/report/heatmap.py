@@ -7,7 +7,8 @@ import torch
 from glot.data.stress import needle_tokens
 from glot.report.plots import plot_similarity
 from glot.settings.config import read_config
-from glot.states.backbone import Backbone
+from glot.states.backbone import Backbone, pick_device
+from glot.states.tokens import load_options
 from glot.training.checkpoint import CONFIG, find_trained_backbone, load_run
 
 HEAT_MAP = "augmented_similarity"
@@ -21,8 +22,10 @@ def draw_heat_map(run_dir: Path, text: str) -> None:
     """
     model, config, _ = load_run(run_dir)
     source = find_trained_backbone(run_dir, read_config(run_dir / CONFIG), config)
-    backbone = Backbone(source, None, config.backbone.backbone_dtype, config.backbone.hidden_layer, torch.device("cpu"))
+    own = config.backbone
+    backbone = Backbone(source, None, own.backbone_dtype, own.hidden_layer, pick_device(own.device), load_options(own.device))
     batch, words, spans = backbone.read_plainly(text)
+    batch = batch.to("cpu")  # the trained pooler is there
     tokens, pooler = batch.tokens, model.pooler
     pooled = {"[first]": tokens[0], "[mean]": tokens.mean(0), "[max]": tokens.amax(0)}
     own = f"[{config.pooler.pooling_method}]"

@@ -106,7 +106,7 @@ def plot_arms(rows: list[tuple[str, str, str, Any]], path: Path) -> None:
     figure.savefig(path)
 
 
-def plot_census(census: list[Any], tau: float, path: Path) -> None:
+def plot_graph_density(census: list[Any], tau: float, path: Path) -> None:
     """Density of the token graph and share of isolated tokens against tau, with the chosen tau."""
     figure, axes = _subplots(figsize=(5.6, 3.6), dpi=150)
     taus = [row.tau for row in census]

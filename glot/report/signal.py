@@ -1,11 +1,35 @@
-"""How much of the stress test's signal is left when its texts are cut."""
+"""What the stress test gives away for free, and how much of its signal is left when texts are cut: facts of a run's result."""
 
+from functools import lru_cache
+from typing import Any
+
+from glot.data.shortcuts import score_shortcuts
 from glot.data.stress import needles_kept
-from glot.settings.config import BackboneConfig
+from glot.data.tasks import TASKS, load_task_data
+from glot.settings.config import RunConfig
+from glot.settings.sections import BackboneConfig, DataConfig, StressConfig
 from glot.states.backbone import kept_characters
 from glot.states.tokens import find_source, max_tokens
 
 
-def signal_kept(backbone: BackboneConfig, texts: list[str]) -> float:
-    """Share of stress texts whose signal is whole when they are cut to the backbone's tokens. Loads a tokenizer, no weights."""
+def stress_facts(config: RunConfig) -> dict[str, Any]:
+    """`shortcuts` (rule -> accuracy) and `signal_kept` (share of evaluation texts whose signal is whole when they are cut).
+
+    Loads a tokenizer, no weights. Runs on the same data share them.
+    """
+    data, backbone = config.data, config.backbone
+    kept = _signal_kept(find_source(backbone).identity, backbone, data, config.stress, config.data_seed)
+    return {"shortcuts": dict(_shortcuts(data, config.stress, backbone.max_length, config.data_seed)), "signal_kept": kept}
+
+
+@lru_cache(maxsize=8)
+def _shortcuts(data: DataConfig, stress: StressConfig, max_length: int, data_seed: int) -> dict[str, float]:
+    rows = load_task_data(TASKS[data.task], data, stress, max_length, data_seed)
+    return score_shortcuts(rows.train, rows.reported[0])
+
+
+@lru_cache(maxsize=8)
+def _signal_kept(identity: str, backbone: BackboneConfig, data: DataConfig, stress: StressConfig, data_seed: int) -> float:
+    """`identity` is part of what is remembered by: a name may come to mean another tokenizer."""
+    texts = load_task_data(TASKS[data.task], data, stress, backbone.max_length, data_seed).reported[0].columns[0]
     return needles_kept(texts, kept_characters(find_source(backbone), texts, max_tokens(backbone)))

@@ -54,7 +54,7 @@ def latex(header: list[str], rows: list[list[str]]) -> str:
     return f"\\begin{{tabular}}{{{columns}}}\n\\toprule\n{line(header)}\n\\midrule\n{body}\n\\bottomrule\n\\end{{tabular}}\n"
 
 
-def census_table(census: list[Any], tau: float, num_texts: int, what: str) -> str:
+def graph_density_table(census: list[Any], tau: float, num_texts: int, what: str) -> str:
     """Density of the token graph by tau; the chosen one is marked."""
     rows = [
         [f"{row.tau:g}{' *' if row.tau == tau else ''}", percent(row.density), f"{row.degree:.1f}", percent(row.isolated), row.verdict]

@@ -3,21 +3,17 @@
 import csv
 import json
 import math
-from dataclasses import dataclass, replace
-from functools import cache
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from glot.data.shortcuts import SHORTCUTS, score_shortcuts
-from glot.data.tasks import TASKS, load_task_data
+from glot.data.shortcuts import SHORTCUTS
 from glot.errors import DataError
 from glot.report.plots import plot_arms, plot_lines
 from glot.report.published import published_score
-from glot.report.signal import signal_kept
 from glot.report.tables import latex, markdown
-from glot.settings.config import BackboneConfig, DataConfig, RunConfig, StressConfig
 from glot.study.statistics import LEVEL, Paired, Spread, floors, holm, paired, spread
 
 AXES = ("distractor_ratio", "hidden_layer", "tau")
@@ -92,43 +88,26 @@ def draw(rows: list[Row], cells: list[dict[str, Any]], path: Path) -> None:
     plot_lines(lines, {place(cell["grid"]): scores for cell in cells if (scores := shortcut_scores(cell))}, (axis, rows[0].metric), path)
 
 
-@cache
-def _shortcuts(data: DataConfig, stress: StressConfig, max_length: int, data_seed: int) -> dict[str, float]:
-    rows = load_task_data(TASKS[data.task], data, stress, max_length, data_seed)
-    return score_shortcuts(rows.train, rows.reported[0])
-
-
-@cache
-def _signal_kept(backbone: BackboneConfig, data: DataConfig, stress: StressConfig, data_seed: int) -> float:
-    rows = load_task_data(TASKS[data.task], data, stress, backbone.max_length, data_seed)
-    return signal_kept(backbone, rows.reported[0].columns[0])
-
-
-def stress_config(cell: dict[str, Any]) -> RunConfig | None:
-    """The configuration of a cell's first finished run where its task is the stress test."""
+def first_result(cell: dict[str, Any]) -> dict[str, Any]:
+    """The result of a cell's first finished run; empty where none is finished."""
     finished = next((run["run_dir"] for run in cell["runs"] if run["run_dir"] is not None), None)
-    if finished is None:
-        return None
-    config = RunConfig.from_dict(json.loads((Path(finished) / "config.json").read_text())["flags"])
-    return config if config.data.task == "stress" else None
+    return {} if finished is None else json.loads((Path(finished) / "result.json").read_text())
 
 
 def shortcut_scores(cell: dict[str, Any]) -> dict[str, float]:
     """What length, words and bigrams alone score on a cell's data; nothing for tasks other than stress."""
-    config = stress_config(cell)
-    return _shortcuts(config.data, config.stress, config.backbone.max_length, config.data_seed) if config else {}
+    return first_result(cell).get("shortcuts", {})
 
 
 def shortcut_table(cells: list[dict[str, Any]]) -> str:
     """For each stress data set of a study: what shortcuts score on it, and how many texts keep their signal when cut."""
     lines: dict[str, list[str]] = {}
     for cell in cells:
-        config = stress_config(cell)
-        if config is not None:
+        found = first_result(cell)
+        if "shortcuts" in found:
             data = {key: value for key, value in cell["grid"].items() if key not in ("hidden_layer", "tau")}
-            backbone = replace(config.backbone, hidden_layer="-1")
-            kept = _signal_kept(backbone, config.data, config.stress, config.data_seed)
-            lines[label(data)] = [*(f"{100 * score:.1f} %" for score in shortcut_scores(cell).values()), f"{100 * kept:.1f} %"]
+            shares = [*(found["shortcuts"][name] for name in SHORTCUTS), found["signal_kept"]]
+            lines[label(data)] = [f"{100 * share:.1f} %" for share in shares]
     if not lines:
         return ""
     table = markdown(["data", *SHORTCUTS, "signal kept"], [[name, *values] for name, values in lines.items()])

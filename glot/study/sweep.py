@@ -21,7 +21,7 @@ from glot.settings.choices import EVALUATIONS
 from glot.settings.config import RunConfig
 from glot.settings.flags import STRESS_DEFAULTS, parse
 from glot.settings.seeds import parse_seeds
-from glot.study.workers import Work, open_pool
+from glot.study.workers import RunPool, open_pool
 
 WANDB_KEYS = ("program", "method", "metric", "parameters", "command", "run_cap", "name", "project", "description", "entity")
 STUDY_KEYS = ("kind", "name", "runs_with", "grid", "arms", "tune", "seeds", "baseline", "published", "program")
@@ -226,7 +226,7 @@ def run_study(path: Path, output_dir: str = "runs", seeds: list[int] | None = No
     encoded = recipes.encode_once(configs)
     configs = [config.with_values(override_precompute=False) for config in configs]  # built anew once is enough
     with open_pool(jobs) as pool:
-        work = Work(pool, str(folder / "runs"))
+        work = RunPool(pool, str(folder / "runs"))
         tuned = tune_cells(study, configs, work)
         plan = [
             [config.with_values(**choice["values"], seed=seed) for seed in chosen_seeds or [config.train.seed]]
@@ -244,7 +244,7 @@ def run_study(path: Path, output_dir: str = "runs", seeds: list[int] | None = No
     return folder
 
 
-def tune_cells(study: Study, configs: list[RunConfig], work: Work) -> list[dict[str, Any]]:
+def tune_cells(study: Study, configs: list[RunConfig], work: RunPool) -> list[dict[str, Any]]:
     """For each cell the values that do best on held-out training rows, over the tuning seeds; all scores are kept.
 
     The tuning seeds of a trial share a batch order where they can train side by side. Reported runs never do: a shared order hides a part

@@ -15,7 +15,7 @@ from glot.settings.checks import stack_problems
 from glot.settings.config import RunConfig
 
 
-class Work:
+class RunPool:
     """Runs configurations on a pool of workers; equal ones once."""
 
     def __init__(self, pool: Executor, runs_dir: str) -> None:

@@ -33,7 +33,7 @@ def released_name(config: RunConfig) -> Path:
 
 
 def load_pooler(checkpoint: Path, config: RunConfig, hidden_size: int) -> nn.Module:
-    """The pooler of a run folder or a `.pth` for tokens of width `hidden_size`; `config` is the checkpoint's own (`settle_checkpoint`).
+    """The pooler of a run folder or a `.pth` for tokens of width `hidden_size`; `config` is the checkpoint's own (`resolve_checkpoint`).
 
     Raises:
         CheckpointError: not readable, or made for another width.
@@ -50,7 +50,7 @@ def load_pooler(checkpoint: Path, config: RunConfig, hidden_size: int) -> nn.Mod
     return pooler.eval()
 
 
-def settle_checkpoint(checkpoint: Path, config: RunConfig) -> tuple[RunConfig, list[str]]:
+def resolve_checkpoint(checkpoint: Path, config: RunConfig) -> tuple[RunConfig, list[str]]:
     """The configuration of what a checkpoint holds, and a remark on what had to be assumed.
 
     A run folder, or a `.pth` with its configuration beside it, has been asked already (`flags.adopt_checkpoint`); a bare `.pth` tells its

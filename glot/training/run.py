@@ -57,7 +57,7 @@ def load_inputs(config: RunConfig) -> Inputs:
     with clock.phase("load"):
         source = find_source(config.backbone)
         data, texts = read_texts(config, source)
-        config, notes = settle(config, source)
+        config, notes = resolve(config, source)
     tokens = open_tokens(config, source, texts, device, clock)
     return Inputs(config, source, data, texts, tokens, device, report_to, notes, clock)
 
@@ -104,9 +104,14 @@ def keep_last_good(error: TrainingError, runs: list[Run]) -> TrainingError:
 
 
 def close_run(
-    run: Run, inputs: Inputs, fitted: FitResult, scores: dict[str, float], further: Callable[[Result], None] | None = None
+    run: Run,
+    inputs: Inputs,
+    fitted: FitResult,
+    scores: dict[str, float],
+    facts: Result | None = None,
+    further: Callable[[Result], None] | None = None,
 ) -> Result:
-    """Write the weights of the selected epoch and, last, `result.json` with its scores; `further` adds to folder and result before that."""
+    """Write the weights of the selected epoch and, last, `result.json` with its scores and `facts`; `further` adds to both before that."""
     run.tracker.close()
     config, data, tokens = run.config, inputs.data, inputs.tokens
     save_model(run.folder, run.model)
@@ -124,6 +129,7 @@ def close_run(
         "run_dir": str(run.folder),
         "fingerprint": run.fingerprint,
     }
+    result |= facts or {}
     if further is not None:
         further(result)
     write_json(run.folder / RESULT, result)
@@ -164,7 +170,7 @@ def run_fingerprint(config: RunConfig, source: BackboneSource, data: TaskData | 
     return config.fingerprint(source.identity, data.sha256, str(sorted(versions().items())))
 
 
-def settle(config: RunConfig, source: BackboneSource) -> tuple[RunConfig, list[str]]:
+def resolve(config: RunConfig, source: BackboneSource) -> tuple[RunConfig, list[str]]:
     """Replace what depends on the backbone by its meaning: the layer's index, and `decoder_cls_last_token` for encoders."""
     notes = []
     last = config.pooler.decoder_cls_last_token

@@ -64,13 +64,13 @@ def fit(
         TrainingError: a loss or a weight is no longer finite; the step is named, and the weights of the best epoch so far are restored.
         DataError: there is no batch to train on.
     """
-    ways = [Way() for _ in trackers]
+    keepers = [EpochKeeper() for _ in trackers]
     try:
-        _train_epochs(model, batches, loss, optimizer, evaluate, options, trackers, ways)
+        _train_epochs(model, batches, loss, optimizer, evaluate, options, trackers, keepers)
     except TrainingError as error:
-        kept = [way.end().best.epoch for way in ways if way.has_epoch]
+        kept = [keeper.end().best.epoch for keeper in keepers if keeper.has_epoch]
         raise TrainingError(str(error), kept[0] if kept else None) from error
-    return [way.end() for way in ways]
+    return [keeper.end() for keeper in keepers]
 
 
 def _train_epochs(
@@ -81,9 +81,9 @@ def _train_epochs(
     evaluate: Callable[[], list[dict[str, float]]],
     options: FitOptions,
     trackers: list[Tracker],
-    ways: list["Way"],
+    keepers: list["EpochKeeper"],
 ) -> None:
-    """All epochs, each added to the models' ways.
+    """All epochs, each added to the models' keepers.
 
     Raises:
         TrainingError: see `fit`.
@@ -95,18 +95,18 @@ def _train_epochs(
             losses, step = _train_epoch(model, batches, loss, optimizer, options, trackers, (step, epoch))
         with clock.phase("evaluate"):
             scores = evaluate()
-        for place, (way, tracker, mean_loss, metrics) in enumerate(zip(ways, trackers, losses, scores, strict=True)):
+        for place, (keeper, tracker, mean_loss, metrics) in enumerate(zip(keepers, trackers, losses, scores, strict=True)):
             result = EpochResult(epoch, mean_loss, metrics, clock.seconds)
             tracker.log({"loss/epoch": mean_loss} | {f"metrics/{LOGGED.get(name, name)}": value for name, value in metrics.items()}, step)
             say(_epoch_line(result, options.epochs), options.verbose)
             moved = _moved(model, optimizer)
-            way.add(result, options.select_by, [tensor[place] for tensor in moved] if len(ways) > 1 else moved)
+            keeper.add(result, options.select_by, [tensor[place] for tensor in moved] if len(keepers) > 1 else moved)
             if abs(mean_loss) > DIVERGED:
                 warn(f"epoch {epoch}: the loss has diverged ({mean_loss:.3g}); a smaller --lr may help")
 
 
-class Way:
-    """One model's way through the epochs, with a copy of its weights at the best."""
+class EpochKeeper:
+    """The epochs of one model, with a copy of its weights at the best."""
 
     def __init__(self) -> None:
         self._history: list[EpochResult] = []
@@ -126,7 +126,7 @@ class Way:
 
     @torch.no_grad()
     def end(self) -> FitResult:
-        """The whole way; the tensors go back to the best epoch."""
+        """All epochs; the tensors go back to the best one."""
         assert self._best is not None
         for tensor, value in self._kept:
             tensor.copy_(value)

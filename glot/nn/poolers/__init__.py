@@ -32,7 +32,7 @@ POOLERS: dict[str, Callable[["PoolerConfig", GraphRule, int], nn.Module]] = {
 def build_pooler(config: "PoolerConfig", graph: "GraphConfig", in_dim: int, graph_seed: int = 0) -> nn.Module:
     """Build the pooler that a configuration names, for tokens of width `in_dim`.
 
-    `config.decoder_cls_last_token` is taken at its word: the caller has cleared it for encoders.
+    `config.decoder_cls_last_token` is not validated here; callers must set it to False for encoders.
 
     Raises:
         ConfigError: unknown pooler, conv or jump.

@@ -22,7 +22,7 @@ from glot.types import TokenBatch
 SHORT, LEAST_PROBE, MOST_AT_LOAD, MOST_WITH_MIDDLE = 4, 16, 512, 1024
 """Tokens: of the short text of a check; of the long one, at least and at load; up to which texts of middle length are tried too."""
 TOLERANCES = {"float64": 1e-4, "float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-1, "autocast": 1e-1}
-"""Precision of a model -> largest relative difference of one token's state between two ways to compute it."""
+"""Precision of a model -> largest relative difference of one token's state between two keepers to compute it."""
 
 
 class ReaderOptions(NamedTuple):
