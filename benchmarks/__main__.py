@@ -20,7 +20,7 @@ from typing import NamedTuple
 import torch
 
 from benchmarks import density, encode_speed, memory, precompute, reading, stacking, step
-from glot.progress import say
+from glot.progress import warn
 from glot.settings.config import versions
 
 HERE = Path(__file__).parent
@@ -202,15 +202,15 @@ def main() -> None:
         ("stacking", lambda: stacks(asked.data_dir, asked.smoke)),
     ]
     if not (asked.data_dir / "nyu-mll").is_dir():
-        say(f"encode, precompute and stacking are left out: no data at {asked.data_dir}; give --data_dir")
+        warn(f"encode, precompute and stacking are left out: no data at {asked.data_dir}; give --data_dir")
         sections = sections[:4]
     start, lines = time.perf_counter(), []
     for name, run in sections:
         began = time.perf_counter()
         for line in run():
             lines.append(line)
-            say(f"{line.what}: {line.ours}, {line.other}: {line.value:.2f} ({line.goal or 'no goal'})")
-        say(f"-- {name}: {time.perf_counter() - began:.0f} s")
+            warn(f"{line.what}: {line.ours}, {line.other}: {line.value:.2f} ({line.goal or 'no goal'})")
+        warn(f"-- {name}: {time.perf_counter() - began:.0f} s")
     about, seconds = machine(), time.perf_counter() - start
     name = re.sub(r"[^a-z0-9]+", "-", f"{about['cores']}-cores-{about['processor']}".lower()).strip("-")
     asked.to.mkdir(parents=True, exist_ok=True)
