@@ -114,7 +114,9 @@ def write_layers(config: RunConfig, source: BackboneSource, texts: Texts, layers
             names = [layer for layer in wanted if widths[layer] == width]
             plan = StorePlan(ids.kept_lengths, width, config.store.store_dtype)
             encode = partial(_encode_rows, backbone, ids, texts, names)
-            write_stores(root, [wanted[layer] for layer in names], plan, encode, versions(), options, backbone.facts)
+            write_stores(
+                root, [wanted[layer] for layer in names], plan, encode, versions(), options, {**backbone.facts, "hidden_size": width}
+            )
 
 
 def _encode_rows(backbone: Backbone, ids: "TokenIds", texts: Texts, layers: list[str], rows: np.ndarray) -> Iterator[list[TokenBatch]]:
