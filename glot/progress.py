@@ -12,14 +12,21 @@ from tqdm import tqdm
 Item = TypeVar("Item")
 
 
+def _off(enabled: bool) -> bool | None:
+    """What tqdm's `disable` takes: None = where stderr is no terminal."""
+    return None if enabled else True
+
+
 def bar(items: Iterable[Item], title: str, unit: str, enabled: bool, total: int | None = None) -> Iterable[Item]:
-    """`items` behind a bar with rate and time to go; silent unless enabled. Bars vanish when done: the log line stays."""
-    return tqdm(items, desc=title, unit=unit, total=total, disable=not enabled, leave=False, file=sys.stderr, dynamic_ncols=True)
+    """`items` behind a bar with rate and time to go; on a terminal only. Bars vanish when done: the log line stays."""
+    return tqdm(items, desc=title, unit=unit, total=total, disable=_off(enabled), leave=False, file=sys.stderr, dynamic_ncols=True)
 
 
 def counter(title: str, unit: str, total: int, enabled: bool) -> tqdm:
     """A bar that is advanced by hand with `.update(n)`."""
-    return tqdm(desc=title, unit=unit, total=total, unit_scale=True, disable=not enabled, leave=False, file=sys.stderr, dynamic_ncols=True)
+    return tqdm(
+        desc=title, unit=unit, total=total, unit_scale=True, disable=_off(enabled), leave=False, file=sys.stderr, dynamic_ncols=True
+    )
 
 
 log = logging.getLogger("glot")

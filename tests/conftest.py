@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import logging
 import os
 from pathlib import Path
 
@@ -40,6 +41,14 @@ WORDS = [
 @pytest.fixture(scope="session", autouse=True)
 def _two_threads():
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
+
+
+@pytest.fixture(autouse=True)
+def _fresh_logger():
+    """A command line that an earlier test ran has set up the package's logger: each test starts as a process does."""
+    logger = logging.getLogger("glot")
+    logger.handlers, logger.propagate = [], True
+    logger.setLevel(logging.NOTSET)
 
 
 def _word_tokenizer(special_tokens: bool) -> PreTrainedTokenizerFast:

@@ -73,12 +73,12 @@ def test_a_copy_of_a_backbone_is_a_model_of_its_own(tiny_bert):
     assert not torch.equal(other.encode(ids).tokens, backbone.encode(ids).tokens)
 
 
-def test_a_text_without_tokens_is_one_end_token_and_that_is_said_once(tiny_llama, capsys):
+def test_a_text_without_tokens_is_one_end_token_and_that_is_said_once(tiny_llama, caplog):
     encoder = SentenceEncoder(Backbone(find_backbone(str(tiny_llama)), 8, "float32", "2", CPU), MeanPooler(16), "mine")
     found = encoder.encode(["red", "", " "])
     np.testing.assert_allclose(found[1], found[2])
     np.testing.assert_allclose(found[1], encoder.encode(["</s>"])[0], atol=1e-6)
-    assert capsys.readouterr().err.count(": a text without tokens is read as one end token") == 1
+    assert caplog.text.count(": a text without tokens is read as one end token") == 1
     with pytest.raises(ConfigError, match="batch_size=0"):
         encoder.encode(["a"], batch_size=0)
 

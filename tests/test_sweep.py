@@ -138,7 +138,7 @@ def test_a_study_is_tuned_reused_and_reported(tiny_study, tmp_path, capsys, monk
 
 
 @pytest.mark.slow
-def test_a_failed_run_does_not_stop_the_others(tiny_study, tmp_path, monkeypatch, capsys):
+def test_a_failed_run_does_not_stop_the_others(tiny_study, tmp_path, monkeypatch, caplog):
     whole = recipes.run_task
 
     def failing(config):
@@ -148,7 +148,7 @@ def test_a_failed_run_does_not_stop_the_others(tiny_study, tmp_path, monkeypatch
 
     monkeypatch.setattr(recipes, "run_task", failing)
     folder = run_study(tiny_study, str(tmp_path / "runs"))
-    assert "failed: cola, mean, seed 1: RuntimeError: out of memory" in capsys.readouterr().err
+    assert "failed: cola, mean, seed 1: RuntimeError: out of memory" in caplog.text
     text = report.write_report(folder)
     assert "2 runs failed and are not counted." in text and "2 (-1)" in text
 
