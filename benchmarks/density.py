@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from benchmarks.step import PygConv
 from benchmarks.timing import Timings
-from glot.nn.graph import GraphRule, TokenGraph, unit_rows
+from glot.nn.graph import GraphRule, TokenGraph
 from glot.nn.poolers.gat import GatConv
 from glot.types import TokenBatch
 
@@ -25,7 +25,7 @@ PYG_EDGES = 1 << 19
 
 def tau_of(tokens: Tensor, density: float) -> float:
     """The cosine above which this share of the pairs lies, by a sample of the tokens."""
-    unit = unit_rows(tokens[torch.randperm(len(tokens))[:512]])
+    unit = nn.functional.normalize(tokens[torch.randperm(len(tokens))[:512]], dim=1)
     cosines = (unit @ unit.T).masked_select(~torch.eye(len(unit), dtype=torch.bool))
     return float(cosines.sort().values[int((1 - density) * (len(cosines) - 1))])
 

@@ -2,8 +2,9 @@
 
 import pytest
 import torch
+from torch.nn import functional as F
 
-from glot.nn.graph import GraphRule, TokenGraph, group_by_length, unit_rows
+from glot.nn.graph import GraphRule, TokenGraph, group_by_length
 from glot.nn.segment import segment_max, segment_mean, segment_softmax, segment_sum
 from glot.types import TokenBatch
 
@@ -58,7 +59,7 @@ def naive_edges(batch: TokenBatch, tau: float) -> set[tuple[int, int]]:
     found = set()
     for row in range(len(batch)):
         start, end = int(batch.ptr[row]), int(batch.ptr[row + 1])
-        unit = unit_rows(batch.tokens[start:end])
+        unit = F.normalize(batch.tokens[start:end], dim=1)
         for i in range(end - start):
             for j in range(end - start):
                 if i == j or unit[i] @ unit[j] > tau:

@@ -52,23 +52,23 @@ class Edges:
 
     Attributes:
         receivers: (E,) int32 in rising order, and for each its senders in rising order.
-        rows: a row a receiver, its columns the senders.
-        turned: (E,) int64, the pairs in the order of their senders.
-        columns: a row a sender, its columns the receivers; values are taken in the order `turned`.
+        rows: one row per receiver, its columns the senders.
+        by_sender: (E,) int64, the pairs in the order of their senders.
+        sender_rows: one row per sender, its columns the receivers; values are taken in the order `by_sender`.
     """
 
     receivers: Tensor
     rows: SparseRows
-    turned: Tensor
-    columns: SparseRows
+    by_sender: Tensor
+    sender_rows: SparseRows
 
     @classmethod
     def from_pairs(cls, pairs: Tensor, tokens: int) -> "Edges":
         """`pairs` (2, E) int64 of senders and receivers in any order; N."""
         senders, receivers = pairs[:, torch.argsort(pairs[1] * tokens + pairs[0])]
-        turned = torch.argsort(senders, stable=True)
-        columns = SparseRows.from_sorted(senders[turned], receivers[turned], tokens)
-        return cls(receivers.int(), SparseRows.from_sorted(receivers, senders, tokens), turned, columns)
+        by_sender = torch.argsort(senders, stable=True)
+        sender_rows = SparseRows.from_sorted(senders[by_sender], receivers[by_sender], tokens)
+        return cls(receivers.int(), SparseRows.from_sorted(receivers, senders, tokens), by_sender, sender_rows)
 
     @property
     def senders(self) -> Tensor:
@@ -81,11 +81,11 @@ class Edges:
 
     def mix_back(self, weights: Tensor, states: Tensor) -> Tensor:
         """`sum_i w_ij states_i` over the receivers i of every sender j."""
-        return self.columns.matrix(weights.index_select(0, self.turned)) @ states
+        return self.sender_rows.matrix(weights.index_select(0, self.by_sender)) @ states
 
     def sum_back(self, values: Tensor) -> Tensor:
         """`sum_i values_ij` over the receivers of every sender, (E,) -> (N,)."""
-        return self.columns.sum(values.index_select(0, self.turned))
+        return self.sender_rows.sum(values.index_select(0, self.by_sender))
 
     def dot(self, left: Tensor, right: Tensor) -> Tensor:
         """`left_i . right_j` of receiver i and sender j, (N, width) twice -> (E,)."""

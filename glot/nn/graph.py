@@ -51,24 +51,167 @@ class GraphRule:
     seed: int = 0
 
 
-@dataclass(frozen=True)
-class Block:
-    """b sentences of similar length, padded to the longest.
+class View:
+    """The sentences of one block as a rule sees them; what several parts of the adjacency share is computed once.
 
-    Attributes:
-        index: (b, n) int64, position of each token in the packed batch; padding repeats the sentence's first token.
+    Args:
+        tokens: (N, d), the packed batch.
+        index: (b, n) int64, position of each token in it; padding repeats the sentence's first token.
         mask: (b, n) bool, true for real tokens.
         lengths: (b,) on the CPU.
+        rule: how edges are chosen.
     """
 
+    def __init__(self, tokens: Tensor, index: Tensor, mask: Tensor, lengths: Tensor, rule: GraphRule) -> None:
+        self.mask, self.lengths, self.rule = mask, lengths, rule
+        self._tokens, self._index = tokens, index
+
+    @property
+    def size(self) -> int:
+        """Tokens of the longest sentence, n."""
+        return self._index.shape[1]
+
+    def filled(self, rows: int, value: bool) -> Tensor:
+        """(b, rows, n) bool, all of one value."""
+        return torch.full((len(self._index), rows, self.size), value, device=self._tokens.device)
+
+    @cached_property
+    def unit(self) -> Tensor:
+        """(b, n, d) float32 rows of length one, as the release makes them before its matrix product; a zero row stays zero."""
+        rows = self._tokens.index_select(0, self._index.flatten()).float()
+        F.normalize(rows, dim=-1, out=rows)  # the copy that was just made
+        return rows.unflatten(0, self._index.shape)
+
+    def cosines(self, start: int, stop: int) -> Tensor:
+        """Of tokens `start` to `stop` with all tokens of their sentence: (b, r, n)."""
+        return self.unit[:, start:stop] @ self.unit.transpose(1, 2)
+
+    @cached_property
+    def nearest(self) -> Tensor:
+        """(b, n, k) int64: the nearest neighbours of every token, itself left out."""
+        found = []
+        for start, stop in parts_of(self.size):
+            similar = self.cosines(start, stop).masked_fill(~self.mask.unsqueeze(1), -torch.inf)
+            similar.diagonal(offset=start, dim1=1, dim2=2).fill_(-torch.inf)
+            found.append(similar.topk(min(self.rule.knn_k, self.size), dim=-1).indices)
+        return torch.cat(found, 1)
+
+    @cached_property
+    def drawn(self) -> Tensor:
+        """(b, n, n) bool: as many random pairs as the threshold graph joins, drawn by (seed, length, number of pairs)."""
+        real = self.mask.unsqueeze(1) & self.mask.unsqueeze(2)
+        real &= self.cosines(0, self.size) > self.rule.tau
+        pairs = real.triu(1).sum((1, 2)).tolist()
+        chosen = torch.zeros_like(real)
+        for row, (length, count) in enumerate(zip(self.lengths.tolist(), pairs, strict=True)):
+            upper = torch.triu_indices(length, length, 1)
+            generator = torch.Generator().manual_seed(((self.rule.seed * 1_000_003 + length) * 1_000_003 + count) % 2**63)
+            first, second = upper[:, torch.randperm(upper.shape[1], generator=generator)[:count]].to(chosen.device)
+            chosen[row, first, second] = True
+            chosen[row, second, first] = True
+        return chosen
+
+
+def _threshold(view: View, start: int, stop: int) -> Tensor:
+    return view.cosines(start, stop) > view.rule.tau
+
+
+def _none(view: View, start: int, stop: int) -> Tensor:
+    return view.filled(stop - start, False)
+
+
+def _complete(view: View, start: int, stop: int) -> Tensor:
+    return view.filled(stop - start, True)
+
+
+def _window(view: View, start: int, stop: int) -> Tensor:
+    steps = torch.arange(view.size, device=view.mask.device)
+    near = (steps.unsqueeze(0) - steps[start:stop].unsqueeze(1)).abs() <= view.rule.window_size
+    return near.expand(len(view.mask), -1, -1).clone()
+
+
+def _knn(view: View, start: int, stop: int) -> Tensor:
+    """A pair is joined where one of the two is among the other's nearest."""
+    chosen = view.filled(stop - start, False).scatter_(2, view.nearest[:, start:stop], True)
+    sentence, other, slot = ((view.nearest >= start) & (view.nearest < stop)).nonzero(as_tuple=True)
+    chosen[sentence, view.nearest[sentence, other, slot] - start, other] = True
+    return chosen
+
+
+def _random(view: View, start: int, stop: int) -> Tensor:
+    return view.drawn[:, start:stop].clone()
+
+
+Rule = Callable[[View, int, int], Tensor]
+RULES: dict[str, Rule] = {
+    "threshold": _threshold,
+    "none": _none,
+    "complete": _complete,
+    "random": _random,
+    "knn": _knn,
+    "window": _window,
+}
+"""Graph kind -> rule(view, start, stop) -> (b, r, n) bool: which tokens do tokens `start` to `stop` see.
+
+What a rule says of the diagonal and of padding does not count: `Block` adds the one and cuts the other.
+"""
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """b sentences of similar length, padded to the longest, and their adjacency under one rule.
+
+    Attributes:
+        tokens: (N, d), the packed batch.
+        rule: how edges are chosen.
+        index, mask, lengths: see `View`.
+    """
+
+    tokens: Tensor
+    rule: GraphRule
     index: Tensor
     mask: Tensor
     lengths: Tensor
 
+    @cached_property
+    def dense(self) -> Tensor:
+        """(b, n, n) bool: may token i (row) see token j (column). Padding sees only itself, so no row is empty."""
+        return self._allowed(self.view(), 0, self.index.shape[1])
+
+    @cached_property
+    def barrier(self) -> Tensor:
+        """(b, n, n) float32: what is added to a logit, 0 where `dense` allows the pair, else -inf."""
+        return barrier_of(self.dense)
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        """Rows `start` to `stop` of `dense`, (b, r, n): nothing of size n x n is made, but by the random rule."""
+        return self._allowed(self._kept_view, start, stop)
+
+    def view(self) -> View:
+        """What a rule is applied to."""
+        return View(self.tokens, self.index, self.mask, self.lengths, self.rule)
+
+    @cached_property
+    def _kept_view(self) -> View:
+        """For a long sentence, which is asked for part by part; `dense` drops its own."""
+        return self.view()
+
+    @torch.no_grad()
+    def _allowed(self, view: View, start: int, stop: int) -> Tensor:
+        with torch.autocast(self.tokens.device.type, enabled=False):  # the graph does not depend on the precision of the rest
+            allowed = RULES[self.rule.kind](view, start, stop)
+        allowed &= self.mask[:, start:stop].unsqueeze(2) & self.mask.unsqueeze(1)
+        allowed.diagonal(offset=start, dim1=1, dim2=2).fill_(True)
+        return allowed
+
 
 @dataclass(frozen=True, eq=False)
 class TokenGraph:
-    """One rule applied to one batch: `dense` for a block at a time, `rows` for a part of a long sentence, `edges` for the whole batch."""
+    """One rule applied to one batch: in `blocks`, or as `edges` of the whole batch.
+
+    Example:
+        TokenGraph(batch, GraphRule("threshold", tau=0.6)).edges
+    """
 
     batch: TokenBatch
     rule: GraphRule
@@ -76,58 +219,16 @@ class TokenGraph:
     @cached_property
     def blocks(self) -> list[Block]:
         """All sentences of the batch, each in one block."""
-        device = self.batch.tokens.device
-        return [make_block(self.batch.ptr, rows, device) for rows in group_by_length(self.batch.lengths)]
+        return [self._block(rows) for rows in group_by_length(self.batch.lengths)]
 
-    def dense(self, block: Block) -> Tensor:
-        """(b, n, n) bool, made once: may token i (row) see token j (column). Padding sees only itself, so no row is empty."""
-        if (id(block), "dense") not in self._made:
-            self._made[id(block), "dense"] = adjacency(self.batch.tokens, block, self.rule)
-        return self._made[id(block), "dense"]
-
-    def barrier(self, block: Block) -> Tensor:
-        """(b, n, n) float32, made once: what is added to a logit, 0 where `dense` allows the pair, else -inf."""
-        if (id(block), "barrier") not in self._made:
-            self._made[id(block), "barrier"] = barrier_of(self.dense(block))
-        return self._made[id(block), "barrier"]
-
-    @torch.no_grad()
-    def rows(self, block: Block, start: int, stop: int) -> Tensor:
-        """Rows `start` to `stop` of the adjacency of a block that holds one sentence, (r, n) bool: nothing of size n x n is made.
-
-        Raises:
-            KeyError: a random graph, which is drawn for a whole sentence.
-        """
-        unit = self._unit(block)
-        with torch.autocast(unit.device.type, enabled=False):  # the graph does not depend on the precision of the rest
-            nearest = self._nearest(block, unit) if self.rule.kind == "knn" else None
-            allowed = ROW_RULES[self.rule.kind](unit, start, stop, self.rule, nearest)
-        steps = torch.arange(start, stop, device=unit.device)
-        allowed[steps - start, steps] = True
-        return allowed
-
-    def _unit(self, block: Block) -> Tensor:
-        """(n, d) float32 rows of length one of the sentence of a block, made once."""
-        if (id(block), "unit") not in self._made:
-            self._made[id(block), "unit"] = unit_rows(self.batch.tokens.index_select(0, block.index[0]))
-        return self._made[id(block), "unit"]
-
-    def _nearest(self, block: Block, unit: Tensor) -> Tensor:
-        """(n, k): the nearest neighbours of every token of one sentence, made once, some rows at a time."""
-        if (id(block), "nearest") not in self._made:
-            count = min(self.rule.knn_k, len(unit))
-            nearest = torch.empty(len(unit), count, dtype=torch.int64, device=unit.device)
-            for start, stop in parts_of(len(unit)):
-                similar = unit[start:stop] @ unit.T
-                own = torch.arange(len(similar), device=unit.device)
-                similar[own, start + own] = -torch.inf
-                nearest[start:stop] = similar.topk(count).indices
-            self._made[id(block), "nearest"] = nearest
-        return self._made[id(block), "nearest"]
-
-    @cached_property
-    def _made(self) -> dict[tuple[int, str], Tensor]:
-        return {}
+    def _block(self, rows: Tensor) -> Block:
+        """Padded positions of sentences `rows (b,)`."""
+        ptr, device = self.batch.ptr, self.batch.tokens.device
+        lengths = ptr[rows + 1] - ptr[rows]
+        steps = torch.arange(int(lengths.max()))
+        mask = steps < lengths.unsqueeze(1)
+        index = ptr[rows].unsqueeze(1) + torch.where(mask, steps, 0)
+        return Block(self.batch.tokens, self.rule, index.to(device), mask.to(device), lengths)
 
     @cached_property
     def places(self) -> Tensor:
@@ -195,11 +296,11 @@ class TokenGraph:
         """All of the adjacency: a block and its (b, n, n), or some rows of a long sentence from `start`, (1, r, n)."""
         for block in self.blocks:
             length = block.index.shape[1]
-            if length > DENSE_TOKENS and self.rule.kind in ROW_RULES:
+            if length > DENSE_TOKENS:
                 for start, stop in parts_of(length):
-                    yield block, start, self.rows(block, start, stop).unsqueeze(0)
+                    yield block, start, block.rows(start, stop)
             else:
-                yield block, 0, self.dense(block)
+                yield block, 0, block.dense
 
 
 def group_by_length(lengths: Tensor) -> list[Tensor]:
@@ -220,122 +321,12 @@ def group_by_length(lengths: Tensor) -> list[Tensor]:
     return [torch.tensor(group) for group in groups]
 
 
-def make_block(ptr: Tensor, rows: Tensor, device: torch.device) -> Block:
-    """Padded positions of `rows (b,)`."""
-    lengths = ptr[rows + 1] - ptr[rows]
-    steps = torch.arange(int(lengths.max()))
-    mask = steps < lengths.unsqueeze(1)
-    index = ptr[rows].unsqueeze(1) + torch.where(mask, steps, 0)
-    return Block(index.to(device), mask.to(device), lengths)
-
-
-@torch.no_grad()
-def unit_rows(tokens: Tensor) -> Tensor:
-    """float32 rows of length one, as the release does before its matrix product; a zero row stays zero."""
-    return F.normalize(tokens.float(), dim=-1)
-
-
-@torch.no_grad()
-def adjacency(tokens: Tensor, block: Block, rule: GraphRule) -> Tensor:
-    """Apply a rule to the tokens `(N, d)` of one block: (b, n, n) bool with the diagonal set and no edge between padding and tokens."""
-    with torch.autocast(tokens.device.type, enabled=False):  # the graph does not depend on the precision of the rest
-        allowed = RULES[rule.kind](tokens, block, rule)
-    allowed &= block.mask.unsqueeze(1) & block.mask.unsqueeze(2)
-    allowed.diagonal(dim1=1, dim2=2).fill_(True)
-    return allowed
-
-
 def barrier_of(allowed: Tensor) -> Tensor:
     """0 where a pair is allowed, else -inf: float32 of the same shape."""
     return torch.zeros(allowed.shape, device=allowed.device).masked_fill_(~allowed, -torch.inf)
 
 
-@torch.no_grad()
-def cosines(tokens: Tensor, block: Block) -> Tensor:
-    """(b, n, n) float32 cosine similarities of the tokens (N, d) of one block."""
-    rows = tokens.index_select(0, block.index.flatten()).float()
-    F.normalize(rows, dim=-1, out=rows)  # the copy that was just made
-    rows = rows.unflatten(0, block.index.shape)
-    return rows @ rows.transpose(1, 2)
-
-
-def _threshold(tokens: Tensor, block: Block, rule: GraphRule) -> Tensor:
-    return cosines(tokens, block) > rule.tau
-
-
-def _none(tokens: Tensor, block: Block, rule: GraphRule) -> Tensor:
-    size = block.index.shape[1]
-    return torch.zeros(len(block.index), size, size, dtype=torch.bool, device=tokens.device)
-
-
-def _complete(tokens: Tensor, block: Block, rule: GraphRule) -> Tensor:
-    return ~_none(tokens, block, rule)
-
-
-def _window(tokens: Tensor, block: Block, rule: GraphRule) -> Tensor:
-    steps = torch.arange(block.index.shape[1], device=tokens.device)
-    near = (steps.unsqueeze(0) - steps.unsqueeze(1)).abs() <= rule.window_size
-    return near.expand(len(block.index), -1, -1).clone()
-
-
-def _knn(tokens: Tensor, block: Block, rule: GraphRule) -> Tensor:
-    similar = cosines(tokens, block).masked_fill(~block.mask.unsqueeze(1), -torch.inf)
-    similar.diagonal(dim1=1, dim2=2).fill_(-torch.inf)
-    count = min(rule.knn_k, similar.shape[-1])
-    nearest = similar.topk(count, dim=-1).indices
-    chosen = torch.zeros_like(similar, dtype=torch.bool).scatter_(2, nearest, True)
-    return chosen | chosen.transpose(1, 2)
-
-
-def _random(tokens: Tensor, block: Block, rule: GraphRule) -> Tensor:
-    """As many pairs as the threshold graph joins, drawn with a seed made of (rule.seed, length, number of pairs)."""
-    real = _threshold(tokens, block, rule) & block.mask.unsqueeze(1) & block.mask.unsqueeze(2)
-    pairs = real.triu(1).sum((1, 2)).tolist()
-    chosen = torch.zeros_like(real)
-    for row, (length, count) in enumerate(zip(block.lengths.tolist(), pairs, strict=True)):
-        upper = torch.triu_indices(length, length, 1)
-        generator = torch.Generator().manual_seed(((rule.seed * 1_000_003 + length) * 1_000_003 + count) % 2**63)
-        first, second = upper[:, torch.randperm(upper.shape[1], generator=generator)[:count]].to(tokens.device)
-        chosen[row, first, second] = True
-        chosen[row, second, first] = True
-    return chosen
-
-
-RULES: dict[str, Callable[[Tensor, Block, GraphRule], Tensor]] = {
-    "threshold": _threshold,
-    "none": _none,
-    "complete": _complete,
-    "random": _random,
-    "knn": _knn,
-    "window": _window,
-}
-"""Graph kind -> rule(tokens (N, d), block, options) -> (b, n, n) bool; `adjacency` adds the diagonal and cuts the padding."""
-
-
 def parts_of(length: int) -> list[tuple[int, int]]:
-    """[start, stop) of the rows of a long sentence's adjacency that are made together: as many elements as one block has."""
-    step = max(1, BLOCK_ELEMENTS // length)
+    """[start, stop) of the rows of an adjacency that are made together: as many elements as one block has, all up to `DENSE_TOKENS`."""
+    step = length if length <= DENSE_TOKENS else max(1, BLOCK_ELEMENTS // length)
     return [(start, min(start + step, length)) for start in range(0, length, step)]
-
-
-def _knn_rows(unit: Tensor, start: int, stop: int, rule: GraphRule, nearest: Tensor | None) -> Tensor:
-    assert nearest is not None
-    chosen = torch.zeros(stop - start, len(unit), dtype=torch.bool, device=unit.device).scatter_(1, nearest[start:stop], True)
-    other, slot = ((nearest >= start) & (nearest < stop)).nonzero(as_tuple=True)
-    chosen[nearest[other, slot] - start, other] = True
-    return chosen
-
-
-def _window_rows(unit: Tensor, start: int, stop: int, rule: GraphRule, nearest: Tensor | None) -> Tensor:
-    steps = torch.arange(len(unit), device=unit.device)
-    return (steps.unsqueeze(0) - steps[start:stop].unsqueeze(1)).abs() <= rule.window_size
-
-
-ROW_RULES: dict[str, Callable[[Tensor, int, int, GraphRule, Tensor | None], Tensor]] = {
-    "threshold": lambda unit, start, stop, rule, _: unit[start:stop] @ unit.T > rule.tau,
-    "none": lambda unit, start, stop, rule, _: torch.zeros(stop - start, len(unit), dtype=torch.bool, device=unit.device),
-    "complete": lambda unit, start, stop, rule, _: torch.ones(stop - start, len(unit), dtype=torch.bool, device=unit.device),
-    "knn": _knn_rows,
-    "window": _window_rows,
-}
-"""Graph kind -> rule(unit rows (n, d) of one sentence, start, stop, options, nearest neighbours) -> (r, n) bool, without the diagonal."""

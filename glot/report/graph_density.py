@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import torch
 
-from glot.nn.graph import GraphRule, TokenGraph, cosines
+from glot.nn.graph import GraphRule, TokenGraph
 from glot.types import TokenBatch
 
 NEARLY = 0.02
@@ -47,7 +47,7 @@ class Counter:
     def add(self, batch: TokenBatch) -> None:
         """Count the graphs of one batch at every threshold; the cosines are computed once."""
         for block in TokenGraph(batch, GraphRule()).blocks:
-            similar = cosines(batch.tokens, block)
+            similar = block.view().cosines(0, block.index.shape[1])
             real = block.mask.unsqueeze(1) & block.mask.unsqueeze(2)
             real.diagonal(dim1=1, dim2=2).fill_(False)
             for index, tau in enumerate(self.taus):

@@ -8,13 +8,12 @@ or 0 for a token without neighbours, whose softmax has a single term and is 1 wh
 """
 
 import math
-from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from glot.nn.edges import Edges, has_sparse_products
-from glot.nn.graph import DENSE_TOKENS, ROW_RULES, TokenGraph
+from glot.nn.graph import DENSE_TOKENS, TokenGraph
 from glot.nn.poolers.mixing import MixByRows, MixOnEdges, mix_block
 
 ENGINES = ("auto", "dense", "edges")
@@ -27,7 +26,7 @@ class GatConv(nn.Module):
         in_dim: width of the tokens.
         out_dim: h.
         engine: dense (in blocks), edges, or auto: nothing to mix where there are no edges, edges where they are few, else in blocks; a
-            sentence beyond `DENSE_TOKENS` tokens is then taken some rows at a time, unless its graph is random: on edges, however many.
+            sentence beyond `DENSE_TOKENS` tokens is then taken some rows at a time.
     """
 
     def __init__(self, in_dim: int, out_dim: int, engine: str = "auto") -> None:
@@ -58,16 +57,15 @@ class GatConv(nn.Module):
         """What to mix on, or nothing to mix in blocks."""
         if self.engine == "dense" or not has_sparse_products(hidden):
             return None
-        whole = graph.rule.kind not in ROW_RULES and int(graph.batch.lengths.max()) > DENSE_TOKENS
-        return graph.sparse if whole or self.engine == "edges" else graph.few
+        return graph.sparse if self.engine == "edges" else graph.few
 
     def _in_blocks(self, hidden: Tensor, graph: TokenGraph) -> Tensor:
         mixed = []
         for block, padded in zip(graph.blocks, graph.pad(hidden), strict=True):
-            if self.engine != "dense" and padded.shape[1] > DENSE_TOKENS and graph.rule.kind in ROW_RULES:
-                mixed.append(MixByRows.apply(padded, *self._halves(padded), partial(graph.rows, block)))
+            if self.engine != "dense" and padded.shape[1] > DENSE_TOKENS:
+                mixed.append(MixByRows.apply(padded, *self._halves(padded), block.rows))
             else:
-                mixed.append(mix_block(padded, *self._halves(padded), graph.barrier(block)))
+                mixed.append(mix_block(padded, *self._halves(padded), block.barrier))
         return graph.unpad(mixed)
 
     def _halves(self, hidden: Tensor) -> tuple[Tensor, Tensor]:

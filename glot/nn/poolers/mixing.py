@@ -38,7 +38,7 @@ class MixByRows(torch.autograd.Function):
         ctx.rows = rows
         mixed = torch.empty_like(hidden)
         for start, stop in parts_of(hidden.shape[1]):
-            mixed[:, start:stop] = mix_block(hidden, sent, received[:, start:stop], barrier_of(rows(start, stop).unsqueeze(0)))
+            mixed[:, start:stop] = mix_block(hidden, sent, received[:, start:stop], barrier_of(rows(start, stop)))
         return mixed
 
     @staticmethod
@@ -49,7 +49,7 @@ class MixByRows(torch.autograd.Function):
         for start, stop in parts_of(hidden.shape[1]):
             with torch.enable_grad():
                 own = received[:, start:stop]
-                mixed = mix_block(hidden, sent, own, barrier_of(ctx.rows(start, stop).unsqueeze(0)))
+                mixed = mix_block(hidden, sent, own, barrier_of(ctx.rows(start, stop)))
             found = torch.autograd.grad(mixed, (hidden, sent, own), grad[:, start:stop])
             for total, part in zip((sums[0], sums[1], sums[2][:, start:stop]), found, strict=True):
                 total += part
