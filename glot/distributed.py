@@ -77,10 +77,14 @@ class Processes:
         return DistributedDataParallel(model, [device] if device.index is not None else None, static_graph=True)
 
 
+ALONE = Processes()
+"""One process that does everything itself."""
+
+
 def processes() -> Processes:
     """The processes of this run, by the environment that their launcher made."""
     count = int(os.environ.get("WORLD_SIZE", "1"))
-    return Processes(int(os.environ.get("RANK", "0")), count) if count > 1 else Processes()
+    return Processes(int(os.environ.get("RANK", "0")), count) if count > 1 else ALONE
 
 
 _joined: list[Any] = []

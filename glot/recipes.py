@@ -21,9 +21,8 @@ import torch
 
 from glot.data.hub import quiet_library as quiet_data_sets
 from glot.data.tasks import training_loss
-from glot.distributed import processes
 from glot.encoder import open_encoder
-from glot.errors import DataError, GlotError, TrainingError, library_door, reason
+from glot.errors import DataError, GlotError, library_door, reason
 from glot.nn.stack import StackedModel
 from glot.progress import Clock, say, warn
 from glot.report.graph_density import Counter
@@ -38,22 +37,25 @@ from glot.settings.seeds import parse_seeds
 from glot.states.backbone import quiet_library as quiet_models
 from glot.states.tokens import estimate_store, find_source, open_tokens, write_layers
 from glot.training.checkpoint import PREDICTIONS, RESULT, build_model, create_run_folder, write_config, write_json
+from glot.training.record import ModelRecord, StackRecord
 from glot.training.released import check_released_file, released_name, save_released_file
 from glot.training.result import Result, make_mteb_result, summarise
 from glot.training.run import (
     close_run,
     fit_options,
     folder_of,
-    keep_last_good,
+    keep_epochs,
     load_inputs,
     make_loaders,
     make_optimizer,
+    moved_tensors,
     open_run,
     own_device,
     read_texts,
     resolve,
     run_fingerprint,
     run_name,
+    trained,
 )
 from glot.training.splits import Loaders
 from glot.training.switches import run_switches
@@ -73,15 +75,13 @@ def run_task(config: RunConfig, further: Callable[[Result], None] | None = None)
     batches = make_loaders(inputs)
     optimizer = make_optimizer(config, run.model, inputs.tokens)
     loss, options = training_loss(task, config.to_dict()), fit_options(config, task, optimizer)
-    model = processes().wrap(run.model)
-    watch = partial(batches.score, run.model, inputs.data.watched)
-    try:
-        (fitted,) = fit(model, batches.train, loss, optimizer, lambda: [watch()], options, [run.tracker])
-    except TrainingError as error:
-        raise keep_last_good(error, [run]) from error
+    keeper = keep_epochs(run, task, moved_tensors(run.model, optimizer))
+    record = ModelRecord(keeper, partial(batches.score, run.model, inputs.data.watched))
+    with trained(run):
+        fit(inputs.team.wrap(run.model), batches.train, loss, optimizer, record, options)
     with inputs.clock.phase("evaluate"):
         scores = batches.score(run.model, inputs.data.reported, predictions=run.folder / PREDICTIONS)
-    return close_run(run, inputs, fitted, scores, task_facts(config), further)
+    return close_run(run, inputs, keeper.result, scores, task_facts(config), further)
 
 
 @run_switches()
@@ -99,18 +99,16 @@ def run_stack(configs: list[RunConfig]) -> list[Result]:
     assert isinstance(batches, Loaders)
     optimizer = make_optimizer(config, stack, inputs.tokens)
     loss, options = torch.vmap(training_loss(task, config.to_dict()), (0, None)), fit_options(config, task, optimizer)
-    watch = partial(batches.score_stack, stack, inputs.data.watched)
-    try:
-        fits = fit(stack, batches.train, loss, optimizer, watch, options, [run.tracker for run in runs])
-    except TrainingError as error:
-        stack.unstack([run.model for run in runs])
-        raise keep_last_good(error, runs) from error
+    moved = moved_tensors(stack, optimizer)
+    keepers = [keep_epochs(run, task, [tensor[place] for tensor in moved]) for place, run in enumerate(runs)]
+    record = StackRecord(keepers, partial(batches.score_stack, stack, inputs.data.watched))
+    with trained(*runs), stack.unstacked([run.model for run in runs]):
+        fit(stack, batches.train, loss, optimizer, record, options)
     with inputs.clock.phase("evaluate"):
         scores = batches.score_stack(stack, inputs.data.reported, predictions=[run.folder / PREDICTIONS for run in runs])
-    stack.unstack([run.model for run in runs])
     inputs.notes.append(f"trained side by side with {len(runs) - 1} other seeds: seconds are those of all {len(runs)}")
     facts = task_facts(config)
-    return [close_run(run, inputs, fitted, found, facts) for run, fitted, found in zip(runs, fits, scores, strict=True)]
+    return [close_run(run, inputs, keeper.result, found, facts) for run, keeper, found in zip(runs, keepers, scores, strict=True)]
 
 
 def quiet_libraries() -> None:

@@ -8,11 +8,12 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from glot.prompts import UsedPrompts
@@ -114,16 +115,18 @@ class Examples:
 
 @dataclass(frozen=True)
 class Batch:
-    """What one step sees: one TokenBatch a side, and labels `(B,)` or None.
+    """What one step sees: one TokenBatch per side, and labels `(B,)` or None.
 
     Attributes:
         shares: where several processes share the batch, the rows of each process for each side; `sides` are then this process's rows
             (one to keep in step, where its share is 0), `labels` are those of the whole batch.
+        rank: this process's place in `shares`.
     """
 
     sides: tuple[TokenBatch, ...]
     labels: Tensor | None
     shares: tuple[tuple[int, ...], ...] = ()
+    rank: int = 0
 
     def __len__(self) -> int:
         return sum(self.shares[0]) if self.shares else len(self.sides[0])
@@ -131,7 +134,7 @@ class Batch:
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch on `device`."""
         labels = None if self.labels is None else self.labels.to(device)
-        return Batch(tuple(side.to(device) for side in self.sides), labels, self.shares)
+        return Batch(tuple(side.to(device) for side in self.sides), labels, self.shares, self.rank)
 
 
 @dataclass(frozen=True)
@@ -159,6 +162,25 @@ class TokenSource(Protocol):
 
     hidden_size: int
 
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What was found out about the backbone when it was loaded."""
+        ...
+
+    @property
+    def store(self) -> dict[str, Any] | None:
+        """Where the states lie and how large they are; None where they are computed."""
+        ...
+
+    @property
+    def trained(self) -> list[nn.Parameter]:
+        """Weights of the backbone that training moves; none of a frozen one."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write the backbone, where it was trained."""
+        ...
+
     def __len__(self) -> int: ...
 
     def gather(self, rows: np.ndarray) -> TokenBatch:
@@ -184,18 +206,6 @@ class Texts(Protocol):
 
     def where(self, place: int) -> str:
         """The first row that holds a text, in words."""
-        ...
-
-
-@runtime_checkable
-class Pooler(Protocol):
-    """A module that turns token states into sentence vectors; `out_dim` is known without a forward pass."""
-
-    in_dim: int
-    out_dim: int
-
-    def __call__(self, batch: TokenBatch) -> Tensor:
-        """(B, out_dim)."""
         ...
 
 

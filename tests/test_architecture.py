@@ -21,7 +21,8 @@ STOREYS = (
     ("training",),
     ("data",),
     ("states", "nn"),
-    ("settings", "distributed"),
+    ("settings",),
+    ("distributed",),
     ("hub", "locate", "prompts", "types", "progress", "errors"),
 )
 """A wing imports only from storeys below its own; wings of one storey do not import each other, but the ground floor is one house."""

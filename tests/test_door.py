@@ -23,6 +23,7 @@ from glot.nn.losses import cross_entropy
 from glot.states.backbone import Backbone, LiveTokens, find_backbone
 from glot.states.backbone.states import ReaderOptions, StateReader
 from glot.training.checkpoint import load_run
+from glot.training.record import EpochKeeper, ModelRecord
 from glot.training.train import FitOptions, fit
 from glot.types import Batch, TokenBatch
 
@@ -304,11 +305,12 @@ def test_a_loss_that_is_not_finite_stops_at_its_step_and_the_best_epoch_is_kept(
 
     def evaluate():
         after.append(float(model.weight.detach()))
-        return [{"accuracy": -float(len(after))}]
+        return {"accuracy": -float(len(after))}
 
-    options = FitOptions(epochs=9, select_by=("accuracy",), log_every=10, verbose=False)
+    keeper = EpochKeeper(list(model.parameters()), ("accuracy",), tracker, 9, verbose=False)
+    record, options = ModelRecord(keeper, evaluate), FitOptions(epochs=9, log_every=10, verbose=False)
     with pytest.raises(TrainingError, match=f"step {from_step}: the loss is not finite") as caught:
-        fit(model, [Batch((states,), None)] * 3, lambda output, _: output.sum(), optimizer, evaluate, options, [tracker])
+        fit(model, [Batch((states,), None)] * 3, lambda output, _: output.sum(), optimizer, record, options)
     assert caught.value.kept == kept
     if kept:
         assert float(model.weight.detach()) == after[0]

@@ -18,9 +18,10 @@ from glot.nn.model import SentenceModel
 from glot.nn.poolers.fixed import MeanPooler
 from glot.training.evaluate import score
 from glot.training.metrics import METRICS, finite
+from glot.training.record import EpochKeeper, ModelRecord
 from glot.training.tracking import JsonlTracker
 from glot.training.train import FitOptions, fit
-from glot.types import Examples, TokenBatch, TokenSource
+from glot.types import Examples, TokenBatch
 
 CPU = torch.device("cpu")
 
@@ -95,7 +96,6 @@ def test_batches_are_shuffled_by_the_seed_anew_in_each_epoch():
     assert epochs(None)[0] == [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9], [10, 11]]
     batch = next(iter(BatchLoader((np.arange(12), np.arange(12)[::-1].copy()), None, source, 5, CPU)))
     assert torch.equal(batch.sides[1].tokens[:2], source.states[11]) and batch.labels is None
-    assert isinstance(source, TokenSource)
 
 
 def reference(epochs: int, lr: float, seed: int) -> list[float]:
@@ -126,12 +126,14 @@ def test_fit_is_plain_adam_keeps_the_best_epoch_and_logs(tmp_path):
 
     def evaluate():
         seen.append(model.head.linear.weight.detach().clone())
-        return [{"accuracy": next(scores)}]
+        return {"accuracy": next(scores)}
 
     tracker = JsonlTracker(tmp_path / "metrics.jsonl")
     optimizer = torch.optim.Adam(model.parameters(), lr=0.05)
-    (result,) = fit(model, batches, cross_entropy, optimizer, evaluate, FitOptions(5, ("accuracy",), 2, False), [tracker])
+    keeper = EpochKeeper(list(model.parameters()), ("accuracy",), tracker, 5, verbose=False)
+    fit(model, batches, cross_entropy, optimizer, ModelRecord(keeper, evaluate), FitOptions(5, 2, False))
     tracker.close()
+    result = keeper.result
     assert [epoch.train_loss for epoch in result.history] == pytest.approx(reference(5, 0.05, 7), rel=1e-5)
     assert (result.best.epoch, result.last.epoch) == (3, 5)
     assert torch.equal(model.head.linear.weight, seen[2])
@@ -143,12 +145,13 @@ def test_fit_is_plain_adam_keeps_the_best_epoch_and_logs(tmp_path):
 def test_a_model_that_never_scores_keeps_its_first_epoch():
     model = SentenceModel(MeanPooler(3), SingleHead(3, 2))
     batches = BatchLoader((np.arange(12),), (np.arange(12) % 2), Memory(), 5, CPU, 7)
-    options = FitOptions(2, ("spearman",), 10, False)
 
     class Silent:
         def log(self, values, step):
             assert step > 0
 
     optimizer = torch.optim.Adam(model.parameters())
-    (result,) = fit(model, batches, cross_entropy, optimizer, lambda: [{"spearman": math.nan}], options, [Silent()])
-    assert result.best.epoch == 1
+    keeper = EpochKeeper(list(model.parameters()), ("spearman",), Silent(), 2, verbose=False)
+    record = ModelRecord(keeper, lambda: {"spearman": math.nan})
+    fit(model, batches, cross_entropy, optimizer, record, FitOptions(2, 10, False))
+    assert keeper.result.best.epoch == 1

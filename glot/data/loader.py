@@ -3,12 +3,13 @@
 import math
 from collections.abc import Iterator
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, Sampler, SequentialSampler
 
-from glot.distributed import Processes, processes
+from glot.distributed import ALONE, Processes
 from glot.prompts import NO_PROMPTS, UsedPrompts
 from glot.types import Batch, Examples, TokenSource, texts_sha256
 
@@ -71,7 +72,7 @@ class _Rows(Dataset):
                 own = present[self.team.rank]
                 sides.append(self.source.gather(own if len(own) else np.concatenate(present)[:1]))
                 shares.append(tuple(map(len, present)))
-        return Batch(tuple(sides), labels, tuple(shares) if self.team.count > 1 else ())
+        return Batch(tuple(sides), labels, tuple(shares) if self.team.count > 1 else (), self.team.rank)
 
 
 class DistinctBatches(Sampler[list[int]]):
@@ -116,6 +117,16 @@ def _first_open(open_at: list[int], place: int) -> int:
     return place
 
 
+class Readers(NamedTuple):
+    """Who reads batches: `ahead` worker processes of this process, and the `team` of processes that share each batch."""
+
+    ahead: int = 0
+    team: Processes = ALONE
+
+
+NO_READERS = Readers()
+
+
 class BatchLoader:
     """Epochs of batches over one split.
 
@@ -125,8 +136,8 @@ class BatchLoader:
         source: where the states come from.
         batch_size: sentences or pairs; the last batch may be smaller.
         device: where batches end up.
-        seed: shuffles anew in every epoch, and the processes of a run share each batch; None keeps the order, and each takes all.
-        num_workers: processes that gather ahead.
+        seed: shuffles anew in every epoch; None keeps the order.
+        readers: processes that gather ahead, and processes that share each batch.
     """
 
     def __init__(
@@ -137,9 +148,9 @@ class BatchLoader:
         batch_size: int,
         device: torch.device,
         seed: int | None = None,
-        num_workers: int = 0,
+        readers: Readers = NO_READERS,
     ) -> None:
-        rows = _Rows(sides, labels, source, Processes() if seed is None else processes())
+        rows = _Rows(sides, labels, source, readers.team)
         generator = None if seed is None else torch.Generator().manual_seed(seed)
         order = SequentialSampler(rows) if generator is None else RandomSampler(rows, generator=generator)
         plain = BatchSampler(order, batch_size, drop_last=False)
@@ -147,8 +158,8 @@ class BatchLoader:
             rows,
             sampler=DistinctBatches(sides, batch_size, generator) if labels is None and generator else plain,
             batch_size=None,
-            num_workers=num_workers,
-            persistent_workers=num_workers > 0,
+            num_workers=readers.ahead,
+            persistent_workers=readers.ahead > 0,
             generator=torch.Generator(),  # its own, or the draw for worker seeds would shift the order of later epochs
         )
         self.device = device

@@ -16,8 +16,9 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from sentence_transformers.base.modules import InputModule, Module
-from torch import Tensor, nn
+from torch import Tensor
 
+from glot.nn.pooler import Pooler
 from glot.nn.poolers import build_pooler
 from glot.states.backbone.model import Backbone
 from glot.states.backbone.source import BackboneSource, find_backbone, open_folder
@@ -177,14 +178,12 @@ class GlotPooling(Module):
         counts = kept.sum(1) if lengths is None else torch.stack([part.sum() for part in kept.split(lengths.tolist())])
         places = kept.flatten().nonzero().squeeze(1)
         batch = TokenBatch.from_lengths(flat[places].float(), counts.cpu())  # a model in half precision pools in float32 all the same
-        if hasattr(self.net, "readout"):
-            features["sentence_embedding"], weights = self._float32(self.net).readout(batch)
+        features["sentence_embedding"], weights = self._float32(self.net).readout(batch)
+        if weights is not None:
             features["readout_weights"] = weights.new_zeros(kept.numel()).index_put((places,), weights).view(kept.shape)
-        else:
-            features["sentence_embedding"] = self._float32(self.net)(batch)
         return features
 
-    def _float32(self, net: nn.Module) -> nn.Module:
+    def _float32(self, net: Pooler) -> Pooler:
         """The pooler with the weights that were saved: the library casts every module to the backbone's precision."""
         weight = next(net.parameters(), None)
         if weight is None or weight.dtype == torch.float32:

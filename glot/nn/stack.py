@@ -4,6 +4,8 @@ What does not depend on the weights (reading the states, the token graph, a fixe
 """
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +18,7 @@ class StackedModel(nn.Module):
     """R models -> one with parameters (R, ...).
 
     Args:
-        models: of the same form, without buffers; they are copied, see `unstack`.
+        models: of the same form, without buffers; they are copied, see `unstacked`.
 
     Raises:
         ValueError: a model has buffers, which its batches would move (batch norm).
@@ -44,9 +46,13 @@ class StackedModel(nn.Module):
         weights = dict(zip(self._names, self.weights, strict=True))
         return torch.vmap(one, randomness="same")(weights)  # one random graph for all, as it is the same for every seed
 
-    @torch.no_grad()
-    def unstack(self, models: list[nn.Module]) -> None:
-        """Copy each model's weights into a model of the same form."""
-        for place, model in enumerate(models):
-            for name, weight in model.named_parameters():
-                weight.copy_(self.weights[self._names.index(name)][place])
+    @contextmanager
+    def unstacked(self, models: list[nn.Module]) -> Iterator[None]:
+        """After the block, however it ends, each model has its weights of the stack."""
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for place, model in enumerate(models):
+                    for name, weight in model.named_parameters():
+                        weight.copy_(self.weights[self._names.index(name)][place])

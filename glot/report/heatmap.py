@@ -30,10 +30,11 @@ def draw_heat_map(run_dir: Path, text: str) -> None:
     pooled = {"[first]": tokens[0], "[mean]": tokens.mean(0), "[max]": tokens.amax(0)}
     own = f"[{config.pooler.pooling_method}]"
     caption = f"{source.name}, one evaluation sentence without special tokens and uncut; needle words red, pooled vectors blue"
-    if hasattr(pooler, "readout"):
-        pooled[own] = pooler.readout(batch)[1] @ tokens
+    vectors, weights = pooler.readout(batch)
+    if weights is not None:
+        pooled[own] = weights @ tokens
     elif pooler.out_dim == tokens.shape[1]:
-        pooled[own] = pooler(batch)[0]
+        pooled[own] = vectors[0]
     else:
         caption += f"\n({own} is {pooler.out_dim} wide and has no weights over tokens: not comparable, not shown)"
     unit = torch.nn.functional.normalize(torch.cat([tokens, torch.stack(list(pooled.values()))]), dim=1)

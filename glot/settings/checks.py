@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from glot.distributed import processes
 from glot.errors import ConfigError, unknown_name
 from glot.locate import expand_user, local_folder, split_revision
 from glot.prompts import AUTO, NONE
@@ -143,14 +144,14 @@ def stack_problems(config: "RunConfig") -> list[str]:
         f"--gnn_type={pooler.gnn_type}: only gat": is_glot and pooler.gnn_type != "gat",
         "--jk_mode=lstm: only cat, max and mean": is_glot and pooler.jk_mode == "lstm",
         f"--max_length above {LONGEST_STACKED} or --adaptive_length=1: too long for glot's layers": is_glot and longest > LONGEST_STACKED,
-        "torchrun: several processes share single runs": int(os.environ.get("WORLD_SIZE", "1")) > 1,
+        "torchrun: several processes share single runs": processes().count > 1,
     }
     return [f"--stack_seeds=1 cannot go with {reason}; leave it out" for reason, holds in reasons.items() if holds]
 
 
 def _check_processes(config: "RunConfig") -> list[str]:
     """What several processes (torchrun) cannot share."""
-    count = int(os.environ.get("WORLD_SIZE", "1"))
+    count = processes().count
     if count == 1:
         return []
     problems = []

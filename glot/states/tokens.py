@@ -13,16 +13,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from glot.distributed import ALONE, Processes
 from glot.errors import StateError
 from glot.hub import find_file
 from glot.progress import Clock, counter
 from glot.prompts import AUTO, MODEL_FILE, Prompts, UsedPrompts, read_prompts
 from glot.settings.config import BackboneConfig, RunConfig, versions
 from glot.states.backbone import SPREAD, Backbone, BackboneSource, LiveTokens, find_backbone
-from glot.states.store import StoredTokens, StoreKey, StorePlan, open_store, write_stores
+from glot.states.store import StoreKey, StorePlan, open_store, write_stores
 from glot.states.store.layout import DTYPES
 from glot.states.store.writer import WriteOptions
-from glot.types import Texts, TokenBatch
+from glot.types import Texts, TokenBatch, TokenSource
 
 SAMPLED_TEXTS, TIMED_TEXTS = 2000, 256
 """How many texts `--estimate` tokenises, and about how many of them it runs through the backbone."""
@@ -80,7 +81,9 @@ def store_key(config: RunConfig, source: BackboneSource, texts: Texts) -> StoreK
     )
 
 
-def open_tokens(config: RunConfig, source: BackboneSource, texts: Texts, device: torch.device, clock: Clock) -> StoredTokens | LiveTokens:
+def open_tokens(
+    config: RunConfig, source: BackboneSource, texts: Texts, device: torch.device, clock: Clock, team: Processes = ALONE
+) -> TokenSource:
     """The states of all texts of a run. A complete store needs no backbone at all; its weights are loaded only to encode.
 
     Raises:
@@ -94,17 +97,25 @@ def open_tokens(config: RunConfig, source: BackboneSource, texts: Texts, device:
     root, key = Path(config.store.store_dir), store_key(config, source, texts)
     stored = None if config.store.override_precompute else open_store(root, key)
     if stored is None:
-        write_layers(config, source, texts, [config.backbone.hidden_layer], device, clock)
+        write_layers(config, source, texts, [config.backbone.hidden_layer], device, clock, team)
         stored = open_store(root, key)
         assert stored is not None
     return stored
 
 
-def write_layers(config: RunConfig, source: BackboneSource, texts: Texts, layers: list[str], device: torch.device, clock: Clock) -> None:
+def write_layers(
+    config: RunConfig,
+    source: BackboneSource,
+    texts: Texts,
+    layers: list[str],
+    device: torch.device,
+    clock: Clock,
+    team: Processes = ALONE,
+) -> None:
     """Complete the stores of several hidden layers of one backbone, which may differ in nothing else, from one forward pass."""
     root = Path(config.store.store_dir)
     wanted = {source.resolve_layer(layer): store_key(config.with_values(hidden_layer=layer), source, texts) for layer in layers}
-    options = WriteOptions(config.store.resume, config.store.override_precompute, config.output.verbose)
+    options = WriteOptions(config.store.resume, config.store.override_precompute, config.output.verbose, team)
     if not options.rebuild and all(open_store(root, key) is not None for key in wanted.values()):
         return
     backbone, ids = _load(config, source, texts, device, clock)

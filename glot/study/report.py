@@ -18,8 +18,6 @@ from glot.study.statistics import LEVEL, Paired, Spread, floors, holm, paired, s
 
 AXES = ("distractor_ratio", "hidden_layer", "tau")
 """Grid keys that become an x axis."""
-TOGETHER = ("select_by", "task")
-"""What runs of one row must have in common in their results, besides their data."""
 
 
 @dataclass(frozen=True)
@@ -164,7 +162,8 @@ def check_together(rows: list[Row], cells: list[dict[str, Any]]) -> None:
                 continue
             folder = Path(run["run_dir"])
             result = json.loads((folder / "result.json").read_text())
-            facts = {name: str(result[name]) for name in TOGETHER}
+            rule = "selection" if "selection" in result else "select_by"  # older runs have the sentence alone
+            facts = {name: str(result[name]) for name in (rule, "task")}
             facts["data"] = json.loads((folder / "config.json").read_text())["resolved"]["data"]
             for name, fact in facts.items():
                 first, arm = seen.setdefault(label(row.point), {}).setdefault(name, (fact, row.arm))

@@ -6,16 +6,22 @@ import numpy as np
 
 from glot.data.tasks import TaskSpec
 from glot.settings.config import RunConfig, versions
-from glot.states.backbone import LiveTokens
-from glot.states.store import StoredTokens
 from glot.training.metrics import finite
 from glot.types import EpochResult, FitResult
 
 Result = dict[str, Any]
 
 
+def selection_facts(config: RunConfig, task: TaskSpec) -> Result:
+    """What picked the reported epoch: rule, metrics (their mean counts), and the share of training rows that was held out for it."""
+    rule = config.data.selection
+    metrics = {"best": task.select_by, "last": (), "heldout": task.metrics[:1]}[rule]
+    share = {"heldout_fraction": config.data.heldout_fraction, "data_seed": config.data_seed} if rule == "heldout" else {}
+    return {"rule": rule, "metrics": list(metrics), **share}
+
+
 def selection_in_words(config: RunConfig, task: TaskSpec, reported: list[str]) -> str:
-    """What picked the reported epoch, as a sentence part."""
+    """The same as a sentence part."""
     data = config.data
     sentences = {
         "best": f"best epoch by {' + '.join(task.select_by)} on the reported split ({reported[0]})",
@@ -39,19 +45,6 @@ def epoch_entry(epoch: EpochResult) -> Result:
 def rounded(metrics: dict[str, float]) -> dict[str, float | None]:
     """Metrics as JSON holds them: null where there is no number."""
     return {name: finite(value) for name, value in metrics.items()}
-
-
-def store_entry(tokens: StoredTokens | LiveTokens) -> Result | None:
-    """Where the states lie; null where they were computed on the fly."""
-    if isinstance(tokens, LiveTokens):
-        return None
-    manifest = tokens.manifest
-    return {"path": str(tokens.folder), "bytes": manifest.size_bytes, "sentences": manifest.num_sentences, "tokens": manifest.num_tokens}
-
-
-def backbone_facts(tokens: StoredTokens | LiveTokens) -> Result:
-    """What was found out about the backbone when it was loaded; nothing of a store that was made before these were written down."""
-    return tokens.backbone.facts if isinstance(tokens, LiveTokens) else dict(tokens.manifest.backbone or {})
 
 
 def make_result(config: RunConfig, task: TaskSpec, fitted: FitResult, scores: dict[str, float], seconds: dict[str, float]) -> Result:

@@ -1,28 +1,30 @@
 """One run: what it reads, its model and folder, and what it leaves behind. The steps between stand in `glot.recipes`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
 import torch
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from glot.data import PairFile
 from glot.data.loader import TextIndex
 from glot.data.tasks import TASKS, PairData, PairSpec, TaskData, TaskSpec, load_pair_data, load_task_data
-from glot.distributed import processes
+from glot.distributed import Processes, processes
 from glot.errors import TrainingError
 from glot.nn.model import SentenceModel
 from glot.nn.stack import StackedModel
 from glot.progress import Clock, say
 from glot.prompts import UsedPrompts
 from glot.settings.config import DataConfig, RunConfig, StressConfig, versions
-from glot.states.backbone import Backbone, BackboneSource, LiveTokens, pick_device, recall_facts
-from glot.states.store import StoredTokens
+from glot.states.backbone import Backbone, BackboneSource, pick_device, recall_facts
 from glot.states.tokens import find_prompts, find_source, open_tokens, used_prompts
 from glot.training.checkpoint import BACKBONE, RESULT, WEIGHTS, build_model, create_run_folder, save_model, write_config, write_json
-from glot.training.result import Result, backbone_facts, make_result, selection_in_words, store_entry
+from glot.training.record import EpochKeeper
+from glot.training.result import Result, make_result, selection_facts, selection_in_words
 from glot.training.splits import Loaders, PairLoaders
 from glot.training.tracking import make_tracker, resolve_report_to
 from glot.training.train import FitOptions
@@ -37,11 +39,12 @@ class Inputs:
     source: BackboneSource
     data: TaskData | PairData
     texts: Texts
-    tokens: StoredTokens | LiveTokens
+    tokens: TokenSource
     device: torch.device
     report_to: str
     notes: list[str]
     clock: Clock
+    team: Processes
 
     @property
     def task(self) -> TaskSpec:
@@ -52,14 +55,14 @@ class Inputs:
 def load_inputs(config: RunConfig) -> Inputs:
     """Rows, and the token states of their texts: encoded now, if they are not stored yet."""
     config = config.checked()
-    clock = Clock("load", "encode", "train", "evaluate")
-    report_to, device = resolve_report_to(config.output.report_to), own_device(config)
+    team, clock = processes(), Clock("load", "encode", "train", "evaluate")
+    report_to, device = resolve_report_to(config.output.report_to), own_device(config, team)
     with clock.phase("load"):
         source = find_source(config.backbone)
         data, texts = read_texts(config, source)
         config, notes = resolve(config, source)
-    tokens = open_tokens(config, source, texts, device, clock)
-    return Inputs(config, source, data, texts, tokens, device, report_to, notes, clock)
+    tokens = open_tokens(config, source, texts, device, clock, team)
+    return Inputs(config, source, data, texts, tokens, device, report_to, notes, clock, team)
 
 
 @dataclass(frozen=True)
@@ -91,16 +94,24 @@ def open_run(config: RunConfig, inputs: Inputs) -> Run:
     return Run(config, model, folder, tracker, fingerprint)
 
 
-def keep_last_good(error: TrainingError, runs: list[Run]) -> TrainingError:
-    """Save the weights that a broken-off training went back to; returns the error with where they are. There is no `result.json`."""
-    for run in runs:
-        run.tracker.close()
-        if error.kept is not None:
+@contextmanager
+def trained(*runs: Run) -> Iterator[None]:
+    """What training needs around it: trackers are closed after it, and where it breaks off the last good weights are saved.
+
+    Raises:
+        TrainingError: that of the training, with where those weights are. There is no `result.json` then.
+    """
+    try:
+        yield
+    except TrainingError as error:
+        for run in runs if error.kept else ():
             save_model(run.folder, run.model)
-    where = ", ".join(str(run.folder / WEIGHTS) for run in runs)
-    return TrainingError(
-        f"{error}; " + (f"the weights of epoch {error.kept} are in {where}" if error.kept else "no epoch was finished"), error.kept
-    )
+        where = ", ".join(str(run.folder / WEIGHTS) for run in runs)
+        kept = f"the weights of epoch {error.kept} are in {where}" if error.kept else "no epoch was finished"
+        raise TrainingError(f"{error}; {kept}", error.kept) from error
+    finally:
+        for run in runs:
+            run.tracker.close()
 
 
 def close_run(
@@ -112,19 +123,16 @@ def close_run(
     further: Callable[[Result], None] | None = None,
 ) -> Result:
     """Write the weights of the selected epoch and, last, `result.json` with its scores and `facts`; `further` adds to both before that."""
-    run.tracker.close()
     config, data, tokens = run.config, inputs.data, inputs.tokens
     save_model(run.folder, run.model)
-    trained = run.model.trainable_params
-    if isinstance(tokens, LiveTokens) and tokens.trainable:
-        tokens.backbone.save(run.folder / BACKBONE)
-        trained += sum(parameter.numel() for parameter in tokens.backbone.model.parameters())
+    tokens.save(run.folder / BACKBONE)
     result = make_result(config, inputs.task, fitted, scores, inputs.clock.seconds) | {
+        "selection": selection_facts(config, inputs.task),
         "select_by": selection_in_words(config, inputs.task, [split.split for split in data.reported]),
         "rows": {split.split: len(split) for split in [data.train, *data.reported]},
-        "trainable_params": trained,
-        "store": store_entry(tokens),
-        "backbone": {"identity": inputs.source.identity, **backbone_facts(tokens)},
+        "trainable_params": run.model.trainable_params + sum(weight.numel() for weight in tokens.trained),
+        "store": tokens.store,
+        "backbone": {"identity": inputs.source.identity, **tokens.facts},
         "notes": inputs.notes + data.notes,
         "run_dir": str(run.folder),
         "fingerprint": run.fingerprint,
@@ -160,9 +168,9 @@ def _read_pairs(spec: PairSpec, changed: int, verbose: bool) -> tuple[PairData, 
 def make_loaders(inputs: Inputs) -> Loaders | PairLoaders:
     """Batches and scores of labelled rows, or of pairs."""
     if isinstance(inputs.data, PairData):
-        return PairLoaders(inputs.config, inputs.task, inputs.data, inputs.tokens, inputs.device)
+        return PairLoaders(inputs.config, inputs.task, inputs.data, inputs.tokens, inputs.device, inputs.team)
     assert isinstance(inputs.texts, TextIndex)
-    return Loaders(inputs.config, inputs.task, inputs.data, inputs.texts, inputs.tokens, inputs.device)
+    return Loaders(inputs.config, inputs.task, inputs.data, inputs.texts, inputs.tokens, inputs.device, inputs.team)
 
 
 def run_fingerprint(config: RunConfig, source: BackboneSource, data: TaskData | PairData) -> str:
@@ -191,9 +199,9 @@ def is_causal(source: BackboneSource) -> bool:
     return Backbone(source, None, "float32", str(source.num_layers), pick_device("cpu")).is_causal
 
 
-def own_device(config: RunConfig) -> torch.device:
+def own_device(config: RunConfig, team: Processes | None = None) -> torch.device:
     """Where this process computes."""
-    return pick_device(processes().device(config.backbone.device))
+    return pick_device((team or processes()).device(config.backbone.device))
 
 
 def folder_of(source: BackboneSource) -> str | None:
@@ -210,13 +218,23 @@ def run_name(config: RunConfig, fingerprint: str) -> str:
 def make_optimizer(config: RunConfig, model: SentenceModel | StackedModel, tokens: TokenSource) -> torch.optim.Optimizer:
     """Adam over pooler and head, and over the backbone at its own rate when it is fine-tuned."""
     groups = [{"params": list(model.parameters()), "lr": config.train.lr}]
-    if isinstance(tokens, LiveTokens) and tokens.trainable:
-        groups.append({"params": list(tokens.backbone.model.parameters()), "lr": config.backbone.backbone_lr})
+    if tokens.trained:
+        groups.append({"params": tokens.trained, "lr": config.backbone.backbone_lr})
     return torch.optim.Adam(groups, weight_decay=config.train.weight_decay, fused=True)  # one pass over the weights instead of ten
 
 
 def fit_options(config: RunConfig, task: TaskSpec, optimizer: torch.optim.Optimizer) -> FitOptions:
-    """How `fit` picks its epoch under each `--selection`, and how the learning rate follows the loss where the task says so."""
-    select_by = {"best": task.select_by, "last": (), "heldout": task.metrics[:1]}[config.data.selection]
+    """How long `fit` trains, and how the learning rate follows the loss where the task says so."""
     schedule = None if task.patience is None else ReduceLROnPlateau(optimizer, patience=task.patience).step
-    return FitOptions(config.train.epochs, select_by, config.output.log_every, config.output.verbose, schedule)
+    return FitOptions(config.train.epochs, config.output.log_every, config.output.verbose, schedule)
+
+
+def keep_epochs(run: Run, task: TaskSpec, tensors: list[Tensor]) -> EpochKeeper:
+    """The keeper of a run's epochs, over the tensors that training moves; `--selection` says how it picks one."""
+    select_by = tuple(selection_facts(run.config, task)["metrics"])
+    return EpochKeeper(tensors, select_by, run.tracker, run.config.train.epochs, run.config.output.verbose)
+
+
+def moved_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    """Every tensor that training moves: what the optimizer steps, and the model's running statistics."""
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]] + list(model.buffers())

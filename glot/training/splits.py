@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from glot.data.loader import BatchLoader, TextIndex
+from glot.data.loader import BatchLoader, Readers, TextIndex
 from glot.data.tasks import PairData, PairRows, TaskData, TaskSpec, targets, training_loss
+from glot.distributed import ALONE, Processes
 from glot.nn.model import SentenceModel
 from glot.nn.stack import StackedModel
 from glot.settings.config import RunConfig
@@ -26,17 +27,18 @@ class Loaders:
     index: TextIndex
     tokens: TokenSource
     device: torch.device
+    team: Processes = ALONE
 
     @property
     def train(self) -> BatchLoader:
         """Shuffled by the order seed, anew in each epoch."""
-        return self._loader(self.data.train, self.config.train.batch_size, self.config.order_seed)
+        return self._loader(self.data.train, self.config.train.batch_size, self.config.order_seed, self.team)
 
     def score(self, model: SentenceModel, splits: list[Examples], predictions: Path | None = None) -> dict[str, float]:
         """Metrics over splits, each with its suffix; the first split's predictions go to a file where one is named."""
         scores = {}
         for split in splits:
-            outputs = predict(model, self._loader(split, self.config.train.eval_batch_size, None))
+            outputs = predict(model, self._loader(split, self.config.train.eval_batch_size))
             scores |= self._score_split(split, outputs, len(splits) > 1)
             if predictions is not None and split is splits[0]:
                 write_predictions(predictions, split.labels, outputs)
@@ -46,7 +48,7 @@ class Loaders:
         """`score` for each of several stacked models; `predictions` has a file for each."""
         found: list[dict[str, float]] = [{} for _ in range(len(stack))]
         for split in splits:
-            outputs = predict(stack, self._loader(split, self.config.train.eval_batch_size, None), rows=1)
+            outputs = predict(stack, self._loader(split, self.config.train.eval_batch_size), rows=1)
             for own, output in zip(found, outputs, strict=True):
                 own |= self._score_split(split, output, len(splits) > 1)
             for path, output in zip(predictions or [], outputs, strict=False):
@@ -58,9 +60,10 @@ class Loaders:
         suffix = self.task.eval_splits.get(split.split, "") if with_suffix else ""
         return score(outputs, targets(self.task, split, self.config.data.label_scale), self.task.metrics, suffix)
 
-    def _loader(self, split: Examples, batch_size: int, seed: int | None) -> BatchLoader:
+    def _loader(self, split: Examples, batch_size: int, seed: int | None = None, team: Processes = ALONE) -> BatchLoader:
         labels = targets(self.task, split, self.config.data.label_scale)
-        return BatchLoader(self.index.sides(split), labels, self.tokens, batch_size, self.device, seed, self.config.train.num_workers)
+        sides, workers = self.index.sides(split), self.config.train.num_workers
+        return BatchLoader(sides, labels, self.tokens, batch_size, self.device, seed, Readers(workers, team))
 
 
 @dataclass(frozen=True)
@@ -72,21 +75,22 @@ class PairLoaders:
     data: PairData
     tokens: TokenSource
     device: torch.device
+    team: Processes = ALONE
 
     @property
     def train(self) -> BatchLoader:
         """Shuffled by the order seed, anew in each epoch."""
-        return self._loader(self.data.train, self.config.order_seed)
+        return self._loader(self.data.train, self.config.order_seed, self.team)
 
     def score(self, model: SentenceModel, splits: list[PairRows], predictions: Path | None = None) -> dict[str, float]:
         """Retrieval metrics of the held-out slice; its ranks go to a file where one is named."""
         (split,) = splits
         loss = training_loss(self.task, self.config.to_dict())
-        scores, ranks = rank_positives(model, self._loader(split, None), split.sides[1], loss)
+        scores, ranks = rank_positives(model, self._loader(split), split.sides[1], loss)
         if predictions is not None:
             write_ranks(predictions, ranks)
         return scores
 
-    def _loader(self, split: PairRows, seed: int | None) -> BatchLoader:
+    def _loader(self, split: PairRows, seed: int | None = None, team: Processes = ALONE) -> BatchLoader:
         train = self.config.train
-        return BatchLoader(split.sides, None, self.tokens, train.batch_size, self.device, seed, train.num_workers)
+        return BatchLoader(split.sides, None, self.tokens, train.batch_size, self.device, seed, Readers(train.num_workers, team))

@@ -3,10 +3,9 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from torch import nn
-
 from glot.errors import lookup
 from glot.nn.graph import GraphRule
+from glot.nn.pooler import Pooler
 from glot.nn.poolers.attention import LatentPooler, PmaPooler
 from glot.nn.poolers.fixed import ClsPooler, MaxPooler, MeanPooler, WeightedMeanPooler
 from glot.nn.poolers.glot import GlotPooler
@@ -15,7 +14,7 @@ from glot.nn.poolers.scored import AdaPooler, MlpPooler
 if TYPE_CHECKING:
     from glot.settings.config import GraphConfig, PoolerConfig
 
-POOLERS: dict[str, Callable[["PoolerConfig", GraphRule, int], nn.Module]] = {
+POOLERS: dict[str, Callable[["PoolerConfig", GraphRule, int], Pooler]] = {
     "cls": lambda config, rule, d: ClsPooler(d, last=config.decoder_cls_last_token),
     "adapool": lambda config, rule, d: AdaPooler(d, config.scorer_hidden),
     "max": lambda config, rule, d: MaxPooler(d),
@@ -29,7 +28,7 @@ POOLERS: dict[str, Callable[["PoolerConfig", GraphRule, int], nn.Module]] = {
 """`--pooling_method` -> build(config, graph rule, d)."""
 
 
-def build_pooler(config: "PoolerConfig", graph: "GraphConfig", in_dim: int, graph_seed: int = 0) -> nn.Module:
+def build_pooler(config: "PoolerConfig", graph: "GraphConfig", in_dim: int, graph_seed: int = 0) -> Pooler:
     """Build the pooler that a configuration names, for tokens of width `in_dim`.
 
     `config.decoder_cls_last_token` is not validated here; callers must set it to False for encoders.

@@ -6,21 +6,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from glot.nn.pooler import Pooler
 from glot.nn.segment import segment_mean, segment_softmax, segment_sum
 from glot.types import TokenBatch
 
 MOST_HEADS = 8
 
 
-class PmaPooler(nn.Module):
+class PmaPooler(Pooler):
     """Pooling by multi-head attention: one learned query a head looks at all tokens of the sentence. out_dim = d.
 
     Source: Lee et al. 2019, Set Transformer, section 3.2 (one seed vector, no feed-forward block).
     """
 
     def __init__(self, in_dim: int) -> None:
-        super().__init__()
-        self.in_dim = self.out_dim = in_dim
+        super().__init__(in_dim, in_dim)
         self.heads = math.gcd(in_dim, MOST_HEADS)
         self.query = nn.Parameter(torch.empty(self.heads, in_dim // self.heads))
         self.key = nn.Linear(in_dim, in_dim)
@@ -38,15 +38,14 @@ class PmaPooler(nn.Module):
         return self.out(torch.cat(heads, 1))
 
 
-class LatentPooler(nn.Module):
+class LatentPooler(Pooler):
     """Latent attention: every token looks up a learned dictionary of `num_latents` rows, an MLP, then the mean. out_dim = d.
 
     Source: Lee et al. 2024, NV-Embed, section 3.2.
     """
 
     def __init__(self, in_dim: int, num_latents: int) -> None:
-        super().__init__()
-        self.in_dim = self.out_dim = in_dim
+        super().__init__(in_dim, in_dim)
         self.latents = nn.Parameter(torch.empty(num_latents, in_dim))
         self.mlp = nn.Sequential(nn.Linear(in_dim, in_dim), nn.GELU(), nn.Linear(in_dim, in_dim))
         nn.init.normal_(self.latents, std=1 / math.sqrt(in_dim))

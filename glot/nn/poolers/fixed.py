@@ -1,18 +1,18 @@
 """Poolers without parameters: out_dim = in_dim = d."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from glot.nn.pooler import Pooler
 from glot.nn.segment import segment_max, segment_mean, segment_sum
 from glot.types import TokenBatch
 
 
-class ClsPooler(nn.Module):
+class ClsPooler(Pooler):
     """The first token of each sentence, or the last with `last=True` (decoders, whose last token has seen all others)."""
 
     def __init__(self, in_dim: int, last: bool = False) -> None:
-        super().__init__()
-        self.in_dim = self.out_dim = in_dim
+        super().__init__(in_dim, in_dim)
         self.last = last
 
     def forward(self, batch: TokenBatch) -> Tensor:
@@ -21,24 +21,22 @@ class ClsPooler(nn.Module):
         return batch.tokens[rows.to(batch.tokens.device)]
 
 
-class MeanPooler(nn.Module):
+class MeanPooler(Pooler):
     """The mean of all real tokens, special tokens included."""
 
     def __init__(self, in_dim: int) -> None:
-        super().__init__()
-        self.in_dim = self.out_dim = in_dim
+        super().__init__(in_dim, in_dim)
 
     def forward(self, batch: TokenBatch) -> Tensor:
         """(B, d)."""
         return segment_mean(batch.tokens, batch)
 
 
-class WeightedMeanPooler(nn.Module):
+class WeightedMeanPooler(Pooler):
     """The mean with weights 1, 2, .., n by position: later tokens of a decoder have seen more. Source: Muennighoff 2022, SGPT."""
 
     def __init__(self, in_dim: int) -> None:
-        super().__init__()
-        self.in_dim = self.out_dim = in_dim
+        super().__init__(in_dim, in_dim)
 
     def forward(self, batch: TokenBatch) -> Tensor:
         """(B, d)."""
@@ -49,12 +47,11 @@ class WeightedMeanPooler(nn.Module):
         return segment_sum(tokens, batch, position.to(tokens.dtype)) / (lengths * (lengths + 1) / 2).to(tokens.dtype).unsqueeze(1)
 
 
-class MaxPooler(nn.Module):
+class MaxPooler(Pooler):
     """The element-wise maximum over all real tokens."""
 
     def __init__(self, in_dim: int) -> None:
-        super().__init__()
-        self.in_dim = self.out_dim = in_dim
+        super().__init__(in_dim, in_dim)
 
     def forward(self, batch: TokenBatch) -> Tensor:
         """(B, d)."""

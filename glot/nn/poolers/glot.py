@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from glot.errors import lookup
 from glot.nn.graph import GraphRule, TokenGraph
 from glot.nn.places import join
+from glot.nn.pooler import Pooler
 from glot.nn.poolers.convs import CONVS
 from glot.nn.poolers.scored import make_scorer, readout, score
 from glot.types import TokenBatch
@@ -46,7 +47,7 @@ JUMPS: dict[str, Jump] = {
 SMALLEST_SCORER = 128
 
 
-class GlotPooler(nn.Module):
+class GlotPooler(Pooler):
     """x (N, d) -> z (B, D), D = d + K h for `cat`, else h.
 
     Args:
@@ -63,12 +64,11 @@ class GlotPooler(nn.Module):
     """
 
     def __init__(self, in_dim: int, hidden_dim: int, num_layers: int, gnn_type: str, jk_mode: str, rule: GraphRule) -> None:
-        super().__init__()
         if num_layers == 0 and jk_mode != "cat":
             raise ValueError(f"without layers only 'cat' is defined, got jk_mode={jk_mode!r}")
         conv, jump = lookup(CONVS, gnn_type, "gnn_type"), lookup(JUMPS, jk_mode, "jk_mode")
         widths = [in_dim] + [hidden_dim] * num_layers
-        self.in_dim, self.out_dim = in_dim, jump.out_dim(in_dim, hidden_dim, num_layers)
+        super().__init__(in_dim, jump.out_dim(in_dim, hidden_dim, num_layers))
         self.rule, self.jk_mode = rule, jk_mode
         self.apply_conv = conv.apply
         self.convs = nn.ModuleList(conv.build(before, after) for before, after in itertools.pairwise(widths))

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from glot.nn.places import cut
+from glot.nn.pooler import Pooler
 from glot.nn.segment import segment_mean, segment_softmax, segment_sums
 from glot.types import TokenBatch
 
@@ -29,12 +30,14 @@ def readout(states: list[Tensor], scores: Tensor, batch: TokenBatch) -> tuple[Te
     return segment_sums(states, batch, weights), weights
 
 
-class AdaPooler(nn.Module):
-    """Score every token, softmax over the sentence, sum the raw tokens (method.md, `adapool`). out_dim = d."""
+class AdaPooler(Pooler):
+    """Score every token, softmax over the sentence, sum the raw tokens out_dim = d.
+
+    Source: the release's baseline `adapool`.
+    """
 
     def __init__(self, in_dim: int, scorer_hidden: int) -> None:
-        super().__init__()
-        self.in_dim = self.out_dim = in_dim
+        super().__init__(in_dim, in_dim)
         self.score_layer = make_scorer(in_dim, scorer_hidden)
 
     def readout(self, batch: TokenBatch) -> tuple[Tensor, Tensor]:
@@ -47,14 +50,13 @@ class AdaPooler(nn.Module):
         return self.readout(batch)[0]
 
 
-class MlpPooler(nn.Module):
+class MlpPooler(Pooler):
     """PyG's MLP on every token, then the mean (the release offers it and raises). out_dim = h."""
 
     def __init__(self, in_dim: int, hidden_dim: int, num_layers: int) -> None:
         from torch_geometric.nn import MLP
 
-        super().__init__()
-        self.in_dim, self.out_dim = in_dim, hidden_dim
+        super().__init__(in_dim, hidden_dim)
         self.mlp = MLP([in_dim] + [hidden_dim] * num_layers, norm_kwargs={"allow_single_element": True})
 
     def forward(self, batch: TokenBatch) -> Tensor:

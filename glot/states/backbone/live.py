@@ -2,9 +2,12 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from glot.errors import StateError
 from glot.states.backbone.model import Backbone
@@ -35,12 +38,31 @@ class LiveTokens:
     ) -> None:
         self.backbone = backbone
         self.hidden_size = backbone.hidden_size
-        self.trainable = trainable
+        self._trainable = trainable
         self._ids, self._skips, self._where = ids, skips, where
         backbone.model.requires_grad_(trainable)
 
     def __len__(self) -> int:
         return len(self._ids)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What was found out about the backbone when it was loaded."""
+        return self.backbone.facts
+
+    @property
+    def store(self) -> None:
+        """Nothing is stored."""
+
+    @property
+    def trained(self) -> list[nn.Parameter]:
+        """All weights of the backbone, where it is trained too."""
+        return list(self.backbone.model.parameters()) if self._trainable else []
+
+    def save(self, folder: Path) -> None:
+        """Write the backbone, where it was trained."""
+        if self._trainable:
+            self.backbone.save(folder)
 
     def gather(self, rows: np.ndarray) -> TokenBatch:
         """The states of `rows (B,)`: float32 (N, d) on the backbone's device.
@@ -48,7 +70,7 @@ class LiveTokens:
         Raises:
             StateError: the backbone fails on a text or gives numbers that are not finite; the row is named.
         """
-        training = self.trainable and torch.is_grad_enabled()
+        training = self._trainable and torch.is_grad_enabled()
         self.backbone.model.train(training)
         skips = None if self._skips is None else [self._skips[row] for row in rows]
         try:

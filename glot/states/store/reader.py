@@ -2,9 +2,11 @@
 
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from glot.errors import StoreError
 from glot.states.store.layout import DTYPES, PLAN, TOKENS, Manifest, StoreKey
@@ -26,6 +28,25 @@ class StoredTokens:
 
     def __len__(self) -> int:
         return self.manifest.num_sentences
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What was found out about the backbone that made the store; nothing of a store of an older version."""
+        return dict(self.manifest.backbone or {})
+
+    @property
+    def store(self) -> dict[str, Any]:
+        """Where the states lie and how large they are."""
+        made = self.manifest
+        return {"path": str(self.folder), "bytes": made.size_bytes, "sentences": made.num_sentences, "tokens": made.num_tokens}
+
+    @property
+    def trained(self) -> list[nn.Parameter]:
+        """Nothing: stored states train no backbone."""
+        return []
+
+    def save(self, folder: Path) -> None:
+        """Nothing was trained, so nothing is written."""
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_tokens": None}

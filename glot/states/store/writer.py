@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from glot.distributed import processes
+from glot.distributed import ALONE, Processes
 from glot.errors import StoreError
 from glot.progress import counter, say, warn
 from glot.states.store.layout import CHUNKS, DTYPES, KEY, LOCK, MANIFEST, PLAN, TOKENS, Manifest, StoreKey
@@ -74,11 +74,13 @@ class WriteOptions:
         resume: go on behind the chunks that an earlier process finished.
         rebuild: forget whatever is there, even a complete store.
         verbose: a line and a bar.
+        team: processes that share the chunks; the first one locks, prepares and writes the manifest.
     """
 
     resume: bool = True
     rebuild: bool = False
     verbose: bool = False
+    team: Processes = ALONE
 
 
 def write_stores(
@@ -92,14 +94,13 @@ def write_stores(
 ) -> list[Path]:
     """Make the stores of `keys` complete, all from one pass over the texts, and return their folders.
 
-    The keys differ in their layer alone; `encode` yields one batch for each key. Several processes (`glot.distributed`) share the chunks;
-    the first one locks, prepares and writes the manifest.
+    The keys differ in their layer alone; `encode` yields one batch for each key.
 
     Raises:
         StoreError: not enough room on the disk, or a state that the store's precision cannot hold.
     """
     folders = [key.folder(root) for key in keys]
-    team = processes()
+    team = options.team
     with ExitStack() as locks:
         if team.is_first:
             for folder in sorted(folders):  # in one order, or two runs could wait for each other
@@ -114,7 +115,7 @@ def write_stores(
         places = {folder: place for place, folder in enumerate(folders) if not (folder / MANIFEST).is_file()}
         if places:
             done = set.intersection(*(_finished_chunks(folder, plan) for folder in places))
-            _write_chunks(places, plan, encode, done, options.verbose)
+            _write_chunks(places, plan, encode, done, options)
         team.wait()
         for folder, place in places.items() if team.is_first else ():
             totals = len(plan.lengths), int(plan.lengths.sum()), plan.hidden_size, plan.size_bytes, len(plan.chunks)
@@ -152,11 +153,11 @@ def _remove(folder: Path) -> None:
         path.unlink()
 
 
-def _write_chunks(places: dict[Path, int], plan: StorePlan, encode: Encode, done: set[tuple[int, int]], verbose: bool) -> None:
+def _write_chunks(places: dict[Path, int], plan: StorePlan, encode: Encode, done: set[tuple[int, int]], options: WriteOptions) -> None:
     """Write what is not `done`; `places` says which of the batches that `encode` yields belongs to which folder."""
     starts = np.concatenate([[0], np.cumsum(plan.lengths[plan.order])])
-    team = processes()
-    with ExitStack() as files, counter("encode", "token", int(starts[-1]), verbose) as bar:
+    team = options.team
+    with ExitStack() as files, counter("encode", "token", int(starts[-1]), options.verbose) as bar:
         streams = {files.enter_context((folder / TOKENS).open("r+b")): place for folder, place in places.items()}
         for index, (first, last) in enumerate(plan.chunks):
             if (first, last) in done or not team.owns(index):

@@ -1,0 +1,32 @@
+"""What every pooler is: token states in, one vector per sentence out."""
+
+from torch import Tensor, nn
+
+from glot.types import TokenBatch
+
+
+class Pooler(nn.Module):
+    """Token states (N, d) -> sentence vectors (B, D).
+
+    A subclass implements `forward`. One that weighs tokens implements `readout` too.
+
+    Args:
+        in_dim: d.
+        out_dim: D, known without a forward pass.
+
+    Example:
+        class FirstToken(Pooler):
+            def __init__(self, in_dim: int) -> None:
+                super().__init__(in_dim, in_dim)
+
+            def forward(self, batch: TokenBatch) -> Tensor:
+                return batch.tokens[batch.ptr[:-1]]
+    """
+
+    def __init__(self, in_dim: int, out_dim: int) -> None:
+        super().__init__()
+        self.in_dim, self.out_dim = in_dim, out_dim
+
+    def readout(self, batch: TokenBatch) -> tuple[Tensor, Tensor | None]:
+        """Vectors (B, D), and the weight of each token (N,) where the pooler weighs tokens, else None."""
+        return self(batch), None

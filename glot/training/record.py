@@ -1,0 +1,133 @@
+"""The epochs of a training: each scored and logged, the best one kept. Of one model, or of several that are stacked."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from glot.progress import Clock, say
+from glot.types import EpochResult, FitResult, Tracker
+
+LOGGED = {"accuracy": "acc", "accuracy_mm": "acc_mm"}
+"""Metric names that trackers know under another name (`metrics/acc`); the others keep theirs."""
+
+
+@dataclass
+class EpochKeeper:
+    """The epochs of one model, with a copy of its weights at the best.
+
+    Args:
+        tensors: every tensor that training moves.
+        select_by: metrics whose mean picks the epoch; empty = the last.
+        tracker: gets `loss/step` every few steps and `metrics/*` every epoch.
+        epochs: how many there will be, for the line per epoch.
+        verbose: whether there is such a line.
+    """
+
+    tensors: list[Tensor]
+    select_by: tuple[str, ...]
+    tracker: Tracker
+    epochs: int
+    verbose: bool = True
+    history: list[EpochResult] = field(default_factory=list)
+    _best: EpochResult | None = None
+    _kept: list[Tensor] = field(default_factory=list)
+
+    @property
+    def result(self) -> FitResult:
+        """All epochs, the selected one and the last."""
+        assert self._best is not None
+        return FitResult(self.history, self._best, self.history[-1])
+
+    def log_step(self, step: int, loss: Tensor) -> None:
+        """The loss of a step."""
+        self.tracker.log({"loss/step": float(loss)}, step)
+
+    def add(self, epoch: EpochResult, step: int) -> None:
+        """Log an epoch, and keep the weights where it is the best so far."""
+        metrics = {f"metrics/{LOGGED.get(name, name)}": value for name, value in epoch.metrics.items()}
+        self.tracker.log({"loss/epoch": epoch.train_loss} | metrics, step)
+        say(_epoch_line(epoch, self.epochs), self.verbose)
+        self.history.append(epoch)
+        if self._best is None or not self.select_by or self._score(epoch) > self._score(self._best):
+            self._best, self._kept = epoch, [tensor.detach().clone() for tensor in self.tensors]
+
+    @torch.no_grad()
+    def restore(self) -> int | None:
+        """The tensors go back to the best epoch; returns its number, None where no epoch was finished."""
+        if self._best is None:
+            return None
+        for tensor, value in zip(self.tensors, self._kept, strict=True):
+            tensor.copy_(value)
+        return self._best.epoch
+
+    def _score(self, epoch: EpochResult) -> float:
+        """What picks the best epoch; an epoch without a number (a constant predictor's correlation) never wins."""
+        values = [epoch.metrics[name] for name in self.select_by]
+        mean = sum(values) / len(values) if values else 0.0
+        return mean if math.isfinite(mean) else -math.inf
+
+
+@dataclass
+class ModelRecord:
+    """The record of one model's training.
+
+    Args:
+        keeper: of its epochs.
+        evaluate: metrics of the model as it is now.
+    """
+
+    keeper: EpochKeeper
+    evaluate: Callable[[], dict[str, float]]
+
+    def log_step(self, step: int, loss: Tensor) -> None:
+        """See `train.Record`."""
+        self.keeper.log_step(step, loss)
+
+    def end_epoch(self, epoch: int, step: int, loss: Tensor, clock: Clock) -> None:
+        """See `train.Record`."""
+        with clock.phase("evaluate"):
+            metrics = self.evaluate()
+        self.keeper.add(EpochResult(epoch, float(loss), metrics, clock.seconds), step)
+
+    def restore(self) -> int | None:
+        """See `train.Record`."""
+        return self.keeper.restore()
+
+
+@dataclass
+class StackRecord:
+    """The record of R models that train side by side: losses are (R,).
+
+    Args:
+        keepers: one per model, over its part of the stacked tensors.
+        evaluate: metrics of each model as it is now.
+    """
+
+    keepers: list[EpochKeeper]
+    evaluate: Callable[[], list[dict[str, float]]]
+
+    def log_step(self, step: int, loss: Tensor) -> None:
+        """See `train.Record`."""
+        for keeper, own in zip(self.keepers, loss, strict=True):
+            keeper.log_step(step, own)
+
+    def end_epoch(self, epoch: int, step: int, loss: Tensor, clock: Clock) -> None:
+        """See `train.Record`."""
+        with clock.phase("evaluate"):
+            scores = self.evaluate()
+        for keeper, own, metrics in zip(self.keepers, loss.tolist(), scores, strict=True):
+            keeper.add(EpochResult(epoch, own, metrics, clock.seconds), step)
+
+    def restore(self) -> int | None:
+        """See `train.Record`; the number is the first model's."""
+        epochs = [keeper.restore() for keeper in self.keepers]
+        return epochs[0]
+
+
+def _epoch_line(result: EpochResult, epochs: int) -> str:
+    metrics = "  ".join(f"{name} {value:.4f}" for name, value in result.metrics.items())
+    seconds = f"{result.seconds['train']:.1f} s + {result.seconds['evaluate']:.1f} s"
+    return f"epoch {result.epoch}/{epochs}  loss {result.train_loss:.4f}  {metrics}  ({seconds})"
