@@ -54,7 +54,7 @@ CASES = {
     "32 sentences of 128 tokens, K = 4, h = 64": Case(32, (128, 129), 4, 64, 0.3),
     "8 sentences of 200-512 tokens, K = 2, h = 256": Case(8, (200, 513), 2, 256, 0.3),
 }
-"""The three sizes of the issue. Tokens are random with cosines around 0.4, so most pairs are joined."""
+"""Three sizes. Tokens are random with cosines around 0.4, so most pairs are joined."""
 
 
 def make_batch(case: Case) -> TokenBatch:
@@ -103,7 +103,7 @@ def bare_products(case: Case, batch: TokenBatch) -> Callable[[], None]:
 
 
 def measure(rounds: int = 9, cases: int | None = None) -> dict[str, Timings]:
-    """Case -> seconds of `ours`, `products` and `pyg`, the last in `ROUNDS` rounds at most: it takes up to ten seconds a step."""
+    """Case -> seconds of `ours`, `products` and `pyg`, the last in `ROUNDS` rounds at most: it takes up to ten seconds per step."""
     found = {}
     for name, case in list(CASES.items())[:cases]:
         batch = make_batch(case)

@@ -1,6 +1,6 @@
-"""Several processes that work on one run, as `torchrun` or `accelerate launch` starts them; without those, one process alone.
+"""Processes of one run: several ranks, as `torchrun` or `accelerate launch` starts them, or one process alone.
 
-The only door to accelerate. A collective call must be reached by every process, in the same order.
+Only this module imports accelerate. Every rank must reach the collective calls in the same order.
 """
 
 import itertools
@@ -11,20 +11,23 @@ from typing import TYPE_CHECKING, Any
 
 from glot.errors import ConfigError
 
-if TYPE_CHECKING:  # a command line that is refused loads nothing heavy
+if TYPE_CHECKING:  # torch is imported late, so that a wrong command line fails at once
     from torch import nn
 
 PATIENCE = timedelta(days=7)
-"""How long processes wait for each other: encoding takes them unequal times. A process that died is noticed by the launcher."""
+"""Timeout of collective calls. It is long because ranks encode for unequal times; the launcher detects a process that died."""
 
 
 @dataclass(frozen=True)
 class Processes:
-    """The processes of a run, seen from one of them.
+    """The processes of a run, as one of them sees them.
 
     Attributes:
-        rank: number of this one, from 0.
-        count: how many there are.
+        rank: this process's rank, from 0.
+        count: world size, the number of processes.
+
+    Example:
+        Processes(rank=1, count=4).split([7, 3, 9, 1, 5])
     """
 
     rank: int = 0
@@ -32,28 +35,28 @@ class Processes:
 
     @property
     def is_first(self) -> bool:
-        """Whether this one writes the run folder and speaks."""
+        """Whether this is rank 0, which alone writes the run folder and prints."""
         return self.rank == 0
 
     def split(self, rows: list[int]) -> list[list[int]]:
-        """A batch's rows in order, a share for each process; sizes differ by one at most, and may be 0."""
+        """A batch's rows in order, one share per rank. Sizes differ by at most one, and may be 0."""
         ends = [len(rows) * rank // self.count for rank in range(self.count + 1)]
         return [rows[first:last] for first, last in itertools.pairwise(ends)]
 
     def owns(self, index: int) -> bool:
-        """Whether a numbered piece of work is this process's."""
+        """Whether the work item `index` is this rank's (round-robin)."""
         return index % self.count == self.rank
 
     def wait(self) -> None:
-        """Go on when all have come here."""
+        """Barrier: return when all ranks have called it."""
         if self.count > 1:
             _state("auto").wait_for_everyone()
 
     def device(self, name: str) -> str:
-        """`--device` for this process: of several accelerators on a machine each process takes its own.
+        """The value of `--device` for this rank. Each rank takes its own accelerator of the machine.
 
         Raises:
-            ConfigError: all are told to take the same one.
+            ConfigError: the flag names one device for all ranks, or `spread`.
         """
         if self.count == 1:
             return name
@@ -62,27 +65,27 @@ class Processes:
         return str(_state(name).device)
 
     def leave(self) -> None:
-        """Say good-bye to the others, at the end."""
+        """Destroy the process group, at the end of a run."""
         if self.count > 1:
             _state("auto").destroy_process_group()
 
     def wrap(self, model: "nn.Module") -> "nn.Module":
-        """The model for training: gradients are averaged over the processes (DistributedDataParallel)."""
+        """The model for training; with several ranks wrapped in DistributedDataParallel, which averages the gradients."""
         if self.count == 1:
             return model
         from torch.nn.parallel import DistributedDataParallel
 
         device = next(model.parameters()).device
-        # static: the same weights take part in every step, though perhaps not all: attention has no part in a graph without edges
+        # static_graph: every step uses the same weights, but maybe not all of them (attention is unused in a graph without edges)
         return DistributedDataParallel(model, [device] if device.index is not None else None, static_graph=True)
 
 
 ALONE = Processes()
-"""One process that does everything itself."""
+"""A run with one process."""
 
 
 def processes() -> Processes:
-    """The processes of this run, by the environment that their launcher made."""
+    """The processes of this run, from the launcher's environment variables RANK and WORLD_SIZE."""
     count = int(os.environ.get("WORLD_SIZE", "1"))
     return Processes(int(os.environ.get("RANK", "0")), count) if count > 1 else ALONE
 
@@ -91,7 +94,7 @@ _joined: list[Any] = []
 
 
 def _state(device: str) -> Any:
-    """The process group, joined on first use: over gloo on the CPU, over the accelerators' own library elsewhere."""
+    """The process group, joined on first use: over gloo on the CPU, over the accelerator's own backend elsewhere."""
     import torch
     from accelerate import PartialState
 

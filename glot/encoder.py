@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from glot.errors import CheckpointError, ConfigError, StateError, lookup
 from glot.nn.places import join
+from glot.nn.pooler import Pooler
 from glot.nn.poolers import build_pooler
 from glot.progress import counter
 from glot.prompts import Prompts
@@ -59,7 +60,7 @@ class SentenceEncoder:
     def __init__(
         self,
         backbone: Backbone,
-        pooler: nn.Module,
+        pooler: Pooler,
         name: str = "sentence encoder",
         settings: dict[str, Any] | None = None,
         prompts: Prompts | None = None,
@@ -67,7 +68,7 @@ class SentenceEncoder:
         self.backbone, self.name, self.settings = backbone, name, settings or {}
         self.prompts = prompts or Prompts()
         self.pooler = pooler.to(backbone.device).eval()
-        self.dim: int = pooler.out_dim
+        self.dim = pooler.out_dim
         self._replicas: dict[torch.device, tuple[Backbone, nn.Module]] = {backbone.device: (backbone, self.pooler)}
 
     def encode(
@@ -238,7 +239,7 @@ def open_encoder(config: RunConfig) -> tuple[SentenceEncoder, RunConfig, list[st
     Raises:
         CheckpointError, ConfigError: see `load_encoder`.
     """
-    path, remarks = config.mteb.checkpoint, []
+    path, remarks = config.mteb.checkpoint, list[str]()
     if path is not None:
         config, remarks = resolve_checkpoint(path, config)
     backbone = _open_backbone(config, path, None)

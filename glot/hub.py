@@ -1,4 +1,4 @@
-"""The hub: one file of a repository, and what an error of the hub means. The only door to huggingface_hub."""
+"""The hub: fetch one file of a repository, and explain the hub's errors. The only module that imports huggingface_hub."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,22 +21,22 @@ LOGIN = "log in with `hf auth login`, or set HF_TOKEN"
 GATED = f"it is gated; accept its conditions on its page of the hub, then {LOGIN}"
 MISSING = f"the hub has nothing of that name, or it is private; check the name, or {LOGIN}"
 CUT = ("IncompleteRead", "RemoteProtocolError", "ReadError", "Consistency check failed", "peer closed connection", "File size mismatch")
-"""What the libraries between us and the hub call a transfer that ended too early."""
+"""Words by which the libraries involved report a transfer that ended too early."""
 UNREACHED = ("TransportError", "ConnectionError", "Timeout")
-"""Base classes of the errors of a connection that did not come about, whichever HTTP library the hub's uses."""
+"""Base classes of the errors of a failed connection, in either HTTP library that huggingface_hub may use."""
 
 
 def fetch_file(repository: str, name: str, revision: str | None) -> Path:
-    """A file of a model repository in the library's cache, fetched if need be; the folder is named by the commit.
+    """The cached path of a repository's file, which is fetched if missing. Its folder is named by the commit.
 
     Raises:
-        Exception: whatever huggingface_hub raises; `explain` puts it into words.
+        Exception: any error of huggingface_hub; `explain` describes it.
     """
     return Path(hf_hub_download(repository, name, revision=revision))
 
 
 def find_file(repository: str, name: str, revision: str | None) -> Path | None:
-    """A file that a repository may have; None where it has not, which is said where nobody can tell (offline, not in the cache)."""
+    """A file that a repository may have, or None. A warning is printed where that is unknown (offline, not in the cache)."""
     try:
         return fetch_file(repository, name, revision)
     except LocalEntryNotFoundError:
@@ -52,7 +52,7 @@ def is_offline() -> bool:
 
 
 def explain(error: BaseException, revision: str | None = None) -> str | None:
-    """What an error of the hub means and the way out, as `<what>; <way out>`; None where the hub has no part in it."""
+    """The meaning of a hub error and its remedy, as `<meaning>; <remedy>`; None for errors that are not the hub's."""
     chain = list(_chain(error))
     by_class: tuple[tuple[type[BaseException], str], ...] = (
         (GatedRepoError, GATED),
@@ -86,13 +86,13 @@ def _is_missing_locally(chain: list[BaseException]) -> bool:
 
 
 def _status(error: BaseException) -> int | None:
-    """The hub's answer, of the libraries' errors that carry one."""
+    """The HTTP status of an error; None where it has none."""
     is_answer = isinstance(error, HfHubHTTPError) or type(error).__name__ == "HTTPStatusError"
     return getattr(getattr(error, "response", None), "status_code", None) if is_answer else None
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """An error, what caused it, what caused that, and so on."""
+    """An error and its chain of causes."""
     seen: BaseException | None = error
     while seen is not None:
         yield seen

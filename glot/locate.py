@@ -1,4 +1,4 @@
-"""What a model's name means: a local folder or a repository of the hub. Needs no heavy import, so that a wrong name is said at once."""
+"""Resolve a model's name to a local folder or a hub repository, without heavy imports, so that a wrong name fails at once."""
 
 import json
 import re
@@ -10,12 +10,12 @@ from glot.errors import ConfigError, reason
 CONFIG_FILE, ADAPTER_FILE = "config.json", "adapter_config.json"
 WEIGHT_FILES = ("model*.safetensors", "pytorch_model*.bin", "*.gguf")
 POINTER = b"version https://git-lfs"
-"""How a file begins that stands for another one."""
+"""First bytes of a git-lfs pointer file."""
 HUB_NAME = r"[\w.-]+(/[\w.-]+)?(@[\w./-]+)?"
 
 
 def expand_user(text: str) -> Path:
-    """A path with `~` replaced by the home folder; as it is written where there is no such user."""
+    """A path with `~` replaced by the home folder; unchanged where there is no such user."""
     try:
         return Path(text).expanduser()
     except RuntimeError:
@@ -23,11 +23,11 @@ def expand_user(text: str) -> Path:
 
 
 def local_folder(name: str, folder: str | Path | None = None) -> Path | None:
-    """The folder that a name means, or None for a hub id.
+    """The folder that a name refers to, or None for a hub id.
 
     Args:
         name: as in `--model_name_or_path`.
-        folder: where a run found its local model; tried first, since a relative name leads elsewhere from another folder.
+        folder: where a run found its local model. It is tried first, because a relative name depends on the working directory.
 
     Raises:
         ConfigError: a folder that is not there or holds no model, or a name that is neither a path nor a hub id.
@@ -53,7 +53,7 @@ def local_folder(name: str, folder: str | Path | None = None) -> Path | None:
 
 
 def split_revision(name: str, revision: str | None) -> tuple[str, str | None]:
-    """`owner/name@revision` -> repository and revision; `revision` is the flag's.
+    """`owner/name@revision` -> repository and revision; `revision` is the value of `--revision`.
 
     Raises:
         ConfigError: name and flag ask for different revisions.
@@ -65,10 +65,10 @@ def split_revision(name: str, revision: str | None) -> tuple[str, str | None]:
 
 
 def _check_folder(name: str, folder: Path) -> Path:
-    """The folder, where it holds a model of the library.
+    """The folder, if it holds a model of transformers.
 
     Raises:
-        ConfigError: an adapter, or no configuration; the message says what the folder is.
+        ConfigError: an adapter, or no configuration. The message says what the folder holds.
     """
     has_weights = any(True for pattern in WEIGHT_FILES for _ in folder.glob(pattern))
     if (folder / ADAPTER_FILE).is_file() and not has_weights:
@@ -83,10 +83,10 @@ def _check_folder(name: str, folder: Path) -> Path:
 
 
 def _check_file(name: str, path: Path) -> None:
-    """Refuse files that stand for others which are not here.
+    """Refuse files without their content.
 
     Raises:
-        ConfigError: a link without its target, a pointer of git-lfs, or a file that may not be read.
+        ConfigError: a link without its target, a git-lfs pointer, or a file that may not be read.
     """
     where = f"--model_name_or_path={name}: {path.name}"
     if path.is_symlink() and not path.exists():
@@ -103,7 +103,7 @@ def _check_file(name: str, path: Path) -> None:
 
 
 def adapter_line(name: str, file: Path) -> str:
-    """What to say of a folder or repository that holds an adapter; `file` is its configuration."""
+    """The error message for a folder or repository that holds an adapter; `file` is its configuration."""
     facts = read_facts(file)
     return (
         f"--model_name_or_path={name}: is an adapter ({facts.get('peft_type', 'of peft')}) for {facts.get('base_model_name_or_path')}, "
@@ -112,7 +112,7 @@ def adapter_line(name: str, file: Path) -> str:
 
 
 def read_facts(path: Path) -> dict[str, Any]:
-    """A JSON object from a file; an empty one where the file is missing, damaged or holds something else."""
+    """A JSON object from a file; empty where the file is missing, damaged or holds something else."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -22,7 +22,7 @@ def bar(items: Iterable[Item], title: str, unit: str, enabled: bool, total: int 
     return tqdm(items, desc=title, unit=unit, total=total, disable=_off(enabled), leave=False, file=sys.stderr, dynamic_ncols=True)
 
 
-def counter(title: str, unit: str, total: int, enabled: bool) -> tqdm:
+def counter(title: str, unit: str, total: int | None, enabled: bool) -> tqdm:
     """A bar that is advanced by hand with `.update(n)`."""
     return tqdm(
         desc=title, unit=unit, total=total, unit_scale=True, disable=_off(enabled), leave=False, file=sys.stderr, dynamic_ncols=True

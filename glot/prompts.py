@@ -1,4 +1,4 @@
-"""Prompts: what is put before a text, by name (query, document, or a task's name), as sentence-transformers has them."""
+"""Prompts: strings put before a text, by name (query, document, or a task's name), as in sentence-transformers."""
 
 import json
 from collections.abc import Mapping
@@ -13,11 +13,14 @@ AUTO, NONE = "auto", "none"
 MODEL_FILE = "config_sentence_transformers.json"
 QUERY, DOCUMENT = "query", "document"
 DOCUMENT_NAMES = (DOCUMENT, "passage", "corpus")
-"""Names of the prompt of a text that is searched, first one first (source: sentence-transformers `encode_document`)."""
+"""Names of the prompt of a searched text, in order of preference.
+
+Source: sentence-transformers, `encode_document`.
+"""
 
 
 class UsedPrompts(NamedTuple):
-    """What stands before the texts of a training: queries and searched texts, or both the same for a labelled task."""
+    """The prompts of a training run: before queries and before searched texts. For a labelled task both are the same."""
 
     query: str = ""
     document: str = ""
@@ -25,7 +28,7 @@ class UsedPrompts(NamedTuple):
 
     @property
     def key(self) -> str:
-        """What states depend on beside their texts; empty without prompts."""
+        """The part of a store's key that the prompts determine; empty without prompts."""
         return json.dumps(list(self)) if self.query or self.document else ""
 
 
@@ -37,10 +40,10 @@ class Prompts:
     """The prompts of a run.
 
     Attributes:
-        texts: name -> what is put before a text.
-        default: the name that `encode` uses where none is asked for; None = no prompt.
+        texts: name -> prompt.
+        default: the name that `encode` uses where none is given; None = no prompt.
         exclude: leave the prompt's tokens out of pooling.
-        from_file: whether the user's own file names them; then a labelled task may have one under its name.
+        from_file: whether they come from the user's own file. Then a labelled task may have a prompt under its name.
 
     Example:
         Prompts({"query": "query: ", "document": "passage: "}).named("query")
@@ -55,7 +58,7 @@ class Prompts:
         """The prompt of a name; None = the default.
 
         Raises:
-            ConfigError: no such name; the message lists those that are there.
+            ConfigError: no such name; the message lists the known ones.
         """
         name = self.default if name is None else name
         if name is None:
@@ -66,25 +69,25 @@ class Prompts:
         return self.texts[name]
 
     def for_task(self, task: str) -> UsedPrompts:
-        """The prompt of a labelled task: none, unless the user's own file has one under the task's name."""
+        """The prompt of a labelled task: empty, unless the user's own file has one under the task's name."""
         own = self.texts.get(task, "") if self.from_file else ""
         return UsedPrompts(own, own, self.exclude)
 
     def for_pairs(self) -> UsedPrompts:
-        """The prompts of queries, and of the texts that are searched."""
+        """The prompts of queries and of searched texts."""
         return UsedPrompts(self.first_of([QUERY]), self.first_of(list(DOCUMENT_NAMES)), self.exclude)
 
     def first_of(self, names: list[str]) -> str:
-        """The prompt of the first name that is there; none where no name is."""
+        """The prompt of the first known name; empty where no name is known."""
         return next((self.texts[name] for name in names if name in self.texts), "")
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON holds them; `from_dict` is the inverse."""
+        """The fields as a dictionary for JSON; `from_dict` is the inverse."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, saved: dict[str, Any] | None) -> "Prompts":
-        """The inverse of `to_dict`; None (a run of an older version) = no prompts."""
+        """The inverse of `to_dict`; None, as in runs of older versions, = no prompts."""
         return cls(**(saved or {}))
 
 
@@ -94,7 +97,7 @@ def read_prompts(flag: str, model_file: Path | None, exclude: bool) -> Prompts:
     Args:
         flag: `--prompts`: auto (the model's own file), none, or a JSON file {name: text} or {"prompts": {name: text}}.
         model_file: `config_sentence_transformers.json` of the model; None where it has none.
-        exclude: as the field.
+        exclude: leave the prompt's tokens out of pooling.
 
     Raises:
         ConfigError: a file that is missing or holds something else.

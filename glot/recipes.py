@@ -15,6 +15,7 @@ import math
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -51,6 +52,7 @@ from glot.training.run import (
     moved_tensors,
     open_run,
     own_device,
+    read_labelled,
     read_texts,
     resolve,
     run_fingerprint,
@@ -76,11 +78,11 @@ def run_task(config: RunConfig, further: Callable[[Result], None] | None = None)
     optimizer = make_optimizer(config, run.model, inputs.tokens)
     loss, options = training_loss(task, config.to_dict()), fit_options(config, task, optimizer)
     keeper = keep_epochs(run, task, moved_tensors(run.model, optimizer))
-    record = ModelRecord(keeper, partial(batches.score, run.model, inputs.data.watched))
+    record = ModelRecord(keeper, partial(batches.watch, run.model))
     with trained(run):
         fit(inputs.team.wrap(run.model), batches.train, loss, optimizer, record, options)
     with inputs.clock.phase("evaluate"):
-        scores = batches.score(run.model, inputs.data.reported, predictions=run.folder / PREDICTIONS)
+        scores = batches.report(run.model, run.folder / PREDICTIONS)
     return close_run(run, inputs, keeper.result, scores, task_facts(config), further)
 
 
@@ -101,11 +103,11 @@ def run_stack(configs: list[RunConfig]) -> list[Result]:
     loss, options = torch.vmap(training_loss(task, config.to_dict()), (0, None)), fit_options(config, task, optimizer)
     moved = moved_tensors(stack, optimizer)
     keepers = [keep_epochs(run, task, [tensor[place] for tensor in moved]) for place, run in enumerate(runs)]
-    record = StackRecord(keepers, partial(batches.score_stack, stack, inputs.data.watched))
+    record = StackRecord(keepers, partial(batches.watch_stack, stack))
     with trained(*runs), stack.unstacked([run.model for run in runs]):
         fit(stack, batches.train, loss, optimizer, record, options)
     with inputs.clock.phase("evaluate"):
-        scores = batches.score_stack(stack, inputs.data.reported, predictions=[run.folder / PREDICTIONS for run in runs])
+        scores = batches.report_stack(stack, [run.folder / PREDICTIONS for run in runs])
     inputs.notes.append(f"trained side by side with {len(runs) - 1} other seeds: seconds are those of all {len(runs)}")
     facts = task_facts(config)
     return [close_run(run, inputs, keeper.result, found, facts) for run, keeper, found in zip(runs, keepers, scores, strict=True)]
@@ -157,7 +159,7 @@ def run_stress(config: RunConfig) -> Result:
     kept = f"{100 * facts['signal_kept']:.1f} % of the evaluation texts keep their signal when cut to the backbone's tokens"
     say(kept, config.output.verbose)
     result = run_task(config)
-    folder, (data, _) = Path(result["run_dir"]), read_texts(config, find_source(config.backbone))
+    folder, (data, _) = Path(result["run_dir"]), read_labelled(config, find_source(config.backbone))
     try:
         with library_door(DataError, lambda error: f"no heat map ({reason(error)})"):
             draw_heat_map(folder, data.reported[0].columns[0][0])
@@ -194,8 +196,8 @@ def run_embedding(config: RunConfig) -> Result:
 def score_untrained_mean(config: RunConfig) -> dict[str, float]:
     """Metrics of mean pooling on the held-out slice of a contrastive run whose states are stored: what training has to beat."""
     inputs = load_inputs(config.with_values(override_precompute=False))
-    untrained = build_model(config.with_values(pooling_method="mean"), inputs.tokens.hidden_size).to(inputs.device)
-    return make_loaders(inputs).score(untrained, inputs.data.reported)
+    untrained = build_model(config.with_values(pooling_method="mean"), inputs.task, inputs.tokens.hidden_size).to(inputs.device)
+    return make_loaders(inputs).report(untrained)
 
 
 @run_switches()
@@ -278,7 +280,8 @@ def encode_once(configs: list[RunConfig]) -> float:
     groups: dict[RunConfig, dict[str, None]] = {}
     for config in configs:
         if config.store.precompute_hidden_states and config.data.task not in EVALUATIONS:
-            parts = {"data": config.data, "stress": config.stress, "store": config.store, "contrastive": config.contrastive}
+            parts: dict[str, Any] = {"data": config.data, "stress": config.stress, "store": config.store, "contrastive": config.contrastive}
+            parts["files"] = config.files
             alike = RunConfig(config.backbone, **parts).with_values(hidden_layer="-1", data_seed=config.data_seed, selection="best")
             groups.setdefault(alike, {})[config.backbone.hidden_layer] = None
     for config, layers in groups.items():

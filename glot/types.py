@@ -96,13 +96,48 @@ def offsets(lengths: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
+class Places:
+    """Where rows stand in the files that they were read from.
+
+    Attributes:
+        files: their names.
+        file_of: (S,) the file of each row.
+        lines: (S,) its line there, from 1, as an editor counts; or its row, where the file has no lines.
+        unit: `line` or `row`.
+    """
+
+    files: tuple[str, ...]
+    file_of: np.ndarray
+    lines: np.ndarray
+    unit: str = "line"
+
+    def of(self, row: int) -> str:
+        """In words."""
+        return f"{self.files[self.file_of[row]]}: {self.unit} {self.lines[row]}"
+
+    def take(self, rows: np.ndarray) -> "Places":
+        """Those of the given rows."""
+        return Places(self.files, self.file_of[rows], self.lines[rows], self.unit)
+
+
+@dataclass(frozen=True)
 class Examples:
-    """A split of a task: text columns of S strings each, and labels `(S,)` or None."""
+    """A split of a task.
+
+    Attributes:
+        name, split: of the task, of the split.
+        columns: of S texts each.
+        labels: (S,).
+        names: of the columns; empty = not known.
+        places: where the rows stand in a user's files.
+    """
 
     name: str
     split: str
     columns: tuple[list[str], ...]
-    labels: np.ndarray | None
+    labels: np.ndarray
+    names: tuple[str, ...] = ()
+    places: Places | None = None
 
     def __len__(self) -> int:
         return len(self.columns[0])
@@ -110,7 +145,12 @@ class Examples:
     def take(self, rows: np.ndarray, split: str) -> "Examples":
         """The given rows as a split of their own."""
         columns = tuple([column[row] for row in rows] for column in self.columns)
-        return Examples(self.name, split, columns, None if self.labels is None else self.labels[rows])
+        places = None if self.places is None else self.places.take(rows)
+        return Examples(self.name, split, columns, self.labels[rows], self.names, places)
+
+    def where(self, row: int) -> str:
+        """A row in words."""
+        return f"{self.name} {self.split}: row {row}" if self.places is None else self.places.of(row)
 
 
 @dataclass(frozen=True)
@@ -191,10 +231,15 @@ class TokenSource(Protocol):
 class Texts(Protocol):
     """Distinct texts, each to be encoded once: in memory, or streamed from a file anew each time it is iterated."""
 
-    sha256: str
-    """One hash over the texts in order."""
-    used: "UsedPrompts"
-    """What is put before them."""
+    @property
+    def sha256(self) -> str:
+        """One hash over the texts in order."""
+        ...
+
+    @property
+    def used(self) -> "UsedPrompts":
+        """What is put before them."""
+        ...
 
     def __len__(self) -> int: ...
 

@@ -16,7 +16,8 @@ HEAD = """# Backbones
 
 Any model of the transformers library that gives one hidden state per token can be a backbone.
 This table is written by `make backbones` with transformers {version}. Each row is a tiny random model of that architecture.
-`tests/test_zoo.py` takes each through storing, live states, encoding and export, and compares it with the library's own call on one text.
+`tests/states/test_zoo.py` takes each through storing, live states, encoding and export.
+It compares each with the library's own call on one text.
 
 - **padded**: texts of different lengths share a batch.
 - **equal lengths**: padding changes the states of real tokens, so a batch holds texts of one length. This is slower, and exact.

@@ -46,7 +46,8 @@ def draw_rows(
     Raises:
         DataError: too few rows for that share.
     """
-    size = min(math.ceil(count * fraction), most or count)
+    least = 1 if stratify is None else len(np.unique(stratify))  # a row of each class
+    size = min(max(math.ceil(count * fraction), least), most or count)
     try:
         kept, held = train_test_split(np.arange(count), test_size=size, random_state=seed, stratify=stratify)
     except ValueError as error:

@@ -83,6 +83,28 @@ def load_table(table: HubTable, split: str, data_dir: Path | None, num_rows: int
     return rows if num_rows is None else rows.select(range(min(num_rows, len(rows))))
 
 
+def open_hub_table(repository: str, config: str | None, revision: str | None, split: str) -> tuple[datasets.Dataset, dict[str, list[str]]]:
+    """Any table of the hub, and the names of its classes by column, where it declares them.
+
+    Raises:
+        DataError: the hub does not give it.
+    """
+    where = f"hub:{repository}{f':{config}' if config else ''} ({split})"
+    with library_door(DataError, lambda error: f"{where} cannot be had: {explain(error, revision) or _not_found(error) or reason(error)}"):
+        rows = datasets.load_dataset(repository, config, split=split, revision=revision)
+    return rows, {name: list(kind.names) for name, kind in rows.features.items() if isinstance(kind, datasets.ClassLabel)}
+
+
+def open_parquet(path: Path) -> datasets.Dataset:
+    """The rows of a Parquet file, mapped.
+
+    Raises:
+        DataError: it is none.
+    """
+    with library_door(DataError, lambda error: f"{path}: not readable as Parquet ({_own_reason(error)})"):
+        return datasets.load_dataset("parquet", data_files={"rows": glob.escape(str(path))}, split="rows")
+
+
 def _not_found(error: Exception) -> str | None:
     """What the library's own error for a missing data set means: it drops the hub's, which tells gated ones apart."""
     if not isinstance(error, DatasetNotFoundError):
@@ -127,4 +149,4 @@ def load_hub_examples(name: str, split: str, data_dir: Path | None, num_rows: in
             f"{where}: row {hidden[0]} has no label ({labels[hidden[0]]:g}; {len(hidden)} rows like it): "
             + ("rows to train on need one" if split == "train" else "this split cannot be scored, choose another --eval_split")
         )
-    return Examples(name, split, columns, labels)
+    return Examples(name, split, columns, labels, table.columns)

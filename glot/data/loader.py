@@ -50,10 +50,10 @@ class TextIndex:
         text = self.texts[place]
         split = next(split for split in self._splits if any(text in column for column in split.columns))
         row = min(column.index(text) for column in split.columns if text in column)
-        return f"{split.name} {split.split}: row {row}"
+        return split.where(row)
 
 
-class _Rows(Dataset):
+class _Rows(Dataset[Batch]):
     """`rows[batch of indices]` -> Batch, or this process's share of it; what a worker process holds."""
 
     def __init__(self, sides: tuple[np.ndarray, ...], labels: np.ndarray | None, source: TokenSource, team: Processes) -> None:
@@ -131,7 +131,7 @@ class BatchLoader:
     """Epochs of batches over one split.
 
     Args:
-        sides: one (S,) array a column, rows of `source`; (S, n) for n negatives a row, -1 where there are fewer.
+        sides: one (S,) array per column, rows of `source`; (S, n) for n negatives per row, -1 where there are fewer.
         labels: (S,), or None for contrastive rows: each is its own class, and shuffled batches hold no text twice.
         source: where the states come from.
         batch_size: sentences or pairs; the last batch may be smaller.

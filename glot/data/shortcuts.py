@@ -1,5 +1,7 @@
 """What a data set gives away for free: accuracies of rules that understand nothing, learned on the training rows."""
 
+from collections.abc import Callable
+
 import numpy as np
 from sklearn.dummy import DummyClassifier
 from sklearn.feature_extraction.text import CountVectorizer
@@ -20,7 +22,7 @@ def _counted(ngram: int) -> Pipeline:
     return make_pipeline(words, LogisticRegression(max_iter=2000))
 
 
-SHORTCUTS = {
+SHORTCUTS: dict[str, Callable[[], Pipeline]] = {
     "majority class": lambda: make_pipeline(FunctionTransformer(_word_counts), DummyClassifier()),
     "length alone": lambda: make_pipeline(FunctionTransformer(_word_counts), DecisionTreeClassifier(max_depth=2, random_state=0)),
     "bag of words": lambda: _counted(1),

@@ -155,7 +155,7 @@ def generate_stress(variant: str, options: StressOptions, num_train: int, num_ev
     for split, count in (("train", num_train), ("validation", num_eval)):
         rows = [sample(draw, options) for _ in range(count)]
         labels = np.array([label for _, label in rows], dtype=np.float64)
-        splits.append(Examples("stress", split, ([text for text, _ in rows],), labels))
+        splits.append(Examples("stress", split, ([text for text, _ in rows],), labels, ("text",)))
     return splits[0], splits[1]
 
 

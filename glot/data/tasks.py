@@ -2,20 +2,22 @@
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 
 from glot.data import PairFile, PairOptions, StressOptions, draw_rows, generate_stress, hold_out, load_splits
-from glot.errors import DataError
+from glot.data.custom import CUSTOM, EVALUATION, CustomSpec, load_custom
+from glot.data.labels import CLASS, LABEL_SCALES, NONE, SCORE, LabelFacts
+from glot.errors import ConfigError, DataError
 from glot.nn.heads import CosineHead, InBatchHead, PairHead, SingleHead
 from glot.nn.losses import cosine_mse, cross_entropy, symmetric_info_nce
 from glot.prompts import NO_PROMPTS, UsedPrompts
-from glot.settings.config import DataConfig, StressConfig
+from glot.settings.sections import DataConfig, StressConfig
 from glot.types import Examples, texts_sha256
 
 
@@ -24,7 +26,7 @@ class TaskSpec(NamedTuple):
 
     Attributes:
         head: class of the head.
-        num_labels: C.
+        labels: names of the classes, or the range of the scores.
         loss: (output, labels) -> scalar.
         metrics: names of `glot.training.metrics.METRICS`; the first is the reported one.
         select_by: the metrics whose mean picks the best epoch (the release's habit).
@@ -34,9 +36,9 @@ class TaskSpec(NamedTuple):
         patience: steps without a lower loss after which the learning rate falls to a tenth; None = it stays.
     """
 
-    head: Callable[[int, int], nn.Module]
-    num_labels: int
-    loss: Callable
+    head: Callable[..., nn.Module]
+    labels: LabelFacts
+    loss: Callable[..., Tensor]
     metrics: tuple[str, ...]
     select_by: tuple[str, ...]
     eval_splits: dict[str, str]
@@ -45,26 +47,39 @@ class TaskSpec(NamedTuple):
     loss_flags: tuple[str, ...] = ()
     patience: int | None = None
 
+    @property
+    def num_labels(self) -> int:
+        """C; 1 for scores, 0 without labels."""
+        return len(self.labels.names) or (1 if self.labels.kind == SCORE else 0)
+
+
+def _classes(*names: str) -> LabelFacts:
+    return LabelFacts(CLASS, names)
+
 
 ACCURACY = ("accuracy",)
 VALIDATION = {"validation": ""}
+MATCHED = {"validation_matched": "", "validation_mismatched": "_mm"}
 SUBSET = 20_000
+STRESS_ROWS = 500
+"""Generated evaluation rows where `--num_eval_samples` says nothing."""
+CLASS_METRICS, TWO_CLASS_METRICS, SCORE_METRICS = ("accuracy", "macro_f1"), ("f1", "mcc", "auroc"), ("spearman", "pearson")
 
 TASKS: dict[str, TaskSpec] = {
-    "cola": TaskSpec(SingleHead, 2, cross_entropy, ("mcc", "accuracy"), ACCURACY, VALIDATION),
-    "sst2": TaskSpec(SingleHead, 2, cross_entropy, ("accuracy", "mcc"), ACCURACY, VALIDATION),
-    "stsb": TaskSpec(CosineHead, 1, cosine_mse, ("spearman", "pearson"), ("spearman", "pearson"), VALIDATION),
-    "mrpc": TaskSpec(PairHead, 2, cross_entropy, ("f1", "accuracy"), ACCURACY, VALIDATION),
-    "qqp": TaskSpec(PairHead, 2, cross_entropy, ("f1", "accuracy"), ACCURACY, VALIDATION, SUBSET),
-    "mnli": TaskSpec(PairHead, 3, cross_entropy, ACCURACY, ACCURACY, {"validation_matched": "", "validation_mismatched": "_mm"}, SUBSET),
-    "qnli": TaskSpec(PairHead, 2, cross_entropy, ("accuracy", "f1"), ACCURACY, VALIDATION, SUBSET),
-    "rte": TaskSpec(PairHead, 2, cross_entropy, ("accuracy", "f1"), ACCURACY, VALIDATION),
-    "wnli": TaskSpec(PairHead, 2, cross_entropy, ("accuracy", "f1"), ACCURACY, VALIDATION),
-    "imdb": TaskSpec(SingleHead, 2, cross_entropy, ("accuracy", "mcc"), ACCURACY, {"test": ""}),
-    "stress": TaskSpec(SingleHead, 2, cross_entropy, ACCURACY, ACCURACY, VALIDATION, 2_000),
+    "cola": TaskSpec(SingleHead, _classes("unacceptable", "acceptable"), cross_entropy, ("mcc", "accuracy"), ACCURACY, VALIDATION),
+    "sst2": TaskSpec(SingleHead, _classes("negative", "positive"), cross_entropy, ("accuracy", "mcc"), ACCURACY, VALIDATION),
+    "stsb": TaskSpec(CosineHead, LabelFacts(SCORE, (), 0, 5), cosine_mse, ("spearman", "pearson"), ("spearman", "pearson"), VALIDATION),
+    "mrpc": TaskSpec(PairHead, _classes("not_equivalent", "equivalent"), cross_entropy, ("f1", "accuracy"), ACCURACY, VALIDATION),
+    "qqp": TaskSpec(PairHead, _classes("not_duplicate", "duplicate"), cross_entropy, ("f1", "accuracy"), ACCURACY, VALIDATION, SUBSET),
+    "mnli": TaskSpec(PairHead, _classes("entailment", "neutral", "contradiction"), cross_entropy, ACCURACY, ACCURACY, MATCHED, SUBSET),
+    "qnli": TaskSpec(PairHead, _classes("entailment", "not_entailment"), cross_entropy, ("accuracy", "f1"), ACCURACY, VALIDATION, SUBSET),
+    "rte": TaskSpec(PairHead, _classes("entailment", "not_entailment"), cross_entropy, ("accuracy", "f1"), ACCURACY, VALIDATION),
+    "wnli": TaskSpec(PairHead, _classes("not_entailment", "entailment"), cross_entropy, ("accuracy", "f1"), ACCURACY, VALIDATION),
+    "imdb": TaskSpec(SingleHead, _classes("neg", "pos"), cross_entropy, ("accuracy", "mcc"), ACCURACY, {"test": ""}),
+    "stress": TaskSpec(SingleHead, _classes("modified", "unmodified"), cross_entropy, ACCURACY, ACCURACY, VALIDATION, 2_000),
     "embedding": TaskSpec(
         InBatchHead,
-        0,
+        LabelFacts(NONE),
         symmetric_info_nce,
         ("mrr_at_10", "recall_at_1", "loss"),
         ("mrr_at_10",),
@@ -74,18 +89,42 @@ TASKS: dict[str, TaskSpec] = {
         loss_flags=("temperature",),
         patience=50,
     ),
+    CUSTOM: TaskSpec(SingleHead, LabelFacts(NONE), cross_entropy, (), (), {EVALUATION: ""}),
 }
-"""`--task` -> row. A new task is a row here and, at most, a loader in `glot/datasets`."""
+"""`--task` -> row. A new task is a row here and, at most, a loader in `glot/data`. The row of a custom task is made of its data."""
 
-LABEL_SCALES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    "0_1": lambda labels: labels / 5,
-    "-1_1": lambda labels: labels / 2.5 - 1,
-    "raw": lambda labels: labels,
+FORMS: dict[tuple[str, int], tuple[Callable[..., nn.Module], Callable[..., Tensor]]] = {
+    (CLASS, 1): (SingleHead, cross_entropy),
+    (CLASS, 2): (PairHead, cross_entropy),
+    (SCORE, 2): (CosineHead, cosine_mse),
 }
-"""`--label_scale` -> target of the cosine, from scores 0 to 5."""
+"""Kind of the labels, number of texts -> head and loss of a custom task."""
 
 
-def training_loss(task: TaskSpec, flags: dict[str, Any]) -> Callable:
+def custom_task(labels: LabelFacts, num_texts: int, metrics: tuple[str, ...]) -> TaskSpec:
+    """The row of a custom task.
+
+    Raises:
+        ConfigError: a metric that such labels do not have.
+    """
+    head, loss = FORMS[labels.kind, num_texts]
+    allowed = metrics_of(labels)
+    wrong = next((name for name in metrics if name not in allowed), None)
+    if wrong is not None:
+        what = f"{len(labels.names)} classes" if labels.names else "scores"
+        raise ConfigError(f"--metrics={','.join(metrics)}: {wrong} cannot be had of {what}; allowed: {', '.join(allowed)}")
+    chosen = metrics or allowed
+    return TaskSpec(head, labels, loss, chosen, chosen[:1], {EVALUATION: ""})
+
+
+def metrics_of(labels: LabelFacts) -> tuple[str, ...]:
+    """The metrics that such labels have, the default ones in order."""
+    if labels.kind == SCORE:
+        return SCORE_METRICS
+    return (*CLASS_METRICS, *TWO_CLASS_METRICS) if len(labels.names) == 2 else CLASS_METRICS
+
+
+def training_loss(task: TaskSpec, flags: dict[str, Any]) -> Callable[..., Tensor]:
     """The loss of a task, (output, labels) -> scalar, with the flags that it takes."""
     return partial(task.loss, **{name: flags[name] for name in task.loss_flags})
 
@@ -96,25 +135,25 @@ def training_rows(task: TaskSpec, num_train_samples: str) -> int | None:
     return words[num_train_samples] if num_train_samples in words else int(num_train_samples)
 
 
-def check_classes(task: TaskSpec, examples: Examples) -> None:
-    """Refuse labels that are no class of the task.
+def check_labels(task: TaskSpec, examples: Examples) -> None:
+    """Refuse labels that are no class of the task, or lie outside its range.
 
     Raises:
         DataError: the first such row.
     """
-    allowed = np.arange(task.num_labels) if task.num_labels > 1 else None
-    wrong = np.flatnonzero(~np.isin(examples.labels, allowed)) if allowed is not None else []
+    facts, found = task.labels, examples.labels
+    known = np.isin(found, np.arange(task.num_labels)) if facts.names else (found >= facts.low) & (found <= facts.high)
+    wrong = np.flatnonzero(~known)
     if len(wrong):
-        where = f"{examples.name} {examples.split}: row {wrong[0]}"
-        raise DataError(f"{where} has label {examples.labels[wrong[0]]:g}; the task has classes 0 to {task.num_labels - 1}")
+        allowed = f"classes 0 to {task.num_labels - 1}" if facts.names else f"scores from {facts.low:g} to {facts.high:g}"
+        raise DataError(f"{examples.where(wrong[0])} has label {found[wrong[0]]:g}; the task has {allowed}")
 
 
 def targets(task: TaskSpec, examples: Examples, label_scale: str) -> np.ndarray:
-    """Labels as the loss wants them: int64 classes, or float32 cosines for the one task without classes."""
-    labels = examples.labels
-    if task.num_labels == 1:
-        return LABEL_SCALES[label_scale](labels).astype(np.float32)
-    return labels.astype(np.int64)
+    """Labels as the loss wants them: int64 classes, or float32 cosines for scores."""
+    if task.labels.names:
+        return examples.labels.astype(np.int64)
+    return LABEL_SCALES[label_scale](examples.labels, task.labels.low, task.labels.high).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -127,6 +166,7 @@ class TaskData:
     notes: list[str]
     drawn_from: Examples
     """The training rows before any were held out: what is stored does not depend on which were."""
+    task: TaskSpec
     used: UsedPrompts = NO_PROMPTS
 
     @property
@@ -145,36 +185,78 @@ class TaskData:
         return digest.hexdigest()
 
 
-def load_task_data(task: TaskSpec, data: DataConfig, stress: StressConfig, seq_len: int, data_seed: int) -> TaskData:
+def load_task_data(name: str, data: DataConfig, stress: StressConfig, seq_len: int, data_seed: int) -> TaskData:
     """Read or generate the rows of a task, and hold out a share of the training rows where asked.
 
     Raises:
         DataError: see `glot.data`.
     """
+    task, cut = TASKS[name], data.num_eval_samples
     wanted = training_rows(task, data.num_train_samples)
-    if data.task == "stress":
+    if name == "stress":
         options = StressOptions(seq_len, stress.distractor_ratio, stress.signal_position, stress.relational_distance)
-        count = task.subset_rows if wanted is None else wanted
-        train, evaluation = generate_stress(stress.stress_variant, options, count, stress.num_eval_samples, data_seed)
+        count = wanted or task.subset_rows or 0
+        train, evaluation = generate_stress(stress.stress_variant, options, count, cut or STRESS_ROWS, data_seed)
         reported = [evaluation]
     else:
         splits = [data.eval_split] if data.eval_split else list(task.eval_splits)
-        train, reported = load_splits(data.task, "train", splits, data.data_dir, wanted)
+        train, reported = load_splits(name, "train", splits, data.data_dir, wanted)
+        reported = [spaced_rows(split, cut) for split in reported]
     for split in [train, *reported]:
-        check_classes(task, split)
-    if task.num_labels > 1 and len(set(train.labels.tolist())) < 2:
+        check_labels(task, split)
+    if task.labels.names and len(set(train.labels.tolist())) < 2:
         # IMDB's file has one class after the other, so its first rows are all of one
         raise DataError(
-            f"--num_train_samples={data.num_train_samples}: the first {len(train)} rows of {data.task} "
+            f"--num_train_samples={data.num_train_samples}: the first {len(train)} rows of {name} "
             f"all have label {train.labels[0]:g}; take more"
         )
-    notes = []
-    if wanted is not None and len(train) < wanted:
-        notes.append(f"{wanted} training rows asked for, {len(train)} are there")
+    drawn = TaskData(train, reported, reported, _short(train, wanted), train, task)
+    return hold_out_for_selection(drawn, data, data_seed)
+
+
+def load_custom_data(spec: CustomSpec, metrics: tuple[str, ...], data: DataConfig, data_seed: int) -> TaskData:
+    """Read a user's rows; without an evaluation file, keep a share of the training rows out.
+
+    Raises:
+        DataError: see `load_custom`; or too few rows for that share.
+        ConfigError: see `custom_task`.
+    """
+    wanted = training_rows(TASKS[CUSTOM], data.num_train_samples)
+    rows = load_custom(spec, wanted)
+    task = custom_task(rows.labels, len(spec.texts), metrics)
+    train, notes = rows.train, rows.notes + _short(rows.train, wanted)
+    if rows.evaluation is not None:
+        reported = rows.evaluation
+    else:
+        train, reported = hold_out(rows.train, data.heldout_fraction, data_seed, stratify=bool(task.labels.names))
+        reported = replace(reported, split=EVALUATION)
+        notes.append(f"{len(reported):,} of {len(rows.train):,} rows are kept out for evaluation (data seed {data_seed})")
+    reported = spaced_rows(reported, data.num_eval_samples)
+    if len(set(train.labels.tolist())) < 2:
+        raise DataError(f"{spec.train_file}: the {len(train):,} rows that are left for training all have one label; add rows")
+    drawn = TaskData(train, [reported], [reported], notes, rows.train, task)
+    return hold_out_for_selection(drawn, data, data_seed)
+
+
+def hold_out_for_selection(drawn: TaskData, data: DataConfig, data_seed: int) -> TaskData:
+    """With `--selection=heldout`, epochs are scored on a share of the training rows."""
     if data.selection != "heldout":
-        return TaskData(train, reported, reported, notes, train)
-    kept, held = hold_out(train, data.heldout_fraction, data_seed, stratify=task.num_labels > 1)
-    return TaskData(kept, [held], reported, notes, train)
+        return drawn
+    kept, held = hold_out(drawn.train, data.heldout_fraction, data_seed, stratify=bool(drawn.task.labels.names))
+    return replace(drawn, train=kept, watched=[held])
+
+
+def spaced_rows(examples: Examples, count: int | None) -> Examples:
+    """At most `count` rows (None = all), evenly spaced: a file may hold one class after the other."""
+    if count is None or count >= len(examples):
+        return examples
+    return examples.take(np.linspace(0, len(examples) - 1, count).round().astype(np.int64), examples.split)
+
+
+def _short(train: Examples, wanted: int | None) -> list[str]:
+    """A remark where a file has fewer rows than asked for."""
+    few = wanted is not None and len(train) < wanted
+    return [f"{wanted} training rows asked for, {len(train)} are there"] if few else []
 
 
 LARGEST_SLICE = 2000
@@ -183,7 +265,7 @@ LARGEST_SLICE = 2000
 
 @dataclass(frozen=True)
 class PairRows:
-    """Some rows of a file of pairs: places of their texts, one array a side."""
+    """Some rows of a file of pairs: places of their texts, one array per side."""
 
     split: str
     sides: tuple[np.ndarray, ...]
@@ -200,6 +282,7 @@ class PairData:
     heldout: PairRows
     notes: list[str]
     sha256: str
+    task: TaskSpec
 
     @property
     def watched(self) -> list[PairRows]:
@@ -252,4 +335,4 @@ def load_pair_data(task: TaskSpec, spec: PairSpec, verbose: bool = False) -> tup
         notes.append(f"a text stands in up to {most:,} training rows: no batch holds it twice, a row left alone in its batch is left out")
     notes.append(f"{len(heldout):,} rows are held out of training and ranked after every epoch")
     digest = hashlib.sha256(pairs.sha256.encode() + held.tobytes() + spec.used.key.encode()).hexdigest()
-    return PairData(train, heldout, notes, digest), pairs
+    return PairData(train, heldout, notes, digest, task), pairs

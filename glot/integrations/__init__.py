@@ -1,1 +1,1 @@
-"""Other people's frameworks: MTEB and sentence-transformers. One module each; nothing else imports them."""
+"""Other frameworks: MTEB and sentence-transformers. No other package imports them."""

@@ -1,4 +1,4 @@
-"""The code that an export carries: one source file, joined from the modules that its modules import."""
+"""The source code of an export: one file, joined from the modules of this package that it needs."""
 
 import ast
 from pathlib import Path
@@ -10,7 +10,7 @@ ROOT_MODULE = "glot.integrations.sentence_transformers"
 
 
 def bundle(root: str = ROOT_MODULE) -> str:
-    """`root` and all modules of this package that it needs as one source file: their imports first, each once, then the rest in order.
+    """`root` and all modules of this package that it needs, as one source file: first their imports without repeats, then their code.
 
     Raises:
         ConfigError: see `modules_needed`.
@@ -25,7 +25,7 @@ def bundle(root: str = ROOT_MODULE) -> str:
             if is_import and not _is_own(node) and not (isinstance(node, ast.ImportFrom) and node.module == "__future__"):
                 imports[ast.unparse(node)] = None
             if _is_for_types(node):
-                for_annotations |= {alias.name for inner in ast.walk(node) if _is_own(inner) for alias in inner.names}
+                for_annotations |= {alias.name for inner in ast.walk(node) for alias in _own_names(inner)}
             is_docstring = index == 0 and isinstance(node, ast.Expr)
             if is_import or is_docstring or _is_for_types(node):
                 lines[node.lineno - 1 : node.end_lineno] = [""] * ((node.end_lineno or node.lineno) - node.lineno + 1)
@@ -49,9 +49,9 @@ def bundle(root: str = ROOT_MODULE) -> str:
 
 
 def modules_needed(root: str) -> list[str]:
-    """The modules of this package that `root` imports, directly or not, each behind those it needs, `root` last.
+    """The modules of this package that `root` imports, directly or not, in topological order, `root` last.
 
-    Imports under `if TYPE_CHECKING` are for annotations, which a joined file never evaluates.
+    Imports under `if TYPE_CHECKING` are skipped: they are for annotations, which a joined file never evaluates.
 
     Raises:
         ConfigError: an import that cannot be joined: of a module as a whole, under another name, or inside a function.
@@ -59,19 +59,21 @@ def modules_needed(root: str) -> list[str]:
     found: dict[str, None] = {}
 
     def visit(name: str) -> None:
-        """Add what a module imports, then the module."""
+        """Add a module after those that it imports."""
         if name in found:
             return
         tree = ast.parse(_file(name).read_text(encoding="utf-8"))
-        top = [node for node in tree.body if _is_own(node)]
+        top = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom) and _is_own(node)]
         for_types = {id(inner) for node in tree.body if _is_for_types(node) for inner in ast.walk(node)}
         for node in ast.walk(tree):
-            nested = _is_own(node) and id(node) not in for_types and node not in top
+            if not isinstance(node, ast.Import | ast.ImportFrom) or not _is_own(node):
+                continue
+            nested = id(node) not in for_types and node not in top
             renamed = node in top and (isinstance(node, ast.Import) or any(alias.asname for alias in node.names))
             if nested or renamed:
                 raise ConfigError(f"{name}, line {node.lineno}: an export cannot carry `{ast.unparse(node)}`; import names at the top")
         for node in top:
-            visit(str(node.module))
+            visit(str(getattr(node, "module", "")))
         found[name] = None
 
     visit(root)
@@ -79,7 +81,7 @@ def modules_needed(root: str) -> list[str]:
 
 
 def _file(name: str) -> Path:
-    """The file of a module, or of a package's own code.
+    """The source file of a module or package.
 
     Raises:
         ConfigError: there is none.
@@ -98,12 +100,20 @@ def _is_own(node: ast.AST) -> bool:
     return isinstance(node, ast.Import) and any(alias.name.split(".")[0] == "glot" for alias in node.names)
 
 
+def _own_names(node: ast.AST) -> list[ast.alias]:
+    """What a statement imports from this package."""
+    return node.names if isinstance(node, ast.Import | ast.ImportFrom) and _is_own(node) else []
+
+
 def _is_for_types(node: ast.AST) -> bool:
     return isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
 
 
 def _import_pyg_late(text: str) -> str:
-    """The library's loader demands whatever stands in an import statement; torch_geometric must be asked for only when it is needed."""
+    """Turn imports of torch_geometric into calls of `import_module`.
+
+    transformers' loader requires every package named in an import statement, but torch_geometric is needed by some poolers only.
+    """
     lines = []
     for line in text.splitlines():
         words = line.split()

@@ -1,4 +1,4 @@
-"""`glot export`: a run as a folder that `SentenceTransformer(folder, trust_remote_code=True)` loads, with or without this package."""
+"""`glot export`: write a run as a folder that `SentenceTransformer(folder, trust_remote_code=True)` loads without this package."""
 
 import dataclasses
 import json
@@ -21,14 +21,14 @@ NEEDS_PYG = ("gcn", "gin", "gine")
 
 
 def export_run(run_dir: Path, folder: Path, head_only: bool = False, max_length: int | None = None, exclude_prompt: bool = False) -> str:
-    """Write the export; returns what was written, in words.
+    """Write the export. Returns a line that describes it.
 
     Args:
-        run_dir: of a finished run.
+        run_dir: folder of a finished run.
         folder: new, or empty.
         head_only: name the backbone instead of storing its weights.
-        max_length: tokens a text is cut to; default: as in training.
-        exclude_prompt: leave a prompt's tokens out of the pooling.
+        max_length: number of tokens that a text is cut to; default: as in training.
+        exclude_prompt: leave a prompt's tokens out of pooling.
 
     Raises:
         CheckpointError: no finished run, or its backbone is not the one on this machine.
@@ -53,7 +53,7 @@ def export_run(run_dir: Path, folder: Path, head_only: bool = False, max_length:
     pooling = GlotPooling(*flags, resolved["hidden_size"], config.data_seed, not (exclude_prompt or prompts.exclude))
     pooling.net.load_state_dict(model.pooler.state_dict())
     texts = dict(prompts.texts)
-    if prompts.for_pairs().document:  # what `encode_document` puts before a text must be what training did
+    if prompts.for_pairs().document:  # `encode_document` must use the prompt of training
         texts.setdefault(DOCUMENT, prompts.for_pairs().document)
     modules = [BackboneModule(backbone, head_only), pooling, Normalize()]
     whole = SentenceTransformer(modules=modules, device="cpu", prompts=texts, default_prompt_name=prompts.default)
@@ -65,7 +65,7 @@ def export_run(run_dir: Path, folder: Path, head_only: bool = False, max_length:
 
 
 def _make_independent(folder: Path, config: RunConfig) -> None:
-    """Replace references to this package by the joined source, and declare what it needs."""
+    """Replace references to this package by the joined source, and declare the required packages."""
     (folder / BUNDLE).write_text(bundle(), encoding="utf-8")
     modules = json.loads((folder / "modules.json").read_text())
     for module in modules:
@@ -80,7 +80,7 @@ def _make_independent(folder: Path, config: RunConfig) -> None:
 
 
 def requirements(config: RunConfig) -> dict[str, str]:
-    """What must be installed to load an export: torch_geometric only where its layers hold the weights."""
+    """Packages required to load an export; torch_geometric only where the pooler uses its layers."""
     pooler = config.pooler
     layered = pooler.pooling_method == "glot" and pooler.num_layers > 0
     with_pyg = pooler.pooling_method == "mlp" or (layered and (pooler.gnn_type in NEEDS_PYG or pooler.jk_mode == "lstm"))
@@ -88,7 +88,7 @@ def requirements(config: RunConfig) -> dict[str, str]:
 
 
 def model_card(config: RunConfig, result: dict[str, Any], backbone: str, pooling: GlotPooling, max_length: int) -> str:
-    """README.md of an export: how to use it, what it was trained on, what came out, where its limits are."""
+    """README.md of an export: usage, training data, scores and limits."""
     front = ["---", "library_name: sentence-transformers", "pipeline_tag: sentence-similarity", f"base_model: {backbone}"]
     front += ["tags: [sentence-transformers, feature-extraction, glot]", "---"]
     length = "texts not cut" if config.backbone.adaptive_length else f"texts cut to {config.backbone.max_length} tokens"

@@ -1,6 +1,6 @@
-"""Our encoder as MTEB sees models, tasks by name or benchmark with data from the hub or a local folder, and their scores.
+"""MTEB: our encoder behind mteb's interface, tasks by name or benchmark with data from the hub or a local folder, and their scores.
 
-The only door to mteb, which is imported late: it takes seconds.
+Only this module imports mteb. It is itself imported inside functions, because importing mteb takes seconds.
 """
 
 import difflib
@@ -24,12 +24,12 @@ from glot.states.backbone import file_sha256
 LANGUAGE, LOCAL = "eng", "local"
 LINKS = "data"
 DIGITS = 6
-"""To which mteb rounds what it remembers: a score is the same whether it was just computed or found."""
+"""Digits to which mteb rounds cached scores. New scores are rounded alike, so that both are equal."""
 VERSION: str = mteb.__version__
 
 
 class MtebScore(NamedTuple):
-    """What one task gave: its main score (a fraction of 1) and the metric's name, or the first line of what went wrong."""
+    """The outcome of one task: its main score (a fraction of 1) and the metric's name, or the first line of its error."""
 
     task: str
     category: str
@@ -39,7 +39,11 @@ class MtebScore(NamedTuple):
 
 
 class MtebModel(AbsEncoder):
-    """mteb's encoder protocol over a SentenceEncoder; vectors have length one, as in the release's evaluation."""
+    """mteb's encoder protocol over a SentenceEncoder. Vectors have length one, as in the release's evaluation.
+
+    Example:
+        MtebModel(encoder, revision="1", settings={"pooling_method": "glot"})
+    """
 
     def __init__(self, encoder: SentenceEncoder, revision: str, settings: dict[str, Any]) -> None:
         self.encoder = encoder
@@ -77,8 +81,10 @@ class MtebModel(AbsEncoder):
     ) -> np.ndarray:
         """Vectors of all texts of a DataLoader: (S, D).
 
-        The prompt is that of the task, of its type, or of what the texts are in it (query or document), the first that the model has
-        (source: mteb, `get_prompt_name`). A task without any of them has none.
+        The prompt is that of the task, of its type, or of the texts' role (query or document): the first that the model has. Without any of
+        them there is no prompt.
+
+        Source: mteb, `get_prompt_name`.
         """
         texts = [text for batch in inputs for text in batch["text"]]
         prompt = self.encoder.prompts.first_of(prompt_names(task_metadata, prompt_type))
@@ -86,7 +92,7 @@ class MtebModel(AbsEncoder):
 
 
 def prompt_names(task_metadata: Any, prompt_type: Any) -> list[str]:
-    """The names under which a model may have a prompt for some texts of a task, the most specific first."""
+    """Names under which a model may have a prompt for a task's texts, the most specific first."""
     role = getattr(prompt_type, "value", prompt_type)
     roles = [] if role is None else list(DOCUMENT_NAMES) if role in DOCUMENT_NAMES else [str(role)]
     kinds = [] if task_metadata is None else [str(task_metadata.name), str(task_metadata.type)]
@@ -94,9 +100,9 @@ def prompt_names(task_metadata: Any, prompt_type: Any) -> list[str]:
 
 
 def find_tasks(names: str, data_dir: Path | None, cache: Path) -> list[Any]:
-    """The tasks of one name, a benchmark (its name may hold a comma), or a comma list; in English where a task has several languages.
+    """The tasks of a benchmark (its name may contain a comma), or of a comma list of task names. Multilingual tasks run in English.
 
-    A task whose data lies under `data_dir` in mteb's own layout (`mteb/<name>/...`) reads it there, through a link under `cache`.
+    A task whose data is under `data_dir` in mteb's own layout (`mteb/<name>/...`) reads it there, through a link under `cache`.
 
     Raises:
         ConfigError: no such task or benchmark.
@@ -127,10 +133,10 @@ def _english(name: str) -> Any:
 
 
 def read_locally(task: Any, data_dir: Path | None, links: Path) -> None:
-    """Point a task at its folder under `data_dir`, where there is one; the revision says which files were read.
+    """Point a task at its folder under `data_dir`, where there is one. The task's revision then holds a hash of the files.
 
-    The task gets a link whose name holds their hash: the library that reads them remembers tables by the folder's name alone, and would
-    give the rows of another folder, or of this one before it was changed.
+    The task reads through a link whose name holds the hash, because the datasets library caches tables by the folder's name alone. Without
+    the link it could return the rows of another folder, or outdated rows.
     """
     local = data_dir / task.metadata.dataset["path"] if data_dir is not None else None
     if local is None or not local.is_dir():
@@ -147,7 +153,7 @@ def read_locally(task: Any, data_dir: Path | None, links: Path) -> None:
 
 
 def _reason(error: object) -> str:
-    """The first line of what mteb kept of an error, which may be a text; the error's kind where it says nothing."""
+    """The first line of an error that mteb kept, as an exception or a string; the type's name where it is empty."""
     text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
     return text or type(error).__name__
 
@@ -157,10 +163,10 @@ def _first_line(error: object) -> str:
 
 
 def evaluate_tasks(model: MtebModel, tasks: list[Any], cache: Path, batch_size: int, verbose: bool) -> Iterator[MtebScore]:
-    """The score of one task after the other; what failed is reported and the next goes on. Finished ones come from `cache`."""
+    """The score of each task in turn. A failed task is reported and does not stop the others. Finished ones come from `cache`."""
     for task in tasks:
         revision = str(task.metadata.dataset.get("revision"))
-        own = cache / revision if revision.startswith(LOCAL) else cache  # mteb does not look at the revision of what it remembers
+        own = cache / revision if revision.startswith(LOCAL) else cache  # mteb's cache ignores the revision
         about = task.metadata.name, task.metadata.type, task.metadata.main_score
         try:
             with library_door(DataError, reason):
@@ -175,7 +181,7 @@ def _evaluate(model: MtebModel, task: Any, cache: Path, options: dict[str, Any])
     """The main score of one task.
 
     Raises:
-        DataError: the task gave no number. Whatever else the library raises comes through.
+        DataError: the task gave no number. Other errors of mteb are passed on.
     """
     found = mteb.evaluate(
         model,

@@ -1,7 +1,6 @@
-"""A trained pooler and its backbone as modules of sentence-transformers. The only door to that library.
+"""A trained pooler and its backbone as modules of sentence-transformers.
 
-This file and those that it imports are also written into every export, joined into one (see `export`), so that a model loads without
-this package.
+This file and those that it imports are joined into one file in every export (see `bundle`), so that an export loads without this package.
 """
 
 import copy
@@ -11,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors.torch import save_file
@@ -25,21 +24,24 @@ from glot.states.backbone.source import BackboneSource, find_backbone, open_fold
 from glot.types import TokenBatch
 
 BUNDLE = "glot_model.py"
-"""The joined source in the root of an export."""
+"""The joined source file in the root of an export."""
 BACKBONE_FILE = "backbone.json"
 WEIGHTS_FILE = "model.safetensors"
 PLACE = ("token", "cache_folder", "revision", "local_files_only")
-"""Options of `load` that say where a model comes from."""
+"""Options of `load` that determine where a model is read from."""
 
 
 class BackboneModule(InputModule):
-    """Texts -> `token_embeddings (B, L, d)` of one hidden layer, by the very code that trained the pooler.
+    """Texts -> `token_embeddings (B, L, d)` of one hidden layer, computed by the same code as in training.
 
-    Texts never pass a chat template, and padding, its side and its token reach no state. A text without any token is one end token.
+    No chat template is applied, and states do not depend on padding. A text without tokens is read as one end token.
 
     Args:
         backbone: loaded.
         by_name: save the backbone's name and identity instead of its weights.
+
+    Example:
+        SentenceTransformer(modules=[BackboneModule(backbone), pooling])
     """
 
     def __init__(self, backbone: Backbone, by_name: bool = False) -> None:
@@ -49,12 +51,12 @@ class BackboneModule(InputModule):
 
     @property
     def tokenizer(self) -> Any:
-        """The library's tokenizer."""
+        """The tokenizer object of transformers."""
         return self.backbone.tokenizer
 
     @property
     def max_seq_length(self) -> int:
-        """Tokens a text is cut to; may be set, up to what the backbone reads."""
+        """Number of tokens that a text is cut to. It can be set, up to the backbone's limit."""
         return self.backbone.max_length
 
     @max_seq_length.setter
@@ -65,7 +67,7 @@ class BackboneModule(InputModule):
         """Token ids and mask (B, L), padded to the right, and `prompt_length` where there is a prompt.
 
         Raises:
-            TypeError: something that is no text.
+            TypeError: an input is not a string.
         """
         other = next((text for text in inputs if not isinstance(text, str)), None)
         if other is not None:
@@ -77,10 +79,10 @@ class BackboneModule(InputModule):
         return features | ({"prompt_length": tokeniser.prompt_length(prompt)} if prompt else {})
 
     def forward(self, features: dict[str, Any], **_: Any) -> dict[str, Any]:
-        """Adds `token_embeddings`, zero on padding, on whichever side that is."""
+        """Add `token_embeddings`, zero on padding. Padding may be on either side."""
         input_ids = features["input_ids"]
         mask = features.get("attention_mask", torch.ones_like(input_ids)).bool().clone()
-        mask[:, 0] |= ~mask.any(1)  # a text without any token: whatever stands first
+        mask[:, 0] |= ~mask.any(1)  # a text without tokens: its first position
         ids = [row[kept].tolist() for row, kept in zip(input_ids.cpu(), mask.cpu(), strict=True)]
         states = self.backbone.reader.read(ids, [self.backbone.layer])[0].tokens
         embeddings = states.new_zeros((*mask.shape, states.shape[1]))
@@ -88,11 +90,11 @@ class BackboneModule(InputModule):
         return {**features, "token_embeddings": embeddings}
 
     def get_embedding_dimension(self) -> int:
-        """D of the layer."""
+        """The layer's width d."""
         return self.backbone.hidden_size
 
     def save(self, output_path: str, *args: Any, **kwargs: Any) -> None:
-        """What the backbone is and how it is read; its weights and tokenizer, unless it is saved by name."""
+        """Write `backbone.json`, and the backbone's weights and tokenizer unless it is saved by name."""
         source, local = self.backbone.source, self.backbone.source.folder
         facts = {
             "name": str(local) if local is not None and self.by_name else source.name,
@@ -103,14 +105,14 @@ class BackboneModule(InputModule):
             "dtype": self.backbone.reader.precision,
         }
         if not self.by_name:
-            del facts["name"], facts["identity"]  # the weights are beside it, and the name may be a local path
+            del facts["name"], facts["identity"]  # not needed beside the weights, and the name may be a local path
             self.backbone.save(Path(output_path))
         (Path(output_path) / BACKBONE_FILE).write_text(json.dumps(facts, indent=1) + "\n")
         _save_source(self, Path(output_path))
 
     @classmethod
     def load(cls, model_name_or_path: str, **options: Any) -> "BackboneModule":
-        """The inverse of `save`; a backbone by name is found on this machine or the hub.
+        """The inverse of `save`. A backbone by name is looked up on this machine or the hub.
 
         Raises:
             ValueError: it is not the one that the pooler was trained on.
@@ -129,10 +131,10 @@ class BackboneModule(InputModule):
 
 
 def _find_named(model: str, facts: dict[str, Any], trust: bool) -> BackboneSource:
-    """A backbone that an export names.
+    """The backbone that an export names.
 
     Raises:
-        ValueError: what is found under that name is another one.
+        ValueError: the name refers to another backbone here.
     """
     name, identity = facts["name"], facts["identity"]
     repository, _, commit = identity.partition("@")
@@ -146,7 +148,7 @@ def _find_named(model: str, facts: dict[str, Any], trust: bool) -> BackboneSourc
 
 
 class GlotPooling(Module):
-    """Token states -> `sentence_embedding (B, D)`; padded on either side, or flattened as FlashAttention wants them.
+    """Token states -> `sentence_embedding (B, D)`. States may be padded on either side, or flattened for FlashAttention.
 
     Where the pooler weighs tokens, `readout_weights` are added: (B, L) with zeros on padding, or (N,) for flattened input.
 
@@ -154,8 +156,11 @@ class GlotPooling(Module):
         pooler: the pooler's flags.
         graph: the graph's flags.
         in_dim: d.
-        graph_seed: of random graphs.
+        graph_seed: seed of random graphs.
         include_prompt: False leaves the prompt's tokens out.
+
+    Example:
+        GlotPooling(dataclasses.asdict(config.pooler), dataclasses.asdict(config.graph), in_dim=384)
     """
 
     config_keys = ["pooler", "graph", "in_dim", "graph_seed", "include_prompt"]  # noqa: RUF012 - the library's own declaration
@@ -166,25 +171,25 @@ class GlotPooling(Module):
         super().__init__()
         self.pooler, self.graph, self.in_dim, self.graph_seed = pooler, graph, in_dim, graph_seed
         self.include_prompt = include_prompt
-        self.net = build_pooler(SimpleNamespace(**pooler), SimpleNamespace(**graph), in_dim, graph_seed)
+        self.net = build_pooler(cast(Any, SimpleNamespace(**pooler)), cast(Any, SimpleNamespace(**graph)), in_dim, graph_seed)
         self._weights = self.net.state_dict()
         object.__setattr__(self, "_saved", None)  # kept outside nn.Module's registry, so that `.to(dtype)` does not cast it
 
     def forward(self, features: dict[str, Any], **_: Any) -> dict[str, Any]:
-        """Adds `sentence_embedding`, and `readout_weights` where there are any; changes nothing else."""
+        """Add `sentence_embedding`, and `readout_weights` where the pooler weighs tokens."""
         states = features["token_embeddings"]
         kept = self._kept(features, states)
         flat, lengths = (states[0], features["cu_seq_lens_q"].diff()) if "cu_seq_lens_q" in features else (states.flatten(0, 1), None)
         counts = kept.sum(1) if lengths is None else torch.stack([part.sum() for part in kept.split(lengths.tolist())])
         places = kept.flatten().nonzero().squeeze(1)
-        batch = TokenBatch.from_lengths(flat[places].float(), counts.cpu())  # a model in half precision pools in float32 all the same
+        batch = TokenBatch.from_lengths(flat[places].float(), counts.cpu())  # pooling is in float32 even for a half-precision model
         features["sentence_embedding"], weights = self._float32(self.net).readout(batch)
         if weights is not None:
             features["readout_weights"] = weights.new_zeros(kept.numel()).index_put((places,), weights).view(kept.shape)
         return features
 
     def _float32(self, net: Pooler) -> Pooler:
-        """The pooler with the weights that were saved: the library casts every module to the backbone's precision."""
+        """The pooler with its float32 weights, because sentence-transformers casts every module to the backbone's precision."""
         weight = next(net.parameters(), None)
         if weight is None or weight.dtype == torch.float32:
             return net
@@ -195,7 +200,7 @@ class GlotPooling(Module):
         return self._saved
 
     def _kept(self, features: dict[str, Any], states: Tensor) -> Tensor:
-        """Which tokens are pooled: (B, L), or (N,) for flattened input; at least one of each text."""
+        """Which tokens are pooled: (B, L) bool, or (N,) for flattened input; at least one per text."""
         prompt = 0 if self.include_prompt else int(torch.as_tensor(features.get("prompt_length") or 0).flatten()[0])
         if "cu_seq_lens_q" in features:
             bounds = features["cu_seq_lens_q"]
@@ -207,17 +212,17 @@ class GlotPooling(Module):
         mask = torch.ones(states.shape[:2], dtype=torch.bool, device=states.device) if mask is None else mask.bool()
         if mask.shape != states.shape[:2]:
             raise ValueError(f"attention_mask {tuple(mask.shape)} does not belong to token states {tuple(states.shape)}")
-        rank = mask.cumsum(1)  # of a real token among the real ones, from 1, whichever side the padding is on
+        rank = mask.cumsum(1)  # index of a real token among the real ones, from 1, with padding on either side
         kept = mask & ((rank > prompt) | (rank == rank[:, -1:]))
-        kept[:, 0] |= ~mask.any(1)  # a text without any token: whatever stands first
+        kept[:, 0] |= ~mask.any(1)  # a text without tokens: its first position
         return kept
 
     def get_embedding_dimension(self) -> int:
-        """D."""
+        """D, the pooled width."""
         return self.net.out_dim
 
     def save(self, output_path: str, *args: Any, **kwargs: Any) -> None:
-        """Configuration and float32 weights; and the joined source beside `modules.json` where this class comes from one."""
+        """Write configuration and float32 weights, and where this class was loaded from an export, its joined source."""
         self.save_config(output_path)
         if self._weights:
             weight = next(self.net.parameters())
@@ -237,7 +242,7 @@ class GlotPooling(Module):
 
 
 def _save_source(module: Module, root: Path) -> None:
-    """The joined source beside `modules.json`, where a loaded export is saved again; the library would put it elsewhere."""
+    """When a loaded export is saved again, copy the joined source beside `modules.json`; sentence-transformers would put it elsewhere."""
     source = Path(str(sys.modules[type(module).__module__].__file__))
     if source.name == BUNDLE:
         shutil.copy(source, root / BUNDLE)

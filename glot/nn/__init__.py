@@ -1,1 +1,1 @@
-"""Everything with weights or gradients: token graph, poolers, heads, losses."""
+"""Everything with weights or gradients: token graph, poolers, heads and losses."""

@@ -1,7 +1,6 @@
-"""The token graph of a batch as sparse rows (CSR): what a graph with few edges is computed with.
+"""The token graph of a batch as a sparse matrix (CSR), for graphs with few edges.
 
-Source: torch.sparse, whose products on a CPU are MKL's: 20 to 70 times as fast as gathering a row for every edge and adding it up
-(8,192 tokens, 5 to 128 neighbours).
+Source: torch.sparse. On a CPU its products are MKL's, which are faster than gathering one row per edge (benchmarks/README.md).
 """
 
 import warnings
@@ -15,12 +14,16 @@ from torch.nn import functional as F
 
 @dataclass(frozen=True, eq=False)
 class SparseRows:
-    """Where the values (E,) of a sparse matrix (N, N) stand, row by row.
+    """The sparsity pattern of a CSR matrix (N, N) with E values.
 
     Attributes:
-        starts: (N + 1,) int32; row i owns the values `starts[i]` to `starts[i + 1]`.
-        columns: (E,) int32.
-        counts: (N,) int64, values in a row.
+        starts: (N + 1,) int32 row pointers; row i owns the values `starts[i]` to `starts[i + 1]`.
+        columns: (E,) int32 column indices.
+        counts: (N,) int64, values per row.
+
+    Example:
+        pattern = SparseRows.from_sorted(torch.tensor([0, 0, 1]), torch.tensor([0, 1, 1]), 2)
+        product = pattern.matrix(torch.ones(3)) @ torch.ones(2, 4)
     """
 
     starts: Tensor
@@ -29,32 +32,36 @@ class SparseRows:
 
     @classmethod
     def from_sorted(cls, rows: Tensor, columns: Tensor, size: int) -> "SparseRows":
-        """`rows` (E,) in rising order, `columns` (E,), N."""
+        """The pattern with row indices `rows` (E,) in rising order, column indices `columns` (E,) and N = `size`."""
         counts = torch.bincount(rows, minlength=size)
         return cls(F.pad(counts.cumsum(0), (1, 0)).int(), columns.int(), counts)
 
     def matrix(self, values: Tensor) -> Tensor:
-        """The sparse matrix with `values` (E,)."""
+        """The CSR matrix (N, N) with `values` (E,)."""
         _silence_beta()
         size = (len(self.counts), len(self.counts))
         return torch.sparse_csr_tensor(self.starts, self.columns, values, size, check_invariants=False)
 
     def sum(self, values: Tensor) -> Tensor:
-        """Of every row, (E,) -> (N,)."""
+        """Row sums of `values`, (E,) -> (N,)."""
         return torch.segment_reduce(values, "sum", lengths=self.counts)
 
 
 @dataclass(frozen=True, eq=False)
 class Edges:
-    """E pairs of N tokens that see each other, every token itself among them.
+    """E directed edges between N tokens, self-loops included.
 
-    Two cosines of one pair may differ in their last bit, so nothing here relies on a pair's mirror image being there.
+    Symmetry is not assumed, because the two cosines of one pair may differ in their last bit.
 
     Attributes:
-        receivers: (E,) int32 in rising order, and for each its senders in rising order.
-        rows: one row per receiver, its columns the senders.
-        by_sender: (E,) int64, the pairs in the order of their senders.
-        sender_rows: one row per sender, its columns the receivers; values are taken in the order `by_sender`.
+        receivers: (E,) int32, the receiver of each edge; edges are sorted by receiver, then by sender.
+        rows: one row per receiver; its columns are the senders.
+        by_sender: (E,) int64, the permutation that sorts the edges by sender.
+        sender_rows: one row per sender; its columns are the receivers. Values are taken in the order `by_sender`.
+
+    Example:
+        edges = Edges.from_pairs(torch.tensor([[0, 1, 0], [0, 1, 1]]), 2)
+        mixed = edges.mix(edges.softmax(torch.zeros(3)), torch.eye(2))
     """
 
     receivers: Tensor
@@ -64,7 +71,7 @@ class Edges:
 
     @classmethod
     def from_pairs(cls, pairs: Tensor, tokens: int) -> "Edges":
-        """`pairs` (2, E) int64 of senders and receivers in any order; N."""
+        """The edges `pairs` (2, E) int64, in any order, between N = `tokens` tokens; row 0 sends, row 1 receives."""
         senders, receivers = pairs[:, torch.argsort(pairs[1] * tokens + pairs[0])]
         by_sender = torch.argsort(senders, stable=True)
         sender_rows = SparseRows.from_sorted(senders[by_sender], receivers[by_sender], tokens)
@@ -72,11 +79,11 @@ class Edges:
 
     @property
     def senders(self) -> Tensor:
-        """(E,) int32, beside `receivers`."""
+        """(E,) int32, the sender of each edge, in the order of `receivers`."""
         return self.rows.columns
 
     def mix(self, weights: Tensor, states: Tensor) -> Tensor:
-        """`sum_j w_ij states_j` over the senders j of every receiver i, weights (E,), states (N, width) -> (N, width)."""
+        """`sum_j w_ij states_j` over the senders j of every receiver i: weights (E,), states (N, width) -> (N, width)."""
         return self.rows.matrix(weights) @ states
 
     def mix_back(self, weights: Tensor, states: Tensor) -> Tensor:
@@ -92,7 +99,7 @@ class Edges:
         return torch.sparse.sampled_addmm(self.rows.matrix(left.new_zeros(len(self.receivers))), left, right.T, beta=0.0).values()
 
     def softmax(self, logits: Tensor) -> Tensor:
-        """Over the senders of every receiver, (E,) -> (E,)."""
+        """Softmax over the senders of every receiver, (E,) -> (E,)."""
         peak = torch.segment_reduce(logits, "max", lengths=self.rows.counts)
         exponents = (logits - peak.index_select(0, self.receivers)).exp_()
         return exponents.div_(self.rows.sum(exponents).index_select(0, self.receivers))
@@ -100,13 +107,13 @@ class Edges:
 
 @cache
 def _silence_beta() -> None:
-    """Torch warns once in a process that its sparse rows are in beta; a user of this package can do nothing about it."""
+    """Trigger and hide torch's once-per-process warning that CSR is in beta, which a user of this package cannot act on."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.sparse_csr_tensor(torch.tensor([0, 1]), torch.tensor([0]), torch.ones(1), (1, 1))
 
 
 def has_sparse_products(states: Tensor) -> bool:
-    """Whether torch can multiply sparse rows with such states: not in half precision, on a CPU with MKL alone, on no third device."""
+    """Whether torch has sparse products for such states: float32 or float64, on CUDA or on a CPU with MKL."""
     there = states.device.type == "cuda" or (states.device.type == "cpu" and torch.backends.mkl.is_available())
     return there and states.dtype in (torch.float32, torch.float64)

@@ -1,8 +1,8 @@
 """The token graph: which tokens of one sentence see each other.
 
-Every rule is symmetric (but for the last bit of a cosine), keeps the diagonal and depends on the sentence alone, so a sentence's vector
-does not depend on its batch-mates. A graph is built block by block (sentences of similar length, padded together), or some rows of a long
-sentence at a time, and only when a layer asks for it.
+Every rule is symmetric, except for the last bit of a cosine, and keeps the diagonal. It depends on the sentence alone, so a sentence's
+vector does not depend on the rest of the batch. A graph is built when a layer asks for it. It is built by blocks of sentences of similar
+length, padded together; a long sentence is built by row ranges.
 """
 
 import math
@@ -19,17 +19,17 @@ from glot.nn.places import CollectRows, SpreadRows, cut, join
 from glot.types import TokenBatch
 
 DENSE_TOKENS = 2048
-"""Longest sentence whose adjacency is made as a whole: n x n float32 is 16 MiB there."""
+"""Longest sentence whose adjacency is made as a whole: n x n float32 values take 16 MiB at this length."""
 SPARSE_TOKENS = 128
-"""A batch whose longest sentence has fewer tokens is not worth counting edges for."""
+"""A batch whose longest sentence has fewer tokens is mixed in blocks, without counting its edges."""
 SPARSE_DENSITY = 0.04
-"""Share of pairs up to which edges are faster than blocks: they are level at 0.04 (128 tokens) to 0.08 (2,048; benchmarks/README.md)."""
+"""Largest share of joined pairs at which edges are taken; benchmarks/README.md compares edges with blocks."""
 SPARSE_NEIGHBOURS = 128
-"""Edges a token, on average, up to which edges are taken: they are kept, so memory stays linear in the length of a sentence."""
+"""Largest mean number of edges per token at which edges are taken. Edges are kept; this bound keeps memory linear in the length."""
 BLOCK_ELEMENTS = 1 << 20
-"""Most b * n * n elements in one block: 4 MiB of float32."""
+"""Most elements b * n * n of one block: 4 MiB of float32."""
 BLOCK_OVERHEAD = 1 << 14
-"""What opening one more block costs, in elements: padding up to this is cheaper than another round of small kernels."""
+"""Fixed cost of one more block, in elements: padding up to this many is cheaper than another round of small kernels."""
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,12 @@ class GraphRule:
     Attributes:
         kind: a name of `RULES`.
         tau: cosine above which (strictly) two tokens are joined, in [-1, 1); for threshold and random.
-        knn_k: nearest neighbours of each token (knn).
-        window_size: distance in the text up to which tokens are joined (window).
-        seed: of the random graph.
+        knn_k: nearest neighbours per token (knn).
+        window_size: distance in tokens up to which two tokens are joined (window).
+        seed: seed of the random graph.
+
+    Example:
+        GraphRule("knn", knn_k=4)
     """
 
     kind: str = "threshold"
@@ -52,7 +55,7 @@ class GraphRule:
 
 
 class View:
-    """The sentences of one block as a rule sees them; what several parts of the adjacency share is computed once.
+    """What a rule reads of one block: sizes, mask and cosines. Values that several row ranges share are computed once.
 
     Args:
         tokens: (N, d), the packed batch.
@@ -60,6 +63,10 @@ class View:
         mask: (b, n) bool, true for real tokens.
         lengths: (b,) on the CPU.
         rule: how edges are chosen.
+
+    Example:
+        block = TokenGraph(batch, rule).blocks[0]
+        View(batch.tokens, block.index, block.mask, block.lengths, rule).cosines(0, 1)
     """
 
     def __init__(self, tokens: Tensor, index: Tensor, mask: Tensor, lengths: Tensor, rule: GraphRule) -> None:
@@ -68,7 +75,7 @@ class View:
 
     @property
     def size(self) -> int:
-        """Tokens of the longest sentence, n."""
+        """n, tokens of the longest sentence."""
         return self._index.shape[1]
 
     def filled(self, rows: int, value: bool) -> Tensor:
@@ -77,18 +84,18 @@ class View:
 
     @cached_property
     def unit(self) -> Tensor:
-        """(b, n, d) float32 rows of length one, as the release makes them before its matrix product; a zero row stays zero."""
+        """(b, n, d) float32 rows of length one, normalised before the product as in the release. A zero row stays zero."""
         rows = self._tokens.index_select(0, self._index.flatten()).float()
-        F.normalize(rows, dim=-1, out=rows)  # the copy that was just made
+        F.normalize(rows, dim=-1, out=rows)  # in place: `rows` is a copy
         return rows.unflatten(0, self._index.shape)
 
     def cosines(self, start: int, stop: int) -> Tensor:
-        """Of tokens `start` to `stop` with all tokens of their sentence: (b, r, n)."""
+        """Cosines of tokens `start` to `stop` with all tokens of their sentence: (b, r, n)."""
         return self.unit[:, start:stop] @ self.unit.transpose(1, 2)
 
     @cached_property
     def nearest(self) -> Tensor:
-        """(b, n, k) int64: the nearest neighbours of every token, itself left out."""
+        """(b, n, k) int64: the k nearest neighbours of every token, itself excluded."""
         found = []
         for start, stop in parts_of(self.size):
             similar = self.cosines(start, stop).masked_fill(~self.mask.unsqueeze(1), -torch.inf)
@@ -98,7 +105,7 @@ class View:
 
     @cached_property
     def drawn(self) -> Tensor:
-        """(b, n, n) bool: as many random pairs as the threshold graph joins, drawn by (seed, length, number of pairs)."""
+        """(b, n, n) bool: random pairs, as many as the threshold graph joins. Seed, length and number of pairs determine the draw."""
         real = self.mask.unsqueeze(1) & self.mask.unsqueeze(2)
         real &= self.cosines(0, self.size) > self.rule.tau
         pairs = real.triu(1).sum((1, 2)).tolist()
@@ -131,7 +138,7 @@ def _window(view: View, start: int, stop: int) -> Tensor:
 
 
 def _knn(view: View, start: int, stop: int) -> Tensor:
-    """A pair is joined where one of the two is among the other's nearest."""
+    """Two tokens are joined where either is among the other's k nearest."""
     chosen = view.filled(stop - start, False).scatter_(2, view.nearest[:, start:stop], True)
     sentence, other, slot = ((view.nearest >= start) & (view.nearest < stop)).nonzero(as_tuple=True)
     chosen[sentence, view.nearest[sentence, other, slot] - start, other] = True
@@ -151,9 +158,9 @@ RULES: dict[str, Rule] = {
     "knn": _knn,
     "window": _window,
 }
-"""Graph kind -> rule(view, start, stop) -> (b, r, n) bool: which tokens do tokens `start` to `stop` see.
+"""Graph kind -> rule(view, start, stop) -> (b, r, n) bool: rows `start` to `stop` of the adjacency.
 
-What a rule says of the diagonal and of padding does not count: `Block` adds the one and cuts the other.
+A rule's values on the diagonal and on padding are ignored: `Block` sets the diagonal and clears padding.
 """
 
 
@@ -165,6 +172,9 @@ class Block:
         tokens: (N, d), the packed batch.
         rule: how edges are chosen.
         index, mask, lengths: see `View`.
+
+    Example:
+        TokenGraph(batch, GraphRule()).blocks[0].dense
     """
 
     tokens: Tensor
@@ -175,30 +185,30 @@ class Block:
 
     @cached_property
     def dense(self) -> Tensor:
-        """(b, n, n) bool: may token i (row) see token j (column). Padding sees only itself, so no row is empty."""
+        """(b, n, n) bool: whether token i (row) sees token j (column). Padding sees only itself, so no row is empty."""
         return self._allowed(self.view(), 0, self.index.shape[1])
 
     @cached_property
     def barrier(self) -> Tensor:
-        """(b, n, n) float32: what is added to a logit, 0 where `dense` allows the pair, else -inf."""
+        """(b, n, n) float32, the additive attention mask: 0 where `dense` allows the pair, else -inf."""
         return barrier_of(self.dense)
 
     def rows(self, start: int, stop: int) -> Tensor:
-        """Rows `start` to `stop` of `dense`, (b, r, n): nothing of size n x n is made, but by the random rule."""
+        """Rows `start` to `stop` of `dense`: (b, r, n). Only the random rule makes an n x n tensor for them."""
         return self._allowed(self._kept_view, start, stop)
 
     def view(self) -> View:
-        """What a rule is applied to."""
+        """A new `View` of this block, which a rule is applied to."""
         return View(self.tokens, self.index, self.mask, self.lengths, self.rule)
 
     @cached_property
     def _kept_view(self) -> View:
-        """For a long sentence, which is asked for part by part; `dense` drops its own."""
+        """Kept for `rows`, which is called once per row range. `dense` makes a view of its own and drops it."""
         return self.view()
 
     @torch.no_grad()
     def _allowed(self, view: View, start: int, stop: int) -> Tensor:
-        with torch.autocast(self.tokens.device.type, enabled=False):  # the graph does not depend on the precision of the rest
+        with torch.autocast(self.tokens.device.type, enabled=False):  # the graph must not depend on the caller's autocast
             allowed = RULES[self.rule.kind](view, start, stop)
         allowed &= self.mask[:, start:stop].unsqueeze(2) & self.mask.unsqueeze(1)
         allowed.diagonal(offset=start, dim1=1, dim2=2).fill_(True)
@@ -222,7 +232,7 @@ class TokenGraph:
         return [self._block(rows) for rows in group_by_length(self.batch.lengths)]
 
     def _block(self, rows: Tensor) -> Block:
-        """Padded positions of sentences `rows (b,)`."""
+        """The block of sentences `rows (b,)`."""
         ptr, device = self.batch.ptr, self.batch.tokens.device
         lengths = ptr[rows + 1] - ptr[rows]
         steps = torch.arange(int(lengths.max()))
@@ -232,7 +242,7 @@ class TokenGraph:
 
     @cached_property
     def places(self) -> Tensor:
-        """(N,) int64: where each packed token stands when all blocks are laid out one after the other, padding included."""
+        """(N,) int64: position of each packed token in the concatenation of all blocks, padding included."""
         places = torch.empty(len(self.batch.tokens), dtype=torch.int64, device=self.batch.tokens.device)
         start = 0
         for block in self.blocks:
@@ -242,7 +252,7 @@ class TokenGraph:
         return places
 
     def pad(self, states: Tensor) -> list[Tensor]:
-        """Packed states (N, width) -> one (b, n, width) a block, zero where padded."""
+        """Packed states (N, width) -> one (b, n, width) per block, zero on padding."""
         sizes = [block.index.numel() for block in self.blocks]
         flat = SpreadRows.apply(states, self.places, sum(sizes))
         return [part.unflatten(0, block.index.shape) for part, block in zip(cut(flat, sizes), self.blocks, strict=True)]
@@ -253,30 +263,30 @@ class TokenGraph:
 
     @cached_property
     def edges(self) -> Tensor:
-        """(2, E) int64 as PyG wants them: row 0 sends, row 1 receives; the diagonal is in."""
+        """(2, E) int64, the edge list in PyG's layout: row 0 sends, row 1 receives, self-loops included."""
         pairs = self._pairs(math.inf)
         assert pairs is not None
         return pairs
 
     @cached_property
     def sparse(self) -> Edges:
-        """`edges` as sparse rows."""
+        """`edges` as CSR."""
         return Edges.from_pairs(self.edges, len(self.batch.tokens)) if self.few is None else self.few
 
     @cached_property
     def few(self) -> Edges | None:
-        """The edges as sparse rows where that is the faster form (a long sentence, few edges), else nothing; they are counted to see."""
+        """`edges` as CSR where that is the faster form (a long sentence with few edges), else None. The edges are counted to decide."""
         lengths, on_cpu = self.batch.lengths, self.batch.tokens.device.type == "cpu"
-        if int(lengths.max()) < (SPARSE_TOKENS if on_cpu else DENSE_TOKENS):  # an accelerator would have to wait for the count
+        if int(lengths.max()) < (SPARSE_TOKENS if on_cpu else DENSE_TOKENS):  # on an accelerator the count forces a synchronisation
             return None
         pairs = self._pairs(min(SPARSE_DENSITY * int(lengths.square().sum()), SPARSE_NEIGHBOURS * int(lengths.sum())))
         return None if pairs is None else Edges.from_pairs(pairs, len(self.batch.tokens))
 
     def _pairs(self, limit: float) -> Tensor | None:
-        """`edges`, or nothing as soon as they are more than `limit`.
+        """`edges`, or None as soon as there are more than `limit`.
 
-        They are gathered in one tensor that grows: kept one by one, they would lie between the parts of the adjacency, whose memory could
-        then not be used again (1,014 MiB at 16,384 tokens).
+        They are collected in one growing tensor. One tensor per row range would fragment memory: the allocator could not reuse the space
+        of the ranges between them.
         """
         pairs, count = torch.empty(2, len(self.batch.tokens), dtype=torch.int64, device=self.batch.tokens.device), 0
         for block, start, allowed in self._parts():
@@ -293,7 +303,7 @@ class TokenGraph:
         return pairs[:, :count]
 
     def _parts(self) -> Iterator[tuple[Block, int, Tensor]]:
-        """All of the adjacency: a block and its (b, n, n), or some rows of a long sentence from `start`, (1, r, n)."""
+        """The whole adjacency as (block, first row, part). A part is a block's (b, n, n), or a row range (1, r, n) of a long sentence."""
         for block in self.blocks:
             length = block.index.shape[1]
             if length > DENSE_TOKENS:
@@ -306,7 +316,7 @@ class TokenGraph:
 def group_by_length(lengths: Tensor) -> list[Tensor]:
     """Split B sentences into groups so that padding each group to its longest member wastes little.
 
-    Greedy from the longest: a sentence opens a new group when padding it costs more than a block's fixed overhead, or the block is full.
+    Greedy, from the longest. A sentence opens a new group when the group's padding exceeds `BLOCK_OVERHEAD`, or the block is full.
     """
     order = torch.argsort(lengths, descending=True, stable=True)
     groups: list[list[int]] = []
@@ -322,11 +332,11 @@ def group_by_length(lengths: Tensor) -> list[Tensor]:
 
 
 def barrier_of(allowed: Tensor) -> Tensor:
-    """0 where a pair is allowed, else -inf: float32 of the same shape."""
+    """The additive attention mask of a bool tensor: 0 where a pair is allowed, else -inf; float32 of the same shape."""
     return torch.zeros(allowed.shape, device=allowed.device).masked_fill_(~allowed, -torch.inf)
 
 
 def parts_of(length: int) -> list[tuple[int, int]]:
-    """[start, stop) of the rows of an adjacency that are made together: as many elements as one block has, all up to `DENSE_TOKENS`."""
+    """Row ranges [start, stop) of an adjacency that are made together: at most `BLOCK_ELEMENTS`, or all rows up to `DENSE_TOKENS`."""
     step = length if length <= DENSE_TOKENS else max(1, BLOCK_ELEMENTS // length)
     return [(start, min(start + step, length)) for start in range(0, length, step)]

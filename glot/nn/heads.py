@@ -1,4 +1,4 @@
-"""What stands between sentence vectors and the loss."""
+"""Heads: sentence vectors -> logits, cosines or dot products, which the loss takes."""
 
 import torch
 from torch import Tensor, nn
@@ -6,7 +6,11 @@ from torch.nn import functional as F
 
 
 class SingleHead(nn.Module):
-    """One vector z (B, D) -> logits (B, C)."""
+    """One vector z (B, D) -> logits (B, C).
+
+    Example:
+        SingleHead(384, 2)(torch.zeros(8, 384))
+    """
 
     def __init__(self, in_dim: int, num_labels: int) -> None:
         super().__init__()
@@ -18,7 +22,11 @@ class SingleHead(nn.Module):
 
 
 class PairHead(nn.Module):
-    """Two vectors, joined as [z_a, z_b] -> logits (B, C)."""
+    """Two vectors (B, D), concatenated as [z_a, z_b] -> logits (B, C).
+
+    Example:
+        PairHead(384, 2)(torch.zeros(8, 384), torch.zeros(8, 384))
+    """
 
     def __init__(self, in_dim: int, num_labels: int) -> None:
         super().__init__()
@@ -30,9 +38,12 @@ class PairHead(nn.Module):
 
 
 class InBatchHead(nn.Module):
-    """Queries and their positives, and whatever further negatives there are -> dot products of every query with every text.
+    """Queries, their positives and any hard negatives -> dot products of every query with every text.
 
-    Without parameters. The release compares vectors as they are; `contrastive_normalize` gives them length one first.
+    It has no parameters. The release compares vectors as they are; `contrastive_normalize` scales them to length one first.
+
+    Example:
+        InBatchHead(384, contrastive_normalize=True)(torch.ones(8, 384), torch.ones(8, 384))
     """
 
     def __init__(self, in_dim: int, num_labels: int = 0, contrastive_normalize: bool = False) -> None:
@@ -48,7 +59,11 @@ class InBatchHead(nn.Module):
 
 
 class CosineHead(nn.Module):
-    """Two vectors through one square projection -> their cosine (B,)."""
+    """Two vectors (B, D) through one shared square projection -> their cosine (B,).
+
+    Example:
+        CosineHead(384)(torch.ones(8, 384), torch.ones(8, 384))
+    """
 
     def __init__(self, in_dim: int, num_labels: int = 1) -> None:
         super().__init__()

@@ -16,9 +16,9 @@ def cosine_mse(output: Tensor, labels: Tensor) -> Tensor:
 
 
 def symmetric_info_nce(similarities: Tensor, labels: Tensor | None = None, temperature: float = 0.07) -> Tensor:
-    """In-batch contrastive loss of similarities (B, B + M), row i's match in column i: the mean of both directions' cross-entropies.
+    """Symmetric InfoNCE of similarities (B, B + M), row i's match in column i: the mean of both directions' cross-entropies.
 
-    No labels are needed. The M further columns (hard negatives) belong to no row, so only the first direction sees them.
+    Labels are ignored. The M hard negatives are no query's match, so only the direction query -> text sees them.
     """
     count = similarities.shape[0]
     targets = torch.arange(count, device=similarities.device)

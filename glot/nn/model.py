@@ -1,4 +1,4 @@
-"""Pooler and head together. There is no backbone inside, so a checkpoint is small and training needs token states alone."""
+"""SentenceModel: a pooler and a head, without the backbone, so that training needs only token states and a checkpoint is small."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +12,11 @@ from glot.types import Batch
 
 
 class SentenceModel(nn.Module):
-    """Each side of a batch through the pooler, all sides through the head."""
+    """One pooler, applied to each side of a batch, and one head, applied to all sides together.
+
+    Example:
+        SentenceModel(MeanPooler(384), SingleHead(384, 2))(Batch((tokens,), labels))
+    """
 
     def __init__(self, pooler: Pooler, head: nn.Module) -> None:
         super().__init__()
@@ -20,28 +24,28 @@ class SentenceModel(nn.Module):
         self.head = head
 
     def forward(self, batch: Batch) -> Tensor:
-        """The head's output: (B, C) logits or (B,) cosines."""
+        """The head's output: (B, C) logits, (B,) cosines or (B, B + M) dot products."""
         vectors = [self.pooler(side) for side in batch.sides]
-        if batch.shares:  # the head sees the whole batch, so that the loss is that of one process
+        if batch.shares:  # every rank computes the loss of the whole batch, as one process does
             vectors = [gather_rows(rows, counts, batch.rank) for rows, counts in zip(vectors, batch.shares, strict=True)]
         return self.head(*vectors)
 
     @property
     def trainable_params(self) -> int:
-        """Number of parameters that training moves."""
+        """Number of trainable parameters."""
         return sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad)
 
 
 def gather_rows(rows: Tensor, counts: Sequence[int], rank: int) -> Tensor:
-    """The rows of all processes in the order of their ranks, with gradient: (n, D) -> (sum of counts, D).
+    """All-gather with gradient: the rows of all ranks in rank order, (n, D) -> (sum of counts, D).
 
-    Every process must compute the same loss from them. Each rank back-propagates the full loss, so the summed gradients are world_size
-    too large; the mean of DistributedDataParallel divides by world_size.
+    Every rank must compute the same loss from them. Each rank back-propagates the full loss, so the summed gradients are world_size times
+    too large; DistributedDataParallel's mean divides by world_size.
 
     Args:
-        rows: of this process; more than its count where it had no row of its own and took one to keep in step.
-        counts: rows of each process.
-        rank: of this process.
+        rows: this rank's rows. A rank whose count is 0 passes one row, so that it takes part in the collective calls; it is dropped here.
+        counts: rows per rank.
+        rank: this process's rank.
     """
     own = rows[: counts[rank]]
     parts = _Gather.apply(F.pad(own, (0, 0, 0, max(counts) - len(own))), rank, len(counts))
@@ -49,7 +53,7 @@ def gather_rows(rows: Tensor, counts: Sequence[int], rank: int) -> Tensor:
 
 
 class _Gather(torch.autograd.Function):
-    """Rows (n, D), as many in every process -> those of each process, as `gather_rows` says.
+    """All-gather for `gather_rows`: rows (n, D), the same n on every rank -> one (n, D) per rank.
 
     Torch's own differentiable all-gather (torch.distributed.nn.functional) gives the same gradient, but warns that it is deprecated.
     """

@@ -1,6 +1,6 @@
-"""Packed rows cut into parts and joined, copied to places of a larger table and back: how sentences are padded and unpadded.
+"""Scatter and gather of packed rows, which pad and unpad sentences; split and concatenation without needless copies.
 
-No two rows share a place, so the gradients are plain copies; indexing would have autograd add row by row instead.
+No two rows share a place, so the gradients are plain copies. With plain indexing autograd would accumulate them row by row.
 """
 
 import inspect
@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 def cut(rows: Tensor, sizes: list[int], dim: int = 0) -> tuple[Tensor, ...]:
-    """`rows.split(sizes, dim)`; a single part is the whole, whose gradient autograd would copy."""
+    """`rows.split(sizes, dim)`. A single part is `rows` itself: through `split`, autograd would copy its gradient."""
     return (rows,) if len(sizes) == 1 else rows.split(sizes, dim)
 
 
@@ -41,7 +41,7 @@ class SpreadRows(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int, None, None], rows: Tensor, places: Tensor, total: int) -> tuple[Tensor, int]:
-        """Stacked states (`glot.nn.stack`) lie side by side as wider rows."""
+        """Stacked states (`glot.nn.stack`) are moved as one table of wider rows."""
         wide = rows.movedim(in_dims[0], 1)
         return SpreadRows.apply(wide.flatten(1), places, total).view(total, *wide.shape[1:]).movedim(1, 0), 0
 
@@ -69,5 +69,5 @@ class CollectRows(torch.autograd.Function):
         return CollectRows.apply(wide.flatten(1), places).view(len(places), *wide.shape[1:]).movedim(1, 0), 0
 
 
-for _function in (SpreadRows, CollectRows):  # `apply` asks for it every time, and would read it off the source: 5 % of a small step
-    _function.forward.__signature__ = inspect.signature(_function.forward)
+for _function in (SpreadRows, CollectRows):  # `apply` inspects the signature at each call; a stored one is cheaper
+    setattr(_function.forward, "__signature__", inspect.signature(_function.forward))  # noqa: B010 - plain assignment fails type checks

@@ -1,4 +1,4 @@
-"""What every pooler is: token states in, one vector per sentence out."""
+"""Pooler, the base class of all poolers: token states in, one vector per sentence out."""
 
 from torch import Tensor, nn
 
@@ -28,5 +28,5 @@ class Pooler(nn.Module):
         self.in_dim, self.out_dim = in_dim, out_dim
 
     def readout(self, batch: TokenBatch) -> tuple[Tensor, Tensor | None]:
-        """Vectors (B, D), and the weight of each token (N,) where the pooler weighs tokens, else None."""
+        """Vectors (B, D), and the weight of each token (N,), or None where the pooler does not weigh tokens."""
         return self(batch), None

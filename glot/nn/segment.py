@@ -1,8 +1,8 @@
-"""Reductions over the tokens of each sentence of a packed batch: the only ones in the project.
+"""Segment reductions: sum, mean, maximum and softmax over the tokens of each sentence of a packed batch.
 
 All take `values (N, width)` and the batch that says which tokens belong together, and work on any device.
-Sums are matrix products with a (sentences x tokens) matrix, which is several times faster than scattering on a CPU and, unlike it,
-reproducible on an accelerator; products are taken in groups so that their cost stays linear in the batch.
+Sums are matrix products with a (sentences x tokens) matrix. On a CPU that is faster than scattering (docs/decisions.md). On an accelerator
+it is reproducible, and scattering is not. Products are taken in groups of sentences, so their cost stays linear in the batch.
 """
 
 import itertools
@@ -14,7 +14,7 @@ from glot.nn.places import cut, join
 from glot.types import TokenBatch
 
 TOKENS_PER_PRODUCT = 1024
-"""About how many tokens one product takes: its cost grows with sentences times tokens, its overhead does not."""
+"""Approximate number of tokens per product. A product's cost grows with sentences times tokens, its overhead does not."""
 
 
 def segment_sum(values: Tensor, batch: TokenBatch, weights: Tensor | None = None) -> Tensor:

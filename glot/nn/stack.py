@@ -1,6 +1,6 @@
-"""Models of one form that train side by side on the same batches: their weights stacked, one forward pass for all.
+"""StackedModel: several models of one architecture trained on the same batches, their weights stacked, one vmapped forward pass for all.
 
-What does not depend on the weights (reading the states, the token graph, a fixed pooling) is done once, and the products are batched.
+What does not depend on the weights is computed once: reading the states, the token graph, a fixed pooling. The products are batched.
 """
 
 import copy
@@ -15,13 +15,16 @@ from glot.types import Batch
 
 
 class StackedModel(nn.Module):
-    """R models -> one with parameters (R, ...).
+    """R models -> one module with parameters (R, ...).
 
     Args:
-        models: of the same form, without buffers; they are copied, see `unstacked`.
+        models: of the same architecture, without buffers. They are copied; `unstacked` writes the weights back.
 
     Raises:
-        ValueError: a model has buffers, which its batches would move (batch norm).
+        ValueError: a model has buffers, which a forward pass would change (batch norm).
+
+    Example:
+        StackedModel([SentenceModel(AdaPooler(384, 128), SingleHead(384, 2)) for _ in range(4)])
     """
 
     def __init__(self, models: list[nn.Module]) -> None:
@@ -29,7 +32,7 @@ class StackedModel(nn.Module):
         weights, buffers = stack_module_state(models)
         if buffers:
             raise ValueError(f"models with buffers cannot be stacked: {', '.join(buffers)}")
-        self._form = [copy.deepcopy(models[0]).to("meta")]  # in a list, so that its weights are not ours
+        self._form = [copy.deepcopy(models[0]).to("meta")]  # in a list: nn.Module must not register its weights
         self._names = list(weights)
         self.weights = nn.ParameterList(weights.values())
 
@@ -44,11 +47,11 @@ class StackedModel(nn.Module):
             return functional_call(self._form[0], weights, (batch,))
 
         weights = dict(zip(self._names, self.weights, strict=True))
-        return torch.vmap(one, randomness="same")(weights)  # one random graph for all, as it is the same for every seed
+        return torch.vmap(one, randomness="same")(weights)  # all models share one random graph
 
     @contextmanager
     def unstacked(self, models: list[nn.Module]) -> Iterator[None]:
-        """After the block, however it ends, each model has its weights of the stack."""
+        """On leaving the context, also by an exception, write each model's weights back from the stack."""
         try:
             yield
         finally:

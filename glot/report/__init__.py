@@ -1,1 +1,1 @@
-"""Finished runs as tables and figures. Nothing here trains."""
+"""Tables and figures of finished runs."""

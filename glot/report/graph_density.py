@@ -1,4 +1,4 @@
-"""How dense the threshold graph is at each tau: edges, degrees, tokens without neighbours."""
+"""Density of the threshold graph by tau: edges, degrees, tokens without neighbours."""
 
 from typing import NamedTuple
 
@@ -8,17 +8,17 @@ from glot.nn.graph import GraphRule, TokenGraph
 from glot.types import TokenBatch
 
 NEARLY = 0.02
-"""A graph with fewer than this share of its pairs missing (or present) is called nearly complete (or nearly empty)."""
+"""A graph that lacks less than this share of its pairs is nearly complete; one that has less than it is nearly empty."""
 
 
 class Census(NamedTuple):
-    """Of all sentences of a sample together.
+    """Statistics of the graph over all sentences of a sample.
 
     Attributes:
         tau: the threshold.
-        density: share of the pairs of different tokens of a sentence that are joined.
-        degree: mean number of neighbours of a token, itself not counted.
-        isolated: share of tokens without neighbour.
+        density: share of joined pairs among all pairs of different tokens of one sentence.
+        degree: mean number of neighbours per token, self-loops not counted.
+        isolated: share of tokens without neighbours.
     """
 
     tau: float
@@ -28,14 +28,19 @@ class Census(NamedTuple):
 
     @property
     def verdict(self) -> str:
-        """`nearly complete`, `nearly empty`, or nothing."""
+        """`nearly complete`, `nearly empty`, or an empty string."""
         if self.density > 1 - NEARLY:
             return "nearly complete"
         return "nearly empty" if self.density < NEARLY else ""
 
 
 class Counter:
-    """Adds up batches for a fixed list of thresholds."""
+    """Counts edges and isolated tokens over batches, for a fixed list of thresholds.
+
+    Example:
+        counter = Counter([0.3, 0.6])
+        counter.add(batch)
+    """
 
     def __init__(self, taus: list[float]) -> None:
         self.taus = taus
@@ -58,7 +63,7 @@ class Counter:
             self._pairs += int((block.lengths * (block.lengths - 1)).sum())
 
     def census(self) -> list[Census]:
-        """One row a threshold."""
+        """One row per threshold."""
         rows = zip(self.taus, self._edges.tolist(), self._isolated.tolist(), strict=True)
         tokens, pairs = max(1, self._tokens), max(1, self._pairs)
         return [Census(tau, edges / pairs, edges / tokens, isolated / tokens) for tau, edges, isolated in rows]

@@ -1,4 +1,4 @@
-"""The stress test's picture: who is similar to whom among the tokens of one sentence and its pooled vectors."""
+"""The heat map of the stress test: cosine similarities of one sentence's tokens and pooled vectors."""
 
 from pathlib import Path
 
@@ -16,16 +16,17 @@ HEAT_MAP = "augmented_similarity"
 
 @torch.inference_mode()
 def draw_heat_map(run_dir: Path, text: str) -> None:
-    """`augmented_similarity.{png,pdf}`: cosines of one sentence's tokens and of its pooled vectors, among them the trained pooler's.
+    """Write `augmented_similarity.{png,pdf}`: cosines of one sentence's tokens and pooled vectors, the trained pooler's among them.
 
-    A pooler with a readout is shown as the sum of the raw tokens with the readout's weights, which has width d whatever the jump.
+    A pooler with token weights is shown as the weighted sum of the raw tokens, which has width d for every jump.
     """
     model, config, _ = load_run(run_dir)
     source = find_trained_backbone(run_dir, read_config(run_dir / CONFIG), config)
-    own = config.backbone
-    backbone = Backbone(source, None, own.backbone_dtype, own.hidden_layer, pick_device(own.device), load_options(own.device))
+    asked = config.backbone
+    device, options = pick_device(asked.device), load_options(asked.device)
+    backbone = Backbone(source, None, asked.backbone_dtype, asked.hidden_layer, device, options)
     batch, words, spans = backbone.read_plainly(text)
-    batch = batch.to("cpu")  # the trained pooler is there
+    batch = batch.to("cpu")  # `load_run` leaves the trained pooler there
     tokens, pooler = batch.tokens, model.pooler
     pooled = {"[first]": tokens[0], "[mean]": tokens.mean(0), "[max]": tokens.amax(0)}
     own = f"[{config.pooler.pooling_method}]"

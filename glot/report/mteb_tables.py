@@ -1,4 +1,4 @@
-"""Scores on MTEB as tables: tasks, categories and their means, the paper's figure beside ours."""
+"""Tables of MTEB scores: tasks, means per category, and the paper's figures beside ours."""
 
 import csv
 import math
@@ -15,15 +15,20 @@ MEAN = "mean"
 class Score(Protocol):
     """One task's outcome, as `glot.integrations.mteb` gives it."""
 
-    task: str
-    category: str
-    metric: str
-    score: float | None
-    error: str | None
+    @property
+    def task(self) -> str: ...
+    @property
+    def category(self) -> str: ...
+    @property
+    def metric(self) -> str: ...
+    @property
+    def score(self) -> float | None: ...
+    @property
+    def error(self) -> str | None: ...
 
 
 def write_mteb_tables(run_dir: Path, scores: Sequence[Score], backbone: str, pooler: str) -> None:
-    """table.md and table.csv of what has been scored so far."""
+    """Write table.md and table.csv of the tasks scored so far."""
     header, rows = mteb_table(scores, backbone, pooler)
     (run_dir / "table.md").write_text(markdown(header, rows) + "\n", encoding="utf-8")
     with (run_dir / "table.csv").open("w", newline="", encoding="utf-8") as stream:
@@ -31,9 +36,9 @@ def write_mteb_tables(run_dir: Path, scores: Sequence[Score], backbone: str, poo
 
 
 def mteb_table(scores: Sequence[Score], backbone: str, pooler: str) -> tuple[list[str], list[list[str]]]:
-    """Header and rows: every task, then the mean of each category over tasks that have a score, then the mean of all tasks.
+    """Header and rows: every task, then the mean per category, then the mean of all tasks. Failed tasks are left out of means.
 
-    Scores are hundredths, as leaderboards give them.
+    Scores are multiplied by 100, as on leaderboards.
     """
     found = [(score, published_score(backbone, pooler, score.task, None)) for score in scores]
     rows = []

@@ -1,4 +1,4 @@
-"""Figures. The only door to matplotlib."""
+"""Figures. The only module that imports matplotlib."""
 
 import itertools
 from pathlib import Path
@@ -17,17 +17,17 @@ COLOURS = {
     "K = 0": "#3f9b6c",
     "random": "#d36ba6",
 }
-"""Poolers and controls keep their colours from figure to figure."""
+"""Colours of poolers and controls, the same in all figures."""
 
 
 def _subplots(rows: int = 1, columns: int = 1, *, figsize: tuple[float, float], dpi: int = 150, **options: Any) -> tuple[Figure, Any]:
-    """A figure of its own and its axes. Not through pyplot, which would choose a backend for the whole process."""
+    """A figure and its axes, made without pyplot, because pyplot would choose a backend for the whole process."""
     figure = Figure(figsize=figsize, dpi=dpi)
     return figure, figure.subplots(rows, columns, **options)
 
 
 def plot_demo(runs: list[dict[str, Any]], shortcuts: dict[str, float], path: Path) -> None:
-    """Accuracy by epoch for each pooler, with what length alone scores."""
+    """Accuracy by epoch per pooler, with the scores of length alone and of the majority class."""
     figure, axes = _subplots(figsize=(7.2, 4.2), dpi=150)
     ends = []
     for run in runs:
@@ -56,7 +56,7 @@ def plot_demo(runs: list[dict[str, Any]], shortcuts: dict[str, float], path: Pat
 def plot_similarity(cosines: np.ndarray, names: list[str], needles: list[int], pooled: int, caption: str, path: Path) -> None:
     """A heat map of cosine similarities (n, n) of tokens and, in the last `pooled` rows, pooled vectors; as path.png and path.pdf.
 
-    The names of `needles` are red, those of pooled vectors blue.
+    Names at the indices `needles` are red, names of pooled vectors blue.
     """
     size = max(6.0, 0.11 * len(names))
     figure, axes = _subplots(figsize=(size + 1, size), dpi=150)
@@ -79,7 +79,7 @@ def plot_similarity(cosines: np.ndarray, names: list[str], needles: list[int], p
 
 
 def _spread(heights: list[float], gap: float) -> list[float]:
-    """Ascending heights moved up until neighbours are at least `gap` apart, then centred on where they were."""
+    """Ascending label heights, moved up until neighbours are `gap` apart, then all moved down if the last one is too high."""
     placed: list[float] = []
     for height in heights:
         placed.append(max(height, placed[-1] + gap) if placed else height)
@@ -88,7 +88,7 @@ def _spread(heights: list[float], gap: float) -> list[float]:
 
 
 def plot_arms(rows: list[tuple[str, str, str, Any]], path: Path) -> None:
-    """Mean and 95 % interval of every arm, one panel for each point of the grid: rows of (point, arm, metric, Spread)."""
+    """Mean and 95 % interval of every arm, one panel per grid point: rows of (point, arm, metric, Spread)."""
     points = list(dict.fromkeys(point for point, _, _, _ in rows))
     arms = list(dict.fromkeys(arm for _, arm, _, _ in rows))
     figure, panels = _subplots(1, max(1, len(points)), figsize=(2 + 2.3 * len(points), 1.2 + 0.3 * len(arms)), dpi=150, squeeze=False)
@@ -107,7 +107,7 @@ def plot_arms(rows: list[tuple[str, str, str, Any]], path: Path) -> None:
 
 
 def plot_graph_density(census: list[Any], tau: float, path: Path) -> None:
-    """Density of the token graph and share of isolated tokens against tau, with the chosen tau."""
+    """Density of the token graph and share of isolated tokens against tau, with the chosen tau marked."""
     figure, axes = _subplots(figsize=(5.6, 3.6), dpi=150)
     taus = [row.tau for row in census]
     curves = {
@@ -133,13 +133,13 @@ FURTHER_COLOURS = ("#1f6f78", "#b5a642", "#7a4e9e", "#9c3d1f", "#6b8e23", "#8080
 def plot_lines(
     rows: list[tuple[str, float, str, Any]], shortcuts: dict[tuple[str, float], dict[str, float]], names: tuple[str, str], path: Path
 ) -> None:
-    """Mean and 95 % band of every arm against a number, one panel for the rest of the grid point.
+    """Mean and 95 % band of every arm against x, one panel per combination of the other grid values.
 
     Args:
         rows: (panel, x, arm, Spread).
-        shortcuts: (panel, x) -> what rules that understand nothing score, drawn in grey.
-        names: of the x axis and of the metric.
-        path: of the picture.
+        shortcuts: (panel, x) -> scores of shortcut rules, drawn in grey.
+        names: names of the x axis and of the metric.
+        path: file of the figure.
     """
     panels, arms = list(dict.fromkeys(row[0] for row in rows)), list(dict.fromkeys(row[2] for row in rows))
     figure, grid = _subplots(1, len(panels), figsize=(1.6 + 3.4 * len(panels), 3.8), dpi=150, squeeze=False, sharex=True, sharey=True)
@@ -161,7 +161,7 @@ def plot_lines(
         axes.spines[["top", "right"]].set_visible(False)
     shown = [row[3].mean for row in rows] + [score for scores in shortcuts.values() for score in scores.values()]
     margin = 0.15 * (max(shown) - min(shown)) or 0.05
-    grid[0][0].set_ylim(min(shown) - margin, max(shown) + margin)  # with three seeds a band may leave the possible
+    grid[0][0].set_ylim(min(shown) - margin, max(shown) + margin)  # by means alone: with few seeds a band may leave the metric's range
     grid[0][0].set_ylabel(names[1])
     grid[0][-1].legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
     figure.tight_layout()

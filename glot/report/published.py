@@ -1,4 +1,7 @@
-"""The paper's figures, to stand beside ours where backbone, pooler and task agree. Source: tables of arXiv 2603.03389."""
+"""The paper's figures, shown beside ours where backbone, pooler and task agree.
+
+Source: tables of arXiv 2603.03389.
+"""
 
 import csv
 from functools import cache
@@ -12,9 +15,14 @@ def _rows() -> list[dict[str, str]]:
 
 
 def published_score(backbone: str, pooler: str, task: str, metric: str | None, table: str | None = None) -> float | None:
-    """One figure, or None where the paper has none. Backbones match without their owner.
+    """One figure, or None where the paper has none. Backbones match with or without their owner.
 
-    `metric` None is whatever the paper reports for the task, `table` None the first table that has it (else e.g. `table 3`).
+    Args:
+        backbone: hub id, or its name alone.
+        pooler: a value of `--pooling_method`.
+        task: a task's name in the table.
+        metric: None = the one that the paper reports for the task.
+        table: e.g. `table 3`; None = the first table that has the figure.
     """
     number = None if table is None else table.removeprefix("table").strip()
     for row in _rows():

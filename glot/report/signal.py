@@ -1,11 +1,11 @@
-"""What the stress test gives away for free, and how much of its signal is left when texts are cut: facts of a run's result."""
+"""Facts about the stress test's data for a run's result: scores of shortcuts, and the share of signal left when texts are cut."""
 
 from functools import lru_cache
 from typing import Any
 
 from glot.data.shortcuts import score_shortcuts
 from glot.data.stress import needles_kept
-from glot.data.tasks import TASKS, load_task_data
+from glot.data.tasks import load_task_data
 from glot.settings.config import RunConfig
 from glot.settings.sections import BackboneConfig, DataConfig, StressConfig
 from glot.states.backbone import kept_characters
@@ -13,9 +13,9 @@ from glot.states.tokens import find_source, max_tokens
 
 
 def stress_facts(config: RunConfig) -> dict[str, Any]:
-    """`shortcuts` (rule -> accuracy) and `signal_kept` (share of evaluation texts whose signal is whole when they are cut).
+    """`shortcuts` (rule -> accuracy) and `signal_kept` (share of evaluation texts whose signal is complete after the cut).
 
-    Loads a tokenizer, no weights. Runs on the same data share them.
+    Loads a tokenizer, no weights. Results are cached for runs on the same data.
     """
     data, backbone = config.data, config.backbone
     kept = _signal_kept(find_source(backbone).identity, backbone, data, config.stress, config.data_seed)
@@ -24,12 +24,12 @@ def stress_facts(config: RunConfig) -> dict[str, Any]:
 
 @lru_cache(maxsize=8)
 def _shortcuts(data: DataConfig, stress: StressConfig, max_length: int, data_seed: int) -> dict[str, float]:
-    rows = load_task_data(TASKS[data.task], data, stress, max_length, data_seed)
+    rows = load_task_data(data.task, data, stress, max_length, data_seed)
     return score_shortcuts(rows.train, rows.reported[0])
 
 
 @lru_cache(maxsize=8)
 def _signal_kept(identity: str, backbone: BackboneConfig, data: DataConfig, stress: StressConfig, data_seed: int) -> float:
-    """`identity` is part of what is remembered by: a name may come to mean another tokenizer."""
-    texts = load_task_data(TASKS[data.task], data, stress, backbone.max_length, data_seed).reported[0].columns[0]
+    """`identity` is unused here but part of the cache key, because a name may later refer to another tokenizer."""
+    texts = load_task_data(data.task, data, stress, backbone.max_length, data_seed).reported[0].columns[0]
     return needles_kept(texts, kept_characters(find_source(backbone), texts, max_tokens(backbone)))

@@ -1,10 +1,10 @@
-"""Result objects as Markdown."""
+"""Tables of results, as Markdown or LaTeX."""
 
 from typing import Any
 
 
 def markdown(header: list[str], rows: list[list[str]]) -> str:
-    """A table whose columns line up in plain text too; the first column is words, the others are right-aligned."""
+    """A Markdown table with padded columns, the first left-aligned, the others right-aligned."""
     widths = [max(len(line[column]) for line in [header, *rows]) for column in range(len(header))]
 
     def line(cells: list[str]) -> str:
@@ -18,12 +18,12 @@ def markdown(header: list[str], rows: list[list[str]]) -> str:
 
 
 def percent(value: float | None) -> str:
-    """A fraction of 1 as a percentage, a dash where there is none."""
+    """A fraction of 1 as a percentage; None is a dash."""
     return "-" if value is None else f"{100 * value:.1f} %"
 
 
 def demo_table(runs: list[dict[str, Any]], shortcuts: dict[str, float]) -> str:
-    """Poolers and shortcuts on the stress test."""
+    """The table of `glot demo`: poolers and shortcuts on the stress test."""
     rows = []
     for run in runs:
         train = f"{run['seconds']['train']:.1f} s"
@@ -43,7 +43,7 @@ def demo_table(runs: list[dict[str, Any]], shortcuts: dict[str, float]) -> str:
 
 
 def latex(header: list[str], rows: list[list[str]]) -> str:
-    """The same table for a paper (booktabs)."""
+    """A LaTeX table (booktabs)."""
 
     def line(cells: list[str]) -> str:
         escaped = [cell.replace("%", r"\%").replace("_", r"\_").replace("±", r"$\pm$") for cell in cells]
@@ -55,7 +55,7 @@ def latex(header: list[str], rows: list[list[str]]) -> str:
 
 
 def graph_density_table(census: list[Any], tau: float, num_texts: int, what: str) -> str:
-    """Density of the token graph by tau; the chosen one is marked."""
+    """Density of the token graph by tau; the chosen tau is marked."""
     rows = [
         [f"{row.tau:g}{' *' if row.tau == tau else ''}", percent(row.density), f"{row.degree:.1f}", percent(row.isolated), row.verdict]
         for row in census

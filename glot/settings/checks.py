@@ -1,5 +1,6 @@
 """What is wrong with a configuration: numbers, combinations, paths. Names are checked by the table that owns them."""
 
+import math
 import os
 import re
 from pathlib import Path
@@ -7,9 +8,10 @@ from typing import TYPE_CHECKING
 
 from glot.distributed import processes
 from glot.errors import ConfigError, unknown_name
+from glot.files import HUB, find_files
 from glot.locate import expand_user, local_folder, split_revision
 from glot.prompts import AUTO, NONE
-from glot.settings.choices import EMBEDDED_BACKBONES, FIXED_POOLERS, LONGEST_STACKED, MTEB_CACHE
+from glot.settings.choices import EMBEDDED_BACKBONES, FIXED_POOLERS, LONGEST_STACKED, METRICS, MTEB_CACHE
 from glot.settings.sections import flag_facts, kinds, optional_flags
 from glot.settings.seeds import parse_seeds
 
@@ -29,7 +31,7 @@ def check(config: "RunConfig") -> list[str]:
         problems.append(f"--tau={config.graph.tau}: must be at least -1 and below 1 (an edge needs cosine > tau)")
     if not 0 < config.data.heldout_fraction < 1:
         problems.append(f"--heldout_fraction={config.data.heldout_fraction}: must be above 0 and below 1")
-    for one in (_check_rows, _check_pooler, _check_backbone, _check_stress, _check_seeds, _check_folders, _check_processes):
+    for one in (_check_rows, _check_files, _check_pooler, _check_backbone, _check_stress, _check_seeds, _check_folders, _check_processes):
         problems += one(config)
     return problems
 
@@ -62,6 +64,46 @@ def _check_rows(config: "RunConfig") -> list[str]:
     if rows in ROWS_WORDS or (rows.isdecimal() and int(rows) > 0):
         return []
     return [f"--num_train_samples={rows}: must be subset, full or a number of rows above 0"]
+
+
+def _check_files(config: "RunConfig") -> list[str]:
+    """Files, columns and metrics of a custom task."""
+    if config.data.task != "custom":
+        return []
+    files, problems = config.files, []
+    texts = [name.strip() for name in files.text_columns.split(",") if name.strip()]
+    if not 1 <= len(texts) <= 2 or len(set(texts)) < len(texts):
+        problems.append(f"--text_columns={files.text_columns}: must name one column, or two different ones (premise,hypothesis)")
+    if files.label_column in texts:
+        problems.append(f"--label_column={files.label_column}: is one of --text_columns; name the column of the labels")
+    metrics = [name.strip() for name in (files.metrics or "").split(",") if name.strip()]
+    problems += [unknown_name(name, METRICS, "metrics") for name in metrics if name not in METRICS]
+    if files.label_range is not None and not _is_range(files.label_range):
+        problems.append(f"--label_range={files.label_range}: must be two rising numbers such as 0,5")
+    return problems + _check_named_files(config)
+
+
+def _check_named_files(config: "RunConfig") -> list[str]:
+    named, problems = {"train_file": config.contrastive.train_file, "eval_file": config.files.eval_file}, []
+    if not named["train_file"]:
+        problems.append("--train_file: --task=custom needs it; csv, tsv, jsonl, json or parquet, also .gz, or hub:owner/name")
+    if config.data.eval_split is not None and not any(str(file).startswith(HUB) for file in named.values()):
+        problems.append(f"--eval_split={config.data.eval_split}: needs a hub: table; name a file with --eval_file")
+    for flag, text in named.items():
+        try:
+            if text and not text.startswith(HUB):
+                find_files(flag, text)
+        except ConfigError as error:
+            problems += error.problems
+    return problems
+
+
+def _is_range(text: str) -> bool:
+    try:
+        low, high = (float(part) for part in text.split(","))
+    except ValueError:
+        return False
+    return math.isfinite(low) and math.isfinite(high) and low < high
 
 
 def _check_pooler(config: "RunConfig") -> list[str]:
@@ -176,9 +218,9 @@ def _check_folders(config: "RunConfig") -> list[str]:
     folders = {"output_dir": config.output.output_dir, "store_dir": config.store.store_dir}
     if config.data.task == "embedding":
         folders["save_dir"] = config.contrastive.save_dir
-        if not Path(config.contrastive.train_file).is_file():
+        if not Path(config.contrastive.pairs_file).is_file():
             problems.append(
-                f"--train_file={config.contrastive.train_file}: no such file; JSON lines {{query, pos, neg}}, .jsonl or .jsonl.gz"
+                f"--train_file={config.contrastive.pairs_file}: no such file; JSON lines {{query, pos, neg}}, .jsonl or .jsonl.gz"
             )
     for flag, folder in folders.items():
         path = Path(folder).absolute()

@@ -1,9 +1,9 @@
 """The choices of every flag as plain tuples, so that `--help` and a mistyped name need no heavy import.
 
-`tests/test_names.py` holds each tuple equal to the table that gives the names their meaning.
+`tests/settings/test_names.py` holds each tuple equal to the table that gives the names their meaning.
 """
 
-TASKS = ("cola", "sst2", "stsb", "mrpc", "qqp", "mnli", "qnli", "rte", "wnli", "imdb", "stress", "embedding")
+TASKS = ("cola", "sst2", "stsb", "mrpc", "qqp", "mnli", "qnli", "rte", "wnli", "imdb", "stress", "embedding", "custom")
 EVALUATIONS = ("mteb",)
 """Values of `--task` that train nothing."""
 MTEB_CACHE = "mteb-results"
@@ -15,6 +15,8 @@ GNN_TYPES = ("gat", "gcn", "gin", "gine")
 JK_MODES = ("cat", "lstm", "max", "mean")
 GRAPHS = ("threshold", "none", "complete", "random", "knn", "window")
 LABEL_SCALES = ("0_1", "-1_1", "raw")
+LABEL_KINDS = ("auto", "class", "score")
+METRICS = ("accuracy", "macro_f1", "f1", "mcc", "auroc", "spearman", "pearson")
 DTYPES = ("float32", "float16", "bfloat16")
 BACKBONE_DTYPES = (*DTYPES, "autocast")
 SELECTIONS = ("best", "last", "heldout")

@@ -12,9 +12,11 @@ from pathlib import Path
 from glot.errors import CheckpointError, ConfigError, nearest
 from glot.settings.checks import check
 from glot.settings.sections import (
+    DEFAULT_PAIRS,
     BackboneConfig,
     ContrastiveConfig,
     DataConfig,
+    FilesConfig,
     GraphConfig,
     MtebConfig,
     OutputConfig,
@@ -26,6 +28,9 @@ from glot.settings.sections import (
     sections,
 )
 
+FORMER_DEFAULTS = {"train_file": DEFAULT_PAIRS, "num_eval_samples": 500}
+"""Flags that had another default than None: older runs are found under it."""
+
 
 @dataclass(frozen=True)
 class RunConfig:
@@ -36,6 +41,7 @@ class RunConfig:
     graph: GraphConfig = field(default_factory=GraphConfig)
     data: DataConfig = field(default_factory=DataConfig)
     stress: StressConfig = field(default_factory=StressConfig)
+    files: FilesConfig = field(default_factory=FilesConfig)
     store: StoreConfig = field(default_factory=StoreConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     output: OutputConfig = field(default_factory=OutputConfig)
@@ -92,8 +98,10 @@ class RunConfig:
 
     def determining(self) -> dict[str, typing.Any]:
         """Flag name -> value of all that can change a result."""
-        facts = flag_facts()
-        return {name: value for name, value in self.to_dict().items() if facts[name].identity}
+        facts, unset = flag_facts(), RunConfig().to_dict()
+        found = {name: value for name, value in self.to_dict().items() if facts[name].identity}
+        counting = {name: value for name, value in found.items() if not (facts[name].later and value == unset[name])}
+        return counting | {name: value for name, value in FORMER_DEFAULTS.items() if counting[name] is None}
 
     def fingerprint(self, *also: str) -> str:
         """16 hex digits over all that can change a result, and over whatever `also` adds (data hash, versions)."""

@@ -23,6 +23,7 @@ class FlagFacts:
         acts: name of the condition (`flags.CONDITIONS`) under which it does something; None = always.
         ours: whether it is new here. Without effect, a flag of ours is an error, one of the release's a remark.
         identity: whether a result depends on it, so that it is part of the fingerprint.
+        later: whether it came after runs and stores that are to be found again: it then counts only where it is not at its default.
         brought: `WEIGHTS` where a pooler's weights belong to it, `ORIGIN` where it says what they were trained on; a checkpoint brings
             both.
         switch: `--name` alone means 1.
@@ -36,6 +37,7 @@ class FlagFacts:
     acts: str | None = None
     ours: bool = False
     identity: bool = True
+    later: bool = False
     brought: str | None = None
     switch: bool = False
     environment: str | None = None

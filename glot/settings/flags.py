@@ -7,7 +7,7 @@ import argparse
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import yaml
 
@@ -47,7 +47,14 @@ CONDITIONS: dict[str, tuple[str, Callable[[RunConfig], bool]]] = {
     "tau": ("a threshold or random graph", lambda c: _has_graph(c, "threshold", "random")),
     "knn": ("--graph_adj=knn", lambda c: _has_graph(c, "knn")),
     "window": ("--graph_adj=window", lambda c: _has_graph(c, "window")),
-    "stsb": ("--task=stsb", lambda c: c.data.task == "stsb"),
+    "scores": (
+        "--task=stsb, or --task=custom with two --text_columns",
+        lambda c: c.data.task == "stsb" or (c.data.task == "custom" and "," in c.files.text_columns),
+    ),
+    "custom": ("--task=custom", lambda c: c.data.task == "custom"),
+    "table": ("--task=custom with a hub: table", lambda c: c.data.task == "custom" and _reads_hub(c)),
+    "files": ("--task=embedding or custom", lambda c: c.data.task in ("embedding", "custom")),
+    "eval_rows": ("a task that trains on labelled rows", lambda c: c.data.task not in ("embedding", "mteb")),
     "stress": ("--task=stress", lambda c: c.data.task == "stress"),
     "placed": (
         "--task=stress with --stress_variant=faithful or length_matched",
@@ -57,11 +64,14 @@ CONDITIONS: dict[str, tuple[str, Callable[[RunConfig], bool]]] = {
         "--task=stress with a variant other than repeat",
         lambda c: c.data.task == "stress" and c.stress.stress_variant != "repeat",
     ),
-    "hub": ("a task whose data is a table of the hub or a mirror", lambda c: c.data.task not in ("stress", "embedding")),
-    "split": ("a task with named splits", lambda c: c.data.task not in ("stress", "embedding", "mteb")),
-    "heldout": ("--selection=heldout or --task=embedding", lambda c: _trains(c) and _holds_out(c)),
+    "hub": ("a task whose data is a table of the hub or a mirror", lambda c: c.data.task not in ("stress", "embedding", "custom")),
+    "split": (
+        "a task with named splits",
+        lambda c: c.data.task not in ("stress", "embedding", "mteb", "custom") or (c.data.task == "custom" and _reads_hub(c)),
+    ),
+    "heldout": ("--selection=heldout, --task=embedding, or --task=custom without --eval_file", lambda c: _trains(c) and _holds_out(c)),
     "data_seed": (
-        "--task=stress or embedding, --selection=heldout or --graph_adj=random",
+        "--task=stress or embedding, --task=custom without --eval_file, --selection=heldout or --graph_adj=random",
         lambda c: _has_graph(c, "random") or (_trains(c) and (c.data.task == "stress" or _holds_out(c))),
     ),
     "store": ("--precompute_hidden_states=1 in a task that trains", lambda c: _trains(c) and c.store.precompute_hidden_states),
@@ -86,7 +96,12 @@ def _trains(config: RunConfig) -> bool:
 
 
 def _holds_out(config: RunConfig) -> bool:
-    return config.data.selection == "heldout" or config.data.task == "embedding"
+    own_rows = config.data.task == "custom" and config.files.eval_file is None and config.data.eval_split is None
+    return config.data.selection == "heldout" or config.data.task == "embedding" or own_rows
+
+
+def _reads_hub(config: RunConfig) -> bool:
+    return any(str(file).startswith("hub:") for file in (config.contrastive.train_file, config.files.eval_file))
 
 
 def _has_graph(config: RunConfig, *names: str) -> bool:
@@ -110,7 +125,7 @@ class Parsed(NamedTuple):
 
 
 class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> None:
+    def error(self, message: str) -> NoReturn:
         raise ConfigError(message)
 
 
@@ -149,11 +164,15 @@ def parse(argv: list[str], program: str = "main.py", defaults: dict[str, Any] | 
     given = {name: os.environ[variable] for name, variable in variables.items() if os.environ.get(variable)}
     explicit: dict[str, str] = {}
     for file in files:
-        values, mistakes = read_yaml(Path(file))
-        explicit.update(values)
+        from_file, mistakes = read_yaml(Path(file))
+        explicit.update(from_file)
         problems += mistakes
     explicit.update(typed)
-    values = {}
+    if is_task_file(explicit.get("task", "")):
+        named, mistakes = read_task_file(Path(explicit["task"]))
+        explicit = {**named, **explicit, "task": "custom"}
+        problems += mistakes
+    values: dict[str, Any] = {}
     for name, raw in {**given, **explicit}.items():
         try:
             values[name] = convert(name, raw)
@@ -267,6 +286,31 @@ def read_yaml(path: Path) -> tuple[dict[str, str], list[str]]:
     unset = ("", "~", "null")
     usable = {name: value for name, value in loaded.items() if name in known and name not in nested and value not in unset}
     return usable, mistakes
+
+
+TASK_FILES = (".yaml", ".yml")
+FILE_FLAGS = ("train_file", "eval_file")
+
+
+def is_task_file(task: str) -> bool:
+    """Whether a value of `--task` names a file with a custom task's flags."""
+    return task.endswith(TASK_FILES)
+
+
+def read_task_file(path: Path) -> tuple[dict[str, str], list[str]]:
+    """The flags of a custom task that is kept in a file, and the file's mistakes.
+
+    The task is called by the file's name. Its data are found from the current folder, or else beside the file.
+    """
+    values, mistakes = read_yaml(path)
+    mistakes = [mistake.replace("--config=", "--task=", 1) for mistake in mistakes]
+    if values.pop("task", "custom") != "custom":
+        mistakes.append(f"--task={path}: task: must be custom, or left out")
+    for flag in FILE_FLAGS:
+        beside = path.parent / values.get(flag, "")
+        if flag in values and not Path(values[flag]).exists() and beside.exists():
+            values[flag] = str(beside)
+    return {"task_name": path.stem, **values}, mistakes
 
 
 def to_yaml(config: RunConfig) -> str:

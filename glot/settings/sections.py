@@ -18,6 +18,7 @@ from glot.settings.choices import (
     GNN_TYPES,
     GRAPHS,
     JK_MODES,
+    LABEL_KINDS,
     LABEL_SCALES,
     POOLERS,
     SELECTIONS,
@@ -28,6 +29,9 @@ from glot.settings.choices import (
 )
 from glot.settings.facts import BACKBONE, DATA, MANY, ORIGIN, OUTPUT, POOLER, STORE, TRAINING, VAST, WEIGHTS, FlagFacts, flag
 from glot.settings.seeds import LARGEST_SEED
+
+DEFAULT_PAIRS = "./data/msmarco-triplets.jsonl"
+"""`--train_file` of `--task=embedding` where it is unset."""
 
 
 @dataclass(frozen=True)
@@ -142,8 +146,18 @@ class DataConfig:
         "subset (20,000 rows of qqp, qnli, mnli, embedding; 2,000 of stress; all of others), full, or a number",
         acts="trains",
     )
+    num_eval_samples: int | None = flag(
+        None,
+        DATA,
+        "evaluation rows, evenly spaced over the split (stress: generated ones); unset = all (stress: 500)",
+        bounds=(1, VAST),
+        acts="eval_rows",
+        ours=True,
+    )
     eval_split: str | None = flag(None, DATA, "another split to report on", acts="split", ours=True)
-    label_scale: str = flag("0_1", DATA, "target of the cosine: label/5, label/2.5 - 1, or the label", choices=LABEL_SCALES, acts="stsb")
+    label_scale: str = flag(
+        "0_1", DATA, "target of the cosine: scores to 0..1, to -1..1, or as they are", choices=LABEL_SCALES, acts="scores"
+    )
     selection: str = flag(
         "best",
         DATA,
@@ -169,12 +183,46 @@ class StressConfig:
     """The generated data of the stress test."""
 
     stress_variant: str = flag("faithful", DATA, "which generator", choices=STRESS_VARIANTS, acts="stress", ours=True)
-    num_eval_samples: int = flag(500, DATA, "generated evaluation rows", bounds=(1, VAST), acts="stress", ours=True)
     distractor_ratio: float = flag(0.8, DATA, "share of --max_length filled with noise words", bounds=(0, 1), acts="stress", ours=True)
     signal_position: str = flag(
         "random", DATA, "where the signal stands among the noise", choices=SIGNAL_POSITIONS, acts="placed", ours=True
     )
     relational_distance: int = flag(10, DATA, "noise words between modifier and noun", bounds=(0, MANY), acts="distance", ours=True)
+
+
+@dataclass(frozen=True)
+class FilesConfig:
+    """Your own rows (`--task=custom`)."""
+
+    eval_file: str | None = flag(
+        None,
+        DATA,
+        "evaluation rows, as --train_file; unset = a share of the training rows (--heldout_fraction)",
+        acts="custom",
+        ours=True,
+        later=True,
+    )
+    text_columns: str = flag("text", DATA, "one or two columns of texts: text, or premise,hypothesis", acts="custom", ours=True, later=True)
+    label_column: str = flag("label", DATA, "column of the labels", acts="custom", ours=True, later=True)
+    label_kind: str = flag(
+        "auto", DATA, "what labels are; auto = by their look, said in one line", choices=LABEL_KINDS, acts="custom", ours=True, later=True
+    )
+    label_range: str | None = flag(
+        None, DATA, "smallest and largest score, e.g. 0,5; unset = those of the training rows", acts="custom", ours=True, later=True
+    )
+    metrics: str | None = flag(
+        None,
+        DATA,
+        "comma list; the first is reported and picks the epoch; unset = accuracy, macro_f1 (two classes: f1, mcc, auroc too), "
+        "or spearman, pearson",
+        acts="custom",
+        ours=True,
+        later=True,
+    )
+    train_split: str | None = flag(None, DATA, "split of a hub: table to train on; unset = train", acts="table", ours=True, later=True)
+    task_name: str | None = flag(
+        None, DATA, "what a custom task is called in folders and results; unset = custom", acts="custom", ours=True, identity=False
+    )
 
 
 @dataclass(frozen=True)
@@ -230,7 +278,7 @@ class TrainConfig:
 class OutputConfig:
     """Where results go, and how much is said."""
 
-    output_dir: str = flag("runs", OUTPUT, "one run folder a run is made under it", ours=True, identity=False)
+    output_dir: str = flag("runs", OUTPUT, "one folder per run is made under it", ours=True, identity=False)
     run_name: str | None = flag(None, OUTPUT, "folder name; unset = task, pooler, seed and fingerprint", ours=True, identity=False)
     overwrite: bool = flag(False, OUTPUT, "1 = replace a run folder of the same name", ours=True, identity=False)
     report_to: str = flag(
@@ -262,7 +310,13 @@ class OutputConfig:
 class ContrastiveConfig:
     """Contrastive training on pairs (`--task=embedding`)."""
 
-    train_file: str = flag("./data/msmarco-triplets.jsonl", DATA, "rows {query, pos, neg}, .jsonl or .jsonl.gz", acts="embedding")
+    train_file: str | None = flag(
+        None,
+        DATA,
+        "embedding: rows {query, pos, neg}, .jsonl or .jsonl.gz; unset = ./data/msmarco-triplets.jsonl. custom: csv, tsv, jsonl, json or "
+        "parquet, also .gz; a pattern, a comma list, or hub:owner/name[:config][@revision]",
+        acts="files",
+    )
     skip_bad_rows: bool = flag(False, DATA, "1 = count malformed rows of --train_file instead of stopping", acts="embedding", ours=True)
     temperature: float = flag(0.07, TRAINING, "of the contrastive loss", bounds=(1e-06, 1000.0), acts="embedding")
     contrastive_normalize: bool = flag(False, TRAINING, "1 = vectors of length one before the dot product", acts="embedding", ours=True)
@@ -275,6 +329,11 @@ class ContrastiveConfig:
         identity=False,
     )
     proj_dim: int = flag(256, OUTPUT, "part of the embedding checkpoint's name", bounds=(1, MANY), acts="embedding")
+
+    @property
+    def pairs_file(self) -> str:
+        """The file of pairs: `--train_file`, or its default."""
+        return self.train_file or DEFAULT_PAIRS
 
 
 @dataclass(frozen=True)
@@ -298,6 +357,7 @@ SECTIONS: dict[str, type] = {
     "graph": GraphConfig,
     "data": DataConfig,
     "stress": StressConfig,
+    "files": FilesConfig,
     "store": StoreConfig,
     "train": TrainConfig,
     "output": OutputConfig,

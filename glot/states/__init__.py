@@ -1,1 +1,1 @@
-"""Token states of a frozen backbone: computed, stored, read."""
+"""Token states of a backbone: computed, stored and read."""

@@ -1,6 +1,6 @@
-"""Where a run's token states come from: a store on disk, written now if need be, or the backbone itself.
+"""The token states of a run: read from a store on disk, which is written first where it is missing, or computed by the backbone.
 
-Backbone and store do not know each other; they meet here.
+The packages `backbone` and `store` do not import each other; this module connects them.
 """
 
 import itertools
@@ -18,7 +18,8 @@ from glot.errors import StateError
 from glot.hub import find_file
 from glot.progress import Clock, counter
 from glot.prompts import AUTO, MODEL_FILE, Prompts, UsedPrompts, read_prompts
-from glot.settings.config import BackboneConfig, RunConfig, versions
+from glot.settings.config import RunConfig, versions
+from glot.settings.sections import BackboneConfig
 from glot.states.backbone import SPREAD, Backbone, BackboneSource, LiveTokens, find_backbone
 from glot.states.store import StoreKey, StorePlan, open_store, write_stores
 from glot.states.store.layout import DTYPES
@@ -26,17 +27,17 @@ from glot.states.store.writer import WriteOptions
 from glot.types import Texts, TokenBatch, TokenSource
 
 SAMPLED_TEXTS, TIMED_TEXTS = 2000, 256
-"""How many texts `--estimate` tokenises, and about how many of them it runs through the backbone."""
+"""Number of texts that `--estimate` tokenises, and the approximate number of them that it runs through the backbone."""
 TOKENISED_AT_ONCE = 1000
 
 
 def max_tokens(backbone: BackboneConfig) -> int | None:
-    """Tokens a text is cut to; None = the model's own limit."""
+    """Number of tokens that a text is cut to; None = the model's own limit."""
     return None if backbone.adaptive_length else backbone.max_length
 
 
 def find_source(config: BackboneConfig) -> BackboneSource:
-    """The backbone that a configuration names, not loaded yet.
+    """The backbone that a configuration names, without loading its weights.
 
     Raises:
         ConfigError: see `find_backbone`.
@@ -46,7 +47,7 @@ def find_source(config: BackboneConfig) -> BackboneSource:
 
 @lru_cache(maxsize=8)
 def _own_prompts(path: str, revision: str | None) -> Path | None:
-    """The prompts file of a model, by folder or hub id; None where it has none."""
+    """The prompts file of a model folder or hub repository; None where it has none."""
     if revision is None:
         return Path(path) / MODEL_FILE if (Path(path) / MODEL_FILE).is_file() else None
     return find_file(path, MODEL_FILE, revision)
@@ -63,13 +64,13 @@ def find_prompts(config: BackboneConfig, source: BackboneSource) -> Prompts:
 
 
 def used_prompts(config: RunConfig, source: BackboneSource) -> UsedPrompts:
-    """What is put before the texts that a run trains on."""
+    """The prompts of the texts that a run trains on."""
     prompts = find_prompts(config.backbone, source)
     return prompts.for_pairs() if config.data.task == "embedding" else prompts.for_task(config.data.task)
 
 
 def store_key(config: RunConfig, source: BackboneSource, texts: Texts) -> StoreKey:
-    """What the stored states of all texts of a run depend on."""
+    """The key of a run's store: everything that the stored states depend on."""
     return StoreKey(
         backbone=source.identity,
         layer=source.resolve_layer(config.backbone.hidden_layer),
@@ -84,16 +85,16 @@ def store_key(config: RunConfig, source: BackboneSource, texts: Texts) -> StoreK
 def open_tokens(
     config: RunConfig, source: BackboneSource, texts: Texts, device: torch.device, clock: Clock, team: Processes = ALONE
 ) -> TokenSource:
-    """The states of all texts of a run. A complete store needs no backbone at all; its weights are loaded only to encode.
+    """The states of all texts of a run. The backbone's weights are loaded only to encode; a complete store needs none.
 
     Raises:
-        StateError: the backbone fails on a text, named by split and row, or gives numbers for it that are not finite.
+        StateError: the backbone fails on a text, or its states are not finite. The message names split and row.
         StoreError: see `glot.states.store`.
     """
     if not config.store.precompute_hidden_states:
         backbone, ids = _load(config, source, texts, device, clock)
-        backbone.reader.check(int(ids.lengths.max()))  # the longest text now, not after hours
-        return LiveTokens(backbone, ids, config.backbone.finetune_backbone, ids.skips, texts.where)
+        backbone.reader.check(int(ids.lengths.max()))  # a text that is too long fails before training starts
+        return LiveTokens(backbone, ids, config.backbone.finetune_backbone, ids.skips.tolist(), texts.where)
     root, key = Path(config.store.store_dir), store_key(config, source, texts)
     stored = None if config.store.override_precompute else open_store(root, key)
     if stored is None:
@@ -112,7 +113,7 @@ def write_layers(
     clock: Clock,
     team: Processes = ALONE,
 ) -> None:
-    """Complete the stores of several hidden layers of one backbone, which may differ in nothing else, from one forward pass."""
+    """Complete the stores of several hidden layers of one backbone from one forward pass. The stores differ only in their layer."""
     root = Path(config.store.store_dir)
     wanted = {source.resolve_layer(layer): store_key(config.with_values(hidden_layer=layer), source, texts) for layer in layers}
     options = WriteOptions(config.store.resume, config.store.override_precompute, config.output.verbose, team)
@@ -121,7 +122,7 @@ def write_layers(
     backbone, ids = _load(config, source, texts, device, clock)
     widths = {layer: backbone.width(layer) for layer in wanted}
     with clock.phase("encode"):
-        for width in dict.fromkeys(widths.values()):  # most backbones have one
+        for width in dict.fromkeys(widths.values()):  # most backbones have one width
             names = [layer for layer in wanted if widths[layer] == width]
             plan = StorePlan(ids.kept_lengths, width, config.store.store_dtype)
             encode = partial(_encode_rows, backbone, ids, texts, names)
@@ -131,10 +132,10 @@ def write_layers(
 
 
 def _encode_rows(backbone: Backbone, ids: "TokenIds", texts: Texts, layers: list[str], rows: np.ndarray) -> Iterator[list[TokenBatch]]:
-    """States of some rows, from long to short; an error names the row.
+    """States of `rows`, which are sorted from long to short.
 
     Raises:
-        StateError: see `Backbone.encode_sorted`.
+        StateError: see `Backbone.encode_sorted`; the message names the row.
     """
     try:
         yield from backbone.encode_sorted([ids[row] for row in rows], layers, ids.skips[rows].tolist())
@@ -143,12 +144,12 @@ def _encode_rows(backbone: Backbone, ids: "TokenIds", texts: Texts, layers: list
 
 
 def load_options(device: str) -> dict[str, str]:
-    """What the library's loader is told for a value of `--device`: `spread` shares the layers among all accelerators."""
+    """Options of `from_pretrained` for a value of `--device`: `spread` distributes the layers over all accelerators."""
     return {"device_map": "auto"} if device == SPREAD else {}
 
 
 def open_backbone(config: BackboneConfig, source: BackboneSource, layer: str, device: torch.device) -> Backbone:
-    """The backbone that a configuration asks for."""
+    """Load the backbone that a configuration asks for."""
     return Backbone(source, max_tokens(config), config.backbone_dtype, layer, device, load_options(config.device))
 
 
@@ -161,11 +162,15 @@ def _load(config: RunConfig, source: BackboneSource, texts: Texts, device: torch
 
 
 class TokenIds(Sequence[list[int]]):
-    """Token ids of texts, spooled to a nameless temporary file: 4 bytes per token of page cache, not Python lists.
+    """Token ids of S texts in a memory-mapped temporary file, 4 bytes per token, instead of Python lists.
 
     Attributes:
         lengths: (S,) int64, tokens that the backbone reads of each text.
-        skips: (S,) int64, how many of them are a prompt's that is left out of pooling.
+        skips: (S,) int64, how many of them belong to a prompt that is left out of pooling.
+
+    Example:
+        ids = TokenIds(backbone, texts)
+        backbone.encode([ids[0], ids[1]])
     """
 
     def __init__(self, backbone: Backbone, texts: Texts, verbose: bool = False) -> None:
@@ -189,7 +194,7 @@ class TokenIds(Sequence[list[int]]):
 
     @property
     def kept_lengths(self) -> np.ndarray:
-        """(S,) int64, tokens of each text that are pooled."""
+        """(S,) int64, pooled tokens of each text."""
         return self.lengths - self.skips
 
     def __len__(self) -> int:
@@ -201,7 +206,7 @@ class TokenIds(Sequence[list[int]]):
 
 
 def estimate_store(config: RunConfig, source: BackboneSource, texts: Texts, device: torch.device) -> dict[str, object]:
-    """What storing the states of all texts would take, from a sample: tokens, bytes, hours on this machine, free bytes."""
+    """The cost of storing the states of all texts, estimated from a sample: tokens, bytes, hours on this machine, free bytes."""
     count = min(len(texts), SAMPLED_TEXTS)
     places = set(np.random.default_rng(0).choice(len(texts), count, replace=False).tolist())
     drawn = [(text, texts.prompt(place)) for place, text in enumerate(texts) if place in places]
@@ -210,11 +215,11 @@ def estimate_store(config: RunConfig, source: BackboneSource, texts: Texts, devi
     ids = backbone.tokenise(*zip(*drawn, strict=True))
     timed = sorted(ids[:: max(1, count // TIMED_TEXTS)], key=len, reverse=True)
     layers = [backbone.layer]
-    list(backbone.encode_sorted(timed[-8:], layers))  # the first pass pays for the allocator
+    list(backbone.encode_sorted(timed[-8:], layers))  # warm-up: the first pass allocates memory
     clock = Clock()
     with clock.phase("encode"):
         for batches in backbone.encode_sorted(timed, layers):
-            batches[0].tokens.cpu()  # an accelerator is asked to finish
+            batches[0].tokens.cpu()  # wait for an accelerator to finish
     tokens = sum(map(len, ids)) * len(texts) / count
     rate = sum(map(len, timed)) / clock.seconds["encode"]
     root = Path(config.store.store_dir).absolute()

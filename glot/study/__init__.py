@@ -1,1 +1,1 @@
-"""Many runs: sweeps, statistics, reports, the demo."""
+"""Many runs: sweeps, statistics, reports and the demo."""

@@ -1,4 +1,4 @@
-"""A study's runs as statistics: one row a cell of the grid and arm, compared with the baseline over equal seeds."""
+"""The report of a study: one row per arm and grid point, compared with the baseline over equal seeds."""
 
 import csv
 import json
@@ -14,25 +14,29 @@ from glot.errors import DataError
 from glot.report.plots import plot_arms, plot_lines
 from glot.report.published import published_score
 from glot.report.tables import latex, markdown
-from glot.study.statistics import LEVEL, Paired, Spread, floors, holm, paired, spread
+from glot.study.statistics import LEVEL, Paired, Spread, holm, paired, spread
+from glot.training.metrics import floors
 
 AXES = ("distractor_ratio", "hidden_layer", "tau")
-"""Grid keys that become an x axis."""
+"""Grid keys that may become the x axis."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One arm at one point of the grid.
+    """One arm at one grid point.
 
     Attributes:
-        point: the grid's values.
+        point: grid key -> value.
         arm: its name in the file.
         metric: the reported metric.
-        values: seed -> value, runs without a number left out.
-        tuned: what tuning chose.
-        failed: runs that did not finish.
-        floor: what a constant answer scores, where that is known.
+        values: seed -> value; runs without a number are left out.
+        tuned: flag -> value that tuning chose.
+        failed: number of runs that did not finish.
+        floor: score of a constant answer, where it is known.
         published: the paper's figure for this backbone, pooler and task.
+
+    Example:
+        Row({"tau": "0.6"}, "glot", "accuracy", {0: 0.91, 1: 0.93}, {}, 0, 0.5, None)
     """
 
     point: dict[str, str]
@@ -49,7 +53,7 @@ def write_report(folder: Path) -> str:
     """Write report.md, report.csv, report.tex and report.png beside study.json, and return the Markdown.
 
     Raises:
-        DataError: no study there, or runs that do not belong together.
+        DataError: no study there, or runs that cannot be compared.
     """
     path = folder / "study.json"
     if not path.is_file():
@@ -71,7 +75,7 @@ def write_report(folder: Path) -> str:
 
 
 def draw(rows: list[Row], cells: list[dict[str, Any]], path: Path) -> None:
-    """Lines against the first grid key that counts something, where there is one; else intervals side by side."""
+    """Plot lines over the first key of `AXES` with more than two values; without one, plot intervals side by side."""
     axis = next((key for key in AXES if len({row.point.get(key) for row in rows} - {None}) > 2), None)
     if axis is None:
         plot_arms([(label(row.point), row.arm, row.metric, _spread(row)) for row in rows], path)
@@ -87,18 +91,18 @@ def draw(rows: list[Row], cells: list[dict[str, Any]], path: Path) -> None:
 
 
 def first_result(cell: dict[str, Any]) -> dict[str, Any]:
-    """The result of a cell's first finished run; empty where none is finished."""
+    """The result of a cell's first finished run; empty where no run is finished."""
     finished = next((run["run_dir"] for run in cell["runs"] if run["run_dir"] is not None), None)
     return {} if finished is None else json.loads((Path(finished) / "result.json").read_text())
 
 
 def shortcut_scores(cell: dict[str, Any]) -> dict[str, float]:
-    """What length, words and bigrams alone score on a cell's data; nothing for tasks other than stress."""
+    """Scores of length, words and bigrams alone on a cell's data; empty for tasks other than stress."""
     return first_result(cell).get("shortcuts", {})
 
 
 def shortcut_table(cells: list[dict[str, Any]]) -> str:
-    """For each stress data set of a study: what shortcuts score on it, and how many texts keep their signal when cut."""
+    """One row per stress data set of a study: scores of shortcuts, and the share of texts that keep their signal when cut."""
     lines: dict[str, list[str]] = {}
     for cell in cells:
         found = first_result(cell)
@@ -113,14 +117,15 @@ def shortcut_table(cells: list[dict[str, Any]]) -> str:
 
 
 def read_row(cell: dict[str, Any], published: str | None) -> Row:
-    """The finished runs of one cell."""
+    """The row of one cell, from its finished runs."""
     values, metric, floor, result = {}, "-", None, None
     for run in cell["runs"]:
         if run["run_dir"] is None:
             continue
         result = json.loads((Path(run["run_dir"]) / "result.json").read_text())
         metric, value = main_score(result)
-        floor = run_floor(Path(run["run_dir"]), metric) if floor is None else floor
+        known = result["floor"].get(metric) if "floor" in result else run_floor(Path(run["run_dir"]), metric)
+        floor = known if floor is None else floor
         if value is not None:
             values[run["seed"]] = value
     failed = sum(run["run_dir"] is None for run in cell["runs"])
@@ -129,7 +134,7 @@ def read_row(cell: dict[str, Any], published: str | None) -> Row:
 
 
 def main_score(result: dict[str, Any]) -> tuple[str, float | None]:
-    """The reported metric of a result and its value; of several MTEB tasks their mean, None where one failed."""
+    """The reported metric of a result and its value. For several MTEB tasks it is their mean, or None where one failed."""
     if "scores" not in result:
         return next(iter(result["best"]["metrics"].items()))
     scores = result["scores"]
@@ -139,21 +144,21 @@ def main_score(result: dict[str, Any]) -> tuple[str, float | None]:
 
 
 def run_floor(run_dir: Path, metric: str) -> float | None:
-    """What a constant answer scores on the labels of a run's predictions; None for similarities."""
+    """Score of a constant answer on the labels of an older run's predictions; None for similarities."""
     if not (run_dir / "predictions.csv").is_file():
         return None
     with (run_dir / "predictions.csv").open(encoding="utf-8") as stream:
         rows = list(csv.DictReader(stream))
     if "score_0" not in rows[0]:
         return None
-    return floors(np.array([float(row["label"]) for row in rows])).get(metric)
+    return floors(np.array([float(row["label"]) for row in rows]), is_class=True).get(metric)
 
 
 def check_together(rows: list[Row], cells: list[dict[str, Any]]) -> None:
-    """Refuse to compare runs of one grid point that saw other data or were selected by another rule.
+    """Refuse to compare runs of one grid point that used different data or selection rules.
 
     Raises:
-        DataError: what differs, and in which arms.
+        DataError: the message says what differs, and between which arms.
     """
     seen: dict[str, dict[str, tuple[str, str]]] = {}
     for row, cell in zip(rows, cells, strict=True):
@@ -162,7 +167,7 @@ def check_together(rows: list[Row], cells: list[dict[str, Any]]) -> None:
                 continue
             folder = Path(run["run_dir"])
             result = json.loads((folder / "result.json").read_text())
-            rule = "selection" if "selection" in result else "select_by"  # older runs have the sentence alone
+            rule = "selection" if "selection" in result else "select_by"  # older runs have only `select_by`, a sentence
             facts = {name: str(result[name]) for name in (rule, "task")}
             facts["data"] = json.loads((folder / "config.json").read_text())["resolved"]["data"]
             for name, fact in facts.items():
@@ -174,14 +179,14 @@ def check_together(rows: list[Row], cells: list[dict[str, Any]]) -> None:
 
 
 class Test(NamedTuple):
-    """An arm against the baseline at its point (None for the baseline itself), and p corrected by Holm over the whole study."""
+    """An arm's test against the baseline at its point (None for the baseline itself), and p after Holm over the whole study."""
 
     paired: Paired | None
     p: float
 
 
 def compare(rows: list[Row], baseline: str | None) -> list[Test]:
-    """Every row against the baseline over equal seeds."""
+    """One test per row, against the baseline over equal seeds."""
     base = {label(row.point): row.values for row in rows if row.arm == baseline}
     tests: list[Paired | None] = []
     for row in rows:
@@ -194,7 +199,7 @@ def compare(rows: list[Row], baseline: str | None) -> list[Test]:
 
 
 def short_table(rows: list[Row], tests: list[Test]) -> tuple[list[str], list[list[str]]]:
-    """One line an arm, one column a point of the grid: mean and half-width of the interval, starred where p is below 0.05."""
+    """One line per arm, one column per grid point: mean and half-width of the interval, with a star where p is below 0.05."""
     points = {label(row.point): row.metric for row in rows}
     cells = {}
     for row, test in zip(rows, tests, strict=True):
@@ -207,7 +212,7 @@ def short_table(rows: list[Row], tests: list[Test]) -> tuple[list[str], list[lis
 
 
 def full_table(rows: list[Row], tests: list[Test]) -> tuple[list[str], list[list[str]]]:
-    """One line for each arm and point, with everything that is known of it."""
+    """One line per arm and grid point, with all statistics."""
     header = ["arm", "where", "metric", "mean", "sd", "95 %", "n", "tuned", "difference", "p (Holm)", "detectable", "floor", "published"]
     lines = []
     for row, (test, p) in zip(rows, tests, strict=True):
@@ -227,14 +232,14 @@ def full_table(rows: list[Row], tests: list[Test]) -> tuple[list[str], list[list
 
 
 def _published(table: str, result: dict[str, Any], metric: str, point: dict[str, str]) -> float | None:
-    """The paper's figure for a result; the stress test's tasks carry their ratio."""
+    """The paper's figure for a result. Names of stress tasks in the paper's table include their ratio."""
     ratio = point.get("distractor_ratio")
     task = f"{result['task']}@{float(ratio):g}" if ratio else result["task"]
     return published_score(result["model"], result["pooler"], task, metric, table)
 
 
 def explain(study: dict[str, Any], rows: list[Row]) -> str:
-    """What the columns mean, and what the study cost."""
+    """The meaning of the columns, and the study's cost."""
     failed = sum(row.failed for row in rows)
     against = (
         f"`difference`, `p` and `detectable` are against the arm {study['baseline']!r}: paired t-test over seeds, "
@@ -252,7 +257,7 @@ def explain(study: dict[str, Any], rows: list[Row]) -> str:
 
 
 def label(point: dict[str, str]) -> str:
-    """A grid point in a few words: the values alone."""
+    """The values of a grid point, joined by spaces."""
     return " ".join(point.values()) or "-"
 
 

@@ -1,4 +1,4 @@
-"""What a handful of seeds can say: intervals, paired tests, and what they could not have shown."""
+"""Statistics over seeds: t-intervals, paired t-tests, Holm's correction and smallest detectable differences."""
 
 import math
 from collections.abc import Sequence
@@ -20,8 +20,9 @@ class Spread(NamedTuple):
 
 
 class Paired(NamedTuple):
-    """A comparison over equal seeds: mean difference, p of the paired t-test (NaN below two seeds), and the smallest difference that n
-    seeds with this spread would have called significant before any correction.
+    """A comparison over n equal seeds: mean difference and p of the paired t-test (NaN below two seeds).
+
+    `detectable` is the smallest difference that n seeds with this spread would have found significant before any correction.
     """
 
     difference: float
@@ -31,7 +32,7 @@ class Paired(NamedTuple):
 
 
 def spread(values: Sequence[float]) -> Spread:
-    """Of one arm over its seeds.
+    """The `Spread` of one arm over its seeds.
 
     Raises:
         ValueError: no values.
@@ -45,7 +46,7 @@ def spread(values: Sequence[float]) -> Spread:
 
 
 def paired(values: Sequence[float], baseline: Sequence[float]) -> Paired:
-    """An arm against the baseline, seed by seed.
+    """Compare an arm with the baseline, seed by seed.
 
     Raises:
         ValueError: not the same number of seeds.
@@ -57,23 +58,16 @@ def paired(values: Sequence[float], baseline: Sequence[float]) -> Paired:
     if n < 2:
         return Paired(mean, math.nan, n, math.nan)
     detectable = spread(difference.tolist()).half_width
-    if detectable == 0:  # every seed gave the same difference: nothing left to test
+    if detectable == 0:  # every seed gave the same difference, so the t-test is undefined
         return Paired(mean, 1.0 if mean == 0 else 0.0, n, 0.0)
     return Paired(mean, float(stats.ttest_1samp(difference, 0).pvalue), n, detectable)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down correction over all comparisons of a table; NaN stays NaN and does not count."""
+    """p-values after Holm's step-down correction over all comparisons of a table. NaN stays NaN and is not counted."""
     order = [index for index in np.argsort(p_values) if not math.isnan(p_values[index])]
     adjusted, running = [math.nan] * len(p_values), 0.0
     for rank, index in enumerate(order):
         running = max(running, min(1.0, p_values[index] * (len(order) - rank)))
         adjusted[index] = running
     return adjusted
-
-
-def floors(labels: np.ndarray) -> dict[str, float]:
-    """What constant answers score on these class labels: accuracy of the majority class, F1 of answering 1 to everything, MCC 0."""
-    _, counts = np.unique(labels, return_counts=True)
-    positive = float((labels == 1).mean())
-    return {"accuracy": float(counts.max() / counts.sum()), "f1": 2 * positive / (1 + positive), "mcc": 0.0}

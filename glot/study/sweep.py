@@ -1,7 +1,7 @@
 """Studies: many runs from one file, on this machine, without a server.
 
-Two kinds of file: wandb's sweep format (what `wandb sweep` takes), and study files (`kind: study`) with arms, tuning and a baseline.
-Every backbone/data pair is encoded once; finished runs are known by their fingerprint, so a killed study goes on where it was.
+There are two kinds of file: wandb's sweep format, and study files (`kind: study`) with arms, tuning and a baseline.
+Each pair of backbone and data is encoded once. Finished runs are found by their fingerprint, so a killed study can be resumed.
 """
 
 import argparse
@@ -31,7 +31,11 @@ Flags = dict[str, str]
 
 @dataclass(frozen=True)
 class Cell:
-    """One arm at one point of the grid: everything but the seed and what tuning chooses."""
+    """One arm at one grid point: all flags except the seed and those that tuning chooses.
+
+    Example:
+        Cell("glot", {"tau": "0.6"}, {"task": "cola", "pooling_method": "glot", "tau": "0.6"})
+    """
 
     arm: str
     grid: Flags
@@ -40,17 +44,20 @@ class Cell:
 
 @dataclass(frozen=True)
 class Study:
-    """A file, expanded.
+    """A study or sweep file, expanded.
 
     Attributes:
         name: folder under `--output_dir`.
-        program: main.py or diagnostic_stress_test.py, whose defaults hold.
+        program: main.py or diagnostic_stress_test.py, whose default flags apply.
         cells: in the order of the file.
-        seeds: of the reported runs; empty = each run keeps its own `--seed`.
-        tune: flag -> values to choose from, for each cell, on held-out rows.
-        tune_seeds: seeds of the tuning runs, not reported.
-        baseline: arm that the others are compared with.
-        published: `table N` of the paper's figures to show beside ours.
+        seeds: seeds of the reported runs; empty = each run keeps its own `--seed`.
+        tune: flag -> values to choose from, per cell, on held-out rows.
+        tune_seeds: seeds of the tuning runs, which are not reported.
+        baseline: the arm that the others are compared with.
+        published: table of the paper (`table N`) whose figures are shown beside ours.
+
+    Example:
+        Study("tau", "main.py", [Cell("glot", {}, {"task": "cola", "pooling_method": "glot"})], seeds=[0, 1, 2])
     """
 
     name: str
@@ -67,7 +74,7 @@ def read_study(path: Path) -> Study:
     """A study or sweep file, expanded and checked.
 
     Raises:
-        ConfigError: every mistake, each naming file and key.
+        ConfigError: lists every mistake with file and key.
     """
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
@@ -172,15 +179,15 @@ def _crossed(choices: dict[str, list[str]]) -> list[Flags]:
 
 
 def resolve_cells(path: Path, study: Study) -> list[RunConfig]:
-    """Every cell as a run's configuration, with `data_seed` 0 unless the file says otherwise.
+    """One configuration per cell, with `data_seed` 0 unless the file sets it.
 
     Raises:
-        ConfigError: flags that are wrong, have no effect in their arm, or make two arms equal; each names file and cell.
+        ConfigError: flags that are wrong, have no effect in their arm, or make two arms equal; each line names file and cell.
     """
     problems, configs = [], []
     arm_only = {cell.arm: set(cell.flags) for cell in study.cells if cell.arm}
     shared = set.intersection(*arm_only.values()) if arm_only else set()
-    found: dict[str, list[str]] = {}  # mistake -> the cells that have it: a grid of 49 tasks makes one line of it, not 49
+    found: dict[str, list[str]] = {}  # mistake -> the cells that have it, so that a mistake in many cells is one line
     for cell in study.cells:
         where = f"{path}: {', '.join([*filter(None, [cell.arm]), *(f'{name}={value}' for name, value in cell.grid.items())])}"
         words = [f"--{name}={value}" for name, value in {**cell.flags, **{name: values[0] for name, values in study.tune.items()}}.items()]
@@ -210,12 +217,15 @@ def resolve_cells(path: Path, study: Study) -> list[RunConfig]:
 
 
 def run_study(path: Path, output_dir: str = "runs", seeds: list[int] | None = None, jobs: int = 1) -> Path:
-    """Run every cell of a file with every seed; the study's folder, which `glot report` reads.
+    """Run every cell of a file with every seed. Returns the study's folder, which `glot report` reads.
+
+    A run that fails is recorded and does not stop the others.
 
     Raises:
-        ConfigError: mistakes in the file. A run that fails is written down and does not stop the others.
+        ConfigError: mistakes in the file.
     """
     from glot import recipes
+    from glot.training.checkpoint import write_json
 
     study = read_study(path)
     configs = resolve_cells(path, study)
@@ -224,7 +234,7 @@ def run_study(path: Path, output_dir: str = "runs", seeds: list[int] | None = No
     (folder / "runs").mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
     encoded = recipes.encode_once(configs)
-    configs = [config.with_values(override_precompute=False) for config in configs]  # built anew once is enough
+    configs = [config.with_values(override_precompute=False) for config in configs]  # `encode_once` has rebuilt the stores
     with open_pool(jobs) as pool:
         work = RunPool(pool, str(folder / "runs"))
         tuned = tune_cells(study, configs, work)
@@ -238,16 +248,16 @@ def run_study(path: Path, output_dir: str = "runs", seeds: list[int] | None = No
         rows = [{"seed": config.train.seed, **next(results)} for config in runs]
         cells.append({"arm": cell.arm, "grid": cell.grid, "flags": cell.flags, "tuned": choice, "runs": rows})
     total = round(time.perf_counter() - start, 1)
-    record = {"name": study.name, "baseline": study.baseline, "published": study.published, "cells": cells}
+    record: dict[str, Any] = {"name": study.name, "baseline": study.baseline, "published": study.published, "cells": cells}
     record["seconds"] = {"total": total, "encode": round(encoded, 1)}
-    recipes.write_json(folder / "study.json", record)
+    write_json(folder / "study.json", record)
     return folder
 
 
 def tune_cells(study: Study, configs: list[RunConfig], work: RunPool) -> list[dict[str, Any]]:
-    """For each cell the values that do best on held-out training rows, over the tuning seeds; all scores are kept.
+    """Per cell, the values with the best mean score on held-out training rows over the tuning seeds, and all scores.
 
-    The tuning seeds of a trial share a batch order where they can train side by side. Reported runs never do: a shared order hides a part
+    The tuning seeds of a trial share a batch order where they can train stacked. Reported runs never do, because a shared order hides part
     of the spread over seeds (benchmarks/README.md).
     """
     if not study.tune:
@@ -279,7 +289,7 @@ def _typed(point: Flags) -> dict[str, Any]:
 
 
 def _heldout_score(run_dir: str) -> float:
-    """The reported metric on the held-out rows at the epoch that it selected."""
+    """The reported metric on the held-out rows at the selected epoch."""
     result = json.loads((Path(run_dir) / "result.json").read_text())
     entry = result["history"][result["best"]["epoch"] - 1]
     first = next(iter(entry["metrics"].values()))
@@ -298,7 +308,7 @@ def parse_sweep(argv: list[str]) -> argparse.Namespace:
 
 
 def list_runs(path: Path, seeds: list[int] | None) -> Iterator[str]:
-    """One line a cell, for `--dry_run`."""
+    """One line per cell, for `--dry_run`."""
     study = read_study(path)
     configs = resolve_cells(path, study)
     count = len(seeds or study.seeds or [0])
@@ -310,7 +320,7 @@ def list_runs(path: Path, seeds: list[int] | None) -> Iterator[str]:
 
 
 def sweep_seeds(text: str | None) -> list[int] | None:
-    """`--seeds` of the command line.
+    """The value of `--seeds`; None where it is not given.
 
     Raises:
         ConfigError: not a list of different numbers.

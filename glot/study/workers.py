@@ -1,4 +1,4 @@
-"""The runs of a study on a pool of workers: this process, or several with their share of the cores each."""
+"""RunPool: the runs of a study on a pool of workers, in this process or in several that share the cores equally."""
 
 import os
 import threading
@@ -16,15 +16,20 @@ from glot.settings.config import RunConfig
 
 
 class RunPool:
-    """Runs configurations on a pool of workers; equal ones once."""
+    """Runs configurations on a pool of workers; equal configurations run once.
+
+    Example:
+        with open_pool(jobs=2) as pool:
+            outcomes = RunPool(pool, "runs").run(configs, "tau: runs")
+    """
 
     def __init__(self, pool: Executor, runs_dir: str) -> None:
         self._pool, self._runs_dir = pool, runs_dir
 
     def run(self, configs: list[RunConfig], title: str, stack: bool = False) -> list[dict[str, Any]]:
-        """For each configuration its run folder, or the error that stopped it.
+        """Per configuration, its run folder or the error that stopped it.
 
-        `stack` trains those that differ in nothing but their seed side by side, where they can be.
+        With `stack`, configurations that differ only in their seed are trained as one stacked model, where their pooler allows it.
         """
         from glot.progress import counter, warn
 
@@ -56,7 +61,7 @@ def _in_words(error: BaseException | None) -> str:
 def _run_group(configs: list[RunConfig], runs_dir: str) -> list[str]:
     from glot import recipes
 
-    if parent_process() is not None:  # a worker's process is ours, the caller's is not
+    if parent_process() is not None:  # only in worker processes: settings of the caller's process stay as they are
         recipes.quiet_libraries()
     if len(configs) == 1:
         return [recipes.run_or_reuse(configs[0], Path(runs_dir))]
@@ -65,7 +70,7 @@ def _run_group(configs: list[RunConfig], runs_dir: str) -> list[str]:
 
 @contextmanager
 def open_pool(jobs: int) -> Iterator[Executor]:
-    """Workers; a future holds whatever stopped a run. When the user stops the study, runs that have not begun are dropped."""
+    """A pool of workers. A future holds the error that stopped its run. When the study is interrupted, runs not yet begun are cancelled."""
     pool: Executor = ThreadPoolExecutor(1)
     if jobs > 1:
         pool = ProcessPoolExecutor(jobs, get_context("spawn"), initializer=_share_cores, initargs=(jobs,))
@@ -76,7 +81,10 @@ def open_pool(jobs: int) -> Iterator[Executor]:
 
 
 def _share_cores(jobs: int) -> None:
-    """What a worker does first: take its share of the cores, and end when the study is killed, which would leave it waiting for ever."""
+    """Initialise a worker: limit its threads to its share of the cores, and let it exit with its parent.
+
+    Without the second, a worker would wait for ever after the study is killed.
+    """
     import torch
 
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // jobs))
@@ -84,7 +92,7 @@ def _share_cores(jobs: int) -> None:
     assert parent is not None
 
     def follow() -> None:
-        """Wait for the parent's end."""
+        """Exit when the parent process ends."""
         parent.join()
         os._exit(1)
 

@@ -4,7 +4,9 @@ runs/<run_name>/
     config.json         every flag, and what was resolved: d and the identity of the backbone
     metrics.jsonl       one line every few steps and every epoch
     model.safetensors   pooler.* and head.*
-    predictions.csv     row, label, prediction, score per class
+    predictions.csv     row, label, prediction, score per class, names of the classes, texts
+    confusion.csv       with classes: how many rows of each were taken for each
+    classes.csv         with classes: precision, recall, F1 and rows of each
     backbone/           with --finetune_backbone=1: a model folder
     result.json         written last
 """
@@ -21,12 +23,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from glot.data.tasks import TASKS
+from glot.data.custom import CUSTOM, split_names
+from glot.data.labels import LabelFacts
+from glot.data.tasks import TASKS, TaskSpec, custom_task
 from glot.errors import CheckpointError, ConfigError
 from glot.nn.model import SentenceModel
 from glot.nn.poolers import build_pooler
 from glot.settings.config import RunConfig, read_config
 from glot.states.backbone import BackboneSource, find_backbone
+from glot.training.metrics import class_table, confusion
+from glot.types import Examples
 
 CONFIG, WEIGHTS, PREDICTIONS, RESULT = "config.json", "model.safetensors", "predictions.csv", "result.json"
 BACKBONE = "backbone"
@@ -72,9 +78,15 @@ def write_config(folder: Path, config: RunConfig, resolved: dict[str, object]) -
     write_json(folder / CONFIG, {"flags": config.to_dict(), "resolved": resolved})
 
 
-def build_model(config: RunConfig, hidden_size: int) -> SentenceModel:
+def task_of(config: RunConfig, resolved: dict[str, Any]) -> TaskSpec:
+    """The row of a run's task: of a custom one, by what its data were."""
+    if config.data.task != CUSTOM:
+        return TASKS[config.data.task]
+    return custom_task(LabelFacts.from_dict(resolved["labels"]), len(split_names(config.files.text_columns)), ())
+
+
+def build_model(config: RunConfig, task: TaskSpec, hidden_size: int) -> SentenceModel:
     """The model of a configuration, freshly initialised from torch's global generator."""
-    task = TASKS[config.data.task]
     pooler = build_pooler(config.pooler, config.graph, hidden_size, config.data_seed)
     flags = config.to_dict()
     head = task.head(pooler.out_dim, task.num_labels, **{name: flags[name] for name in task.head_flags})
@@ -91,7 +103,7 @@ def load_run(folder: Path) -> tuple[SentenceModel, RunConfig, dict[str, Any]]:
     if not (folder / WEIGHTS).is_file():
         raise CheckpointError(f"{folder}: no {WEIGHTS}; give the folder of a finished run that trained a pooler")
     config, resolved = RunConfig.from_dict(saved["flags"]), saved["resolved"]
-    model = build_model(config, resolved["hidden_size"])
+    model = build_model(config, task_of(config, resolved), resolved["hidden_size"])
     try:
         model.load_state_dict(load_file(folder / WEIGHTS))
     except (RuntimeError, SafetensorError) as error:
@@ -126,15 +138,47 @@ def find_trained_backbone(checkpoint: Path, saved: dict[str, Any], config: RunCo
     return replace(source, name=name)
 
 
-def write_predictions(path: Path, labels: np.ndarray, outputs: np.ndarray) -> None:
-    """Row, label, prediction and a score per class (classes), or row, label and prediction (similarity)."""
-    classes = outputs.ndim == 2
+MOST_TEXT = 1 << 24
+"""Characters of the reported split up to which `predictions.csv` holds its texts."""
+
+
+def write_predictions(path: Path, split: Examples, outputs: np.ndarray, labels: LabelFacts) -> None:
+    """One line per row of a split: label, prediction, and for classes a score each and both names; then its texts, unless they are many.
+
+    Classes also get `confusion.csv` (rows of class i taken for class j) and `classes.csv` (precision, recall, F1) beside it.
+    """
+    names = labels.names
+    texts = split.columns if sum(len(text) for column in split.columns for text in column) <= MOST_TEXT else ()
+    header = ["row", "label", "prediction", *(f"score_{index}" for index in range(len(names)))]
+    header += ["label_name", "prediction_name"] if names else []
+    titles = split.names or tuple(f"text_{index}" for index in range(len(split.columns)))
+    header += [f"text_{title}" if title in header else title for title in titles[: len(texts)]]
     with path.open("w", newline="", encoding="utf-8") as stream:
         table = csv.writer(stream)
-        table.writerow(["row", "label", "prediction"] + ([f"score_{index}" for index in range(outputs.shape[1])] if classes else []))
-        for row, (label, output) in enumerate(zip(labels.tolist(), outputs, strict=True)):
-            values = [int(output.argmax()), *(f"{value:.6g}" for value in output)] if classes else [f"{output:.6g}"]
-            table.writerow([row, label, *values])
+        table.writerow(header)
+        for row, (label, output, *own) in enumerate(zip(split.labels.tolist(), outputs, *texts, strict=True)):
+            if names:
+                found = int(output.argmax())
+                values = [found, *(f"{value:.6g}" for value in output), names[int(label)], names[found]]
+            else:
+                values = [f"{output:.6g}"]
+            table.writerow([row, label, *values, *own])
+    if names:
+        _write_class_tables(path.parent, split.labels, outputs, names)
+
+
+def _write_class_tables(folder: Path, labels: np.ndarray, outputs: np.ndarray, names: tuple[str, ...]) -> None:
+    counts = confusion(labels, outputs, len(names)).tolist()
+    tables: dict[str, list[list[Any]]] = {
+        "confusion.csv": [["label \\ prediction", *names], *([name, *row] for name, row in zip(names, counts, strict=True))],
+        "classes.csv": [
+            ["class", "precision", "recall", "f1", "rows"],
+            *([name, *(f"{share:.4f}" for share in shares), rows] for name, *shares, rows in class_table(labels, outputs, names)),
+        ],
+    }
+    for name, lines in tables.items():
+        with (folder / name).open("w", newline="", encoding="utf-8") as stream:
+            csv.writer(stream).writerows(lines)
 
 
 def write_ranks(path: Path, ranks: np.ndarray) -> None:

@@ -12,11 +12,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from glot.errors import CheckpointError, ConfigError
+from glot.nn.pooler import Pooler
 from glot.nn.poolers import build_pooler
-from glot.settings.config import GraphConfig, PoolerConfig, RunConfig, read_config
+from glot.settings.config import RunConfig, read_config
+from glot.settings.sections import PoolerConfig
 from glot.training.checkpoint import CONFIG, load_run, write_json
 
 
@@ -32,7 +34,7 @@ def released_name(config: RunConfig) -> Path:
     return Path(contrastive.save_dir) / ("_".join(parts) + ".pth")
 
 
-def load_pooler(checkpoint: Path, config: RunConfig, hidden_size: int) -> nn.Module:
+def load_pooler(checkpoint: Path, config: RunConfig, hidden_size: int) -> Pooler:
     """The pooler of a run folder or a `.pth` for tokens of width `hidden_size`; `config` is the checkpoint's own (`resolve_checkpoint`).
 
     Raises:
@@ -72,7 +74,7 @@ def resolve_checkpoint(checkpoint: Path, config: RunConfig) -> tuple[RunConfig, 
     return replace(config, pooler=found), [remark]
 
 
-def _fill(pooler: nn.Module, state: dict[str, Tensor], path: Path, config: PoolerConfig) -> nn.Module:
+def _fill(pooler: Pooler, state: dict[str, Tensor], path: Path, config: PoolerConfig) -> Pooler:
     try:
         pooler.load_state_dict(state)
     except RuntimeError as error:
@@ -187,14 +189,3 @@ def _infer_conv(state: dict[str, Tensor]) -> tuple[str, Tensor]:
         if sign in state:
             return gnn_type, state[f"convs.0.{weight}"]
     raise CheckpointError(f"convs.0.* of an unknown kind: {', '.join(name for name in state if name.startswith('convs.0.'))}")
-
-
-def load_release_head(path: Path, graph: GraphConfig) -> tuple[nn.Module, PoolerConfig]:
-    """A pooler with the weights of a released `.pth`, its sizes read off the file; the graph rule is the caller's word.
-
-    Raises:
-        CheckpointError: unreadable, or of no known pooler.
-    """
-    state = read_release_head(path)
-    config, in_dim = infer_pooler(state)
-    return _fill(build_pooler(config, graph, in_dim), state, path, config), config

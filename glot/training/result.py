@@ -55,6 +55,7 @@ def make_result(config: RunConfig, task: TaskSpec, fitted: FitResult, scores: di
     totals = {phase: round(value + spent.get(phase, 0.0), 3) for phase, value in seconds.items()}
     return {
         "task": config.data.task,
+        "task_name": config.files.task_name or config.data.task,
         "model": config.backbone.model_name_or_path,
         "pooler": config.pooler.pooling_method,
         "seed": config.train.seed,
@@ -85,9 +86,9 @@ def make_mteb_result(
     }
 
 
-def summarise(runs: list[Result]) -> dict[str, dict[str, float | int]]:
+def summarise(runs: list[Result]) -> dict[str, dict[str, float | int | None]]:
     """Mean and standard deviation (n - 1) over runs of each metric of the selected epoch; runs without a number do not count."""
-    summary = {}
+    summary: dict[str, dict[str, float | int | None]] = {}
     for metric in runs[0]["best"]["metrics"]:
         values = [run["best"]["metrics"][metric] for run in runs if run["best"]["metrics"][metric] is not None]
         spread = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0

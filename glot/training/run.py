@@ -11,15 +11,18 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from glot.data import PairFile
+from glot.data.custom import CUSTOM, CustomSpec, split_names
 from glot.data.loader import TextIndex
-from glot.data.tasks import TASKS, PairData, PairSpec, TaskData, TaskSpec, load_pair_data, load_task_data
+from glot.data.tasks import TASKS, PairData, PairSpec, TaskData, TaskSpec, load_custom_data, load_pair_data, load_task_data
 from glot.distributed import Processes, processes
 from glot.errors import TrainingError
+from glot.files import HUB, find_files
 from glot.nn.model import SentenceModel
 from glot.nn.stack import StackedModel
 from glot.progress import Clock, say
 from glot.prompts import UsedPrompts
-from glot.settings.config import DataConfig, RunConfig, StressConfig, versions
+from glot.settings.config import RunConfig, versions
+from glot.settings.sections import DataConfig, StressConfig
 from glot.states.backbone import Backbone, BackboneSource, pick_device, recall_facts
 from glot.states.tokens import find_prompts, find_source, open_tokens, used_prompts
 from glot.training.checkpoint import BACKBONE, RESULT, WEIGHTS, build_model, create_run_folder, save_model, write_config, write_json
@@ -29,6 +32,9 @@ from glot.training.splits import Loaders, PairLoaders
 from glot.training.tracking import make_tracker, resolve_report_to
 from glot.training.train import FitOptions
 from glot.types import FitResult, Texts, TokenSource, Tracker
+
+WARNING = "warning: "
+"""How a remark begins that is made whatever `--verbose` says."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +55,7 @@ class Inputs:
     @property
     def task(self) -> TaskSpec:
         """The row of the run's task."""
-        return TASKS[self.config.data.task]
+        return self.data.task
 
 
 def load_inputs(config: RunConfig) -> Inputs:
@@ -61,6 +67,8 @@ def load_inputs(config: RunConfig) -> Inputs:
         source = find_source(config.backbone)
         data, texts = read_texts(config, source)
         config, notes = resolve(config, source)
+    for note in data.notes:
+        say(note, config.output.verbose or note.startswith(WARNING))
     tokens = open_tokens(config, source, texts, device, clock, team)
     return Inputs(config, source, data, texts, tokens, device, report_to, notes, clock, team)
 
@@ -80,11 +88,12 @@ def open_run(config: RunConfig, inputs: Inputs) -> Run:
     """Initialise the model by the seed, make the folder, write down what is going to happen."""
     fingerprint = run_fingerprint(config, inputs.source, inputs.data)
     torch.manual_seed(config.train.seed)
-    model = build_model(config, inputs.tokens.hidden_size).to(inputs.device)
+    model = build_model(config, inputs.task, inputs.tokens.hidden_size).to(inputs.device)
     folder = create_run_folder(Path(config.output.output_dir), run_name(config, fingerprint), config.output.overwrite)
     source, tokens = inputs.source, inputs.tokens
     facts = {"hidden_size": tokens.hidden_size, "backbone": source.identity, "folder": folder_of(source), "data": inputs.data.sha256}
     facts["prompts"] = find_prompts(config.backbone, source).to_dict()
+    facts["labels"] = inputs.task.labels.to_dict()
     write_config(folder, config, facts)
     rows = f"{len(inputs.data.train):,} training rows, scored on "
     rows += ", ".join(f"{len(split):,} {split.split}" for split in inputs.data.watched)
@@ -129,6 +138,8 @@ def close_run(
     result = make_result(config, inputs.task, fitted, scores, inputs.clock.seconds) | {
         "selection": selection_facts(config, inputs.task),
         "select_by": selection_in_words(config, inputs.task, [split.split for split in data.reported]),
+        "labels": inputs.task.labels.to_dict(),
+        "floor": make_loaders(inputs).floor,
         "rows": {split.split: len(split) for split in [data.train, *data.reported]},
         "trainable_params": run.model.trainable_params + sum(weight.numel() for weight in tokens.trained),
         "store": tokens.store,
@@ -144,19 +155,55 @@ def close_run(
     return result
 
 
-def read_texts(config: RunConfig, source: BackboneSource) -> tuple[TaskData | PairData, Texts]:
+def read_texts(config: RunConfig, source: BackboneSource) -> tuple[PairData, PairFile] | tuple[TaskData, TextIndex]:
     """The rows of a run and its distinct texts; the last few are remembered, since runs of one study share them."""
+    return read_pairs(config, source) if config.data.task == "embedding" else read_labelled(config, source)
+
+
+def read_pairs(config: RunConfig, source: BackboneSource) -> tuple[PairData, PairFile]:
+    """`read_texts` for pairs."""
+    flags = config.to_dict() | {"data_seed": config.data_seed, "train_file": config.contrastive.pairs_file}
+    spec = PairSpec(**{name: flags[name] for name in PairSpec._fields if name in flags}, used=used_prompts(config, source))
+    return _read_pairs(spec, Path(spec.train_file).stat().st_mtime_ns, config.output.verbose)
+
+
+def read_labelled(config: RunConfig, source: BackboneSource) -> tuple[TaskData, TextIndex]:
+    """`read_texts` for labelled rows."""
     used = used_prompts(config, source)
-    if config.data.task == "embedding":
-        flags = config.to_dict() | {"data_seed": config.data_seed}
-        spec = PairSpec(**{name: flags[name] for name in PairSpec._fields if name in flags}, used=used)
-        return _read_pairs(spec, Path(spec.train_file).stat().st_mtime_ns, config.output.verbose)
+    if config.data.task == CUSTOM:
+        spec = custom_spec(config)
+        return _read_custom(spec, parse_metrics(config), config.data, config.data_seed, used, changed(spec))
     return _read_texts(config.data, config.stress, config.backbone.max_length, config.data_seed, used)
+
+
+def custom_spec(config: RunConfig) -> CustomSpec:
+    """What a custom task reads."""
+    flags = config.to_dict()
+    return CustomSpec(**{name: flags[name] for name in CustomSpec._fields})
+
+
+def parse_metrics(config: RunConfig) -> tuple[str, ...]:
+    """`--metrics`; empty = the task's own."""
+    return split_names(config.files.metrics or "")
+
+
+def changed(spec: CustomSpec) -> tuple[int, ...]:
+    """When the files of a custom task were last changed: rows that are remembered are those of the files as they are."""
+    named = [("train_file", spec.train_file), ("eval_file", spec.eval_file or HUB)]
+    return tuple(path.stat().st_mtime_ns for flag, text in named if not text.startswith(HUB) for path in find_files(flag, text))
 
 
 @lru_cache(maxsize=2)
 def _read_texts(data: DataConfig, stress: StressConfig, max_length: int, data_seed: int, used: UsedPrompts) -> tuple[TaskData, TextIndex]:
-    rows = replace(load_task_data(TASKS[data.task], data, stress, max_length, data_seed), used=used)
+    rows = replace(load_task_data(data.task, data, stress, max_length, data_seed), used=used)
+    return rows, TextIndex(rows.splits, used)
+
+
+@lru_cache(maxsize=2)
+def _read_custom(
+    spec: CustomSpec, metrics: tuple[str, ...], data: DataConfig, data_seed: int, used: UsedPrompts, changed: tuple[int, ...]
+) -> tuple[TaskData, TextIndex]:
+    rows = replace(load_custom_data(spec, metrics, data, data_seed), used=used)
     return rows, TextIndex(rows.splits, used)
 
 
@@ -175,7 +222,8 @@ def make_loaders(inputs: Inputs) -> Loaders | PairLoaders:
 
 def run_fingerprint(config: RunConfig, source: BackboneSource, data: TaskData | PairData) -> str:
     """What a settled run is known by: its configuration, the backbone's files, the rows, and the versions that can change a number."""
-    return config.fingerprint(source.identity, data.sha256, str(sorted(versions().items())))
+    files = {"train_file": None, "eval_file": None} if config.data.task == CUSTOM else {}  # their rows count, not their names
+    return config.with_values(**files).fingerprint(source.identity, data.sha256, str(sorted(versions().items())))
 
 
 def resolve(config: RunConfig, source: BackboneSource) -> tuple[RunConfig, list[str]]:
@@ -212,7 +260,8 @@ def folder_of(source: BackboneSource) -> str | None:
 def run_name(config: RunConfig, fingerprint: str) -> str:
     """`--run_name`, or one made of what a reader looks for first."""
     seed = f"s{config.train.seed}" if config.train.seeds is None else "seeds"
-    return config.output.run_name or f"{config.data.task}-{config.pooler.pooling_method}-{seed}-{fingerprint[:8]}"
+    task = config.files.task_name or config.data.task
+    return config.output.run_name or f"{task}-{config.pooler.pooling_method}-{seed}-{fingerprint[:8]}"
 
 
 def make_optimizer(config: RunConfig, model: SentenceModel | StackedModel, tokens: TokenSource) -> torch.optim.Optimizer:

@@ -14,6 +14,7 @@ from glot.nn.stack import StackedModel
 from glot.settings.config import RunConfig
 from glot.training.checkpoint import write_predictions, write_ranks
 from glot.training.evaluate import predict, rank_positives, score
+from glot.training.metrics import chance_ranks, floors
 from glot.types import Examples, TokenSource
 
 
@@ -34,26 +35,47 @@ class Loaders:
         """Shuffled by the order seed, anew in each epoch."""
         return self._loader(self.data.train, self.config.train.batch_size, self.config.order_seed, self.team)
 
-    def score(self, model: SentenceModel, splits: list[Examples], predictions: Path | None = None) -> dict[str, float]:
-        """Metrics over splits, each with its suffix; the first split's predictions go to a file where one is named."""
-        scores = {}
+    @property
+    def floor(self) -> dict[str, float]:
+        """What an answer that does not look at the text scores on the first reported split."""
+        found = floors(self.data.reported[0].labels, bool(self.task.labels.names))
+        return {name: found[name] for name in self.task.metrics}
+
+    def watch(self, model: SentenceModel) -> dict[str, float]:
+        """Metrics on what every epoch is scored on."""
+        return self._score(model, self.data.watched, None)
+
+    def report(self, model: SentenceModel, predictions: Path | None = None) -> dict[str, float]:
+        """Metrics on what is reported in the end; the first split's predictions go to a file where one is named."""
+        return self._score(model, self.data.reported, predictions)
+
+    def watch_stack(self, stack: StackedModel) -> list[dict[str, float]]:
+        """`watch` for each of several stacked models."""
+        return self._score_stack(stack, self.data.watched, [])
+
+    def report_stack(self, stack: StackedModel, predictions: list[Path]) -> list[dict[str, float]]:
+        """`report` for each of several stacked models, with a file for each."""
+        return self._score_stack(stack, self.data.reported, predictions)
+
+    def _score(self, model: SentenceModel, splits: list[Examples], predictions: Path | None) -> dict[str, float]:
+        """Metrics over splits, each with its suffix."""
+        scores: dict[str, float] = {}
         for split in splits:
             outputs = predict(model, self._loader(split, self.config.train.eval_batch_size))
             scores |= self._score_split(split, outputs, len(splits) > 1)
             if predictions is not None and split is splits[0]:
-                write_predictions(predictions, split.labels, outputs)
+                write_predictions(predictions, split, outputs, self.task.labels)
         return scores
 
-    def score_stack(self, stack: StackedModel, splits: list[Examples], predictions: list[Path] | None = None) -> list[dict[str, float]]:
-        """`score` for each of several stacked models; `predictions` has a file for each."""
+    def _score_stack(self, stack: StackedModel, splits: list[Examples], predictions: list[Path]) -> list[dict[str, float]]:
         found: list[dict[str, float]] = [{} for _ in range(len(stack))]
         for split in splits:
             outputs = predict(stack, self._loader(split, self.config.train.eval_batch_size), rows=1)
             for own, output in zip(found, outputs, strict=True):
                 own |= self._score_split(split, output, len(splits) > 1)
-            for path, output in zip(predictions or [], outputs, strict=False):
+            for path, output in zip(predictions, outputs, strict=False):
                 if split is splits[0]:
-                    write_predictions(path, split.labels, output)
+                    write_predictions(path, split, output, self.task.labels)
         return found
 
     def _score_split(self, split: Examples, outputs: np.ndarray, with_suffix: bool) -> dict[str, float]:
@@ -82,10 +104,18 @@ class PairLoaders:
         """Shuffled by the order seed, anew in each epoch."""
         return self._loader(self.data.train, self.config.order_seed, self.team)
 
-    def score(self, model: SentenceModel, splits: list[PairRows], predictions: Path | None = None) -> dict[str, float]:
-        """Retrieval metrics of the held-out slice; its ranks go to a file where one is named."""
-        (split,) = splits
-        loss = training_loss(self.task, self.config.to_dict())
+    @property
+    def floor(self) -> dict[str, float]:
+        """What a random order scores."""
+        return chance_ranks(len(np.unique(self.data.heldout.sides[1])))
+
+    def watch(self, model: SentenceModel) -> dict[str, float]:
+        """Retrieval metrics of the held-out slice."""
+        return self.report(model)
+
+    def report(self, model: SentenceModel, predictions: Path | None = None) -> dict[str, float]:
+        """The same; the slice's ranks go to a file where one is named."""
+        split, loss = self.data.heldout, training_loss(self.task, self.config.to_dict())
         scores, ranks = rank_positives(model, self._loader(split), split.sides[1], loss)
         if predictions is not None:
             write_ranks(predictions, ranks)

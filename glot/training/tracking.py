@@ -6,6 +6,7 @@ The only door to wandb. Nothing here asks for an account: without WANDB_MODE or 
 import importlib.util
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ class WandbTracker:
         """Open the run."""
         import wandb
 
-        mode = os.environ.get("WANDB_MODE")  # said again: a look for a login earlier in the process would have frozen the setting
+        mode: Any = os.environ.get("WANDB_MODE")  # said again: a look for a login earlier in the process would have frozen the setting
         project = None if os.environ.get("WANDB_SWEEP_ID") else os.environ.get("WANDB_PROJECT", PROJECT)  # a sweep has its own
         self._run: Any = wandb.init(mode=mode, project=project, name=self._name, dir=self._folder, config=config)
 
@@ -123,7 +124,7 @@ def resolve_report_to(report_to: str) -> str:
 
 def make_tracker(report_to: str, run_dir: Path) -> Tracker:
     """The run folder's record, and whatever else was asked for (already resolved)."""
-    further = {
+    further: dict[str, Callable[[], list[Tracker]]] = {
         "none": lambda: [],
         "wandb": lambda: [WandbTracker(run_dir.name, run_dir)],
         "tensorboard": lambda: [TensorboardTracker(run_dir)],

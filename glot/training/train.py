@@ -52,7 +52,7 @@ class FitOptions:
 def fit(
     model: nn.Module,
     batches: Batches,
-    loss: Callable[[Tensor, Tensor], Tensor],
+    loss: Callable[..., Tensor],
     optimizer: torch.optim.Optimizer,
     record: Record,
     options: FitOptions,
@@ -88,7 +88,7 @@ def fit(
 def _train_epoch(
     model: nn.Module,
     batches: Batches,
-    loss: Callable[[Tensor, Tensor], Tensor],
+    loss: Callable[..., Tensor],
     optimizer: torch.optim.Optimizer,
     record: Record,
     options: FitOptions,

@@ -1,4 +1,4 @@
-"""The table of poolers, and the one function that builds them from a configuration."""
+"""The table of poolers, and `build_pooler`, which builds one from a configuration."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -12,7 +12,7 @@ from glot.nn.poolers.glot import GlotPooler
 from glot.nn.poolers.scored import AdaPooler, MlpPooler
 
 if TYPE_CHECKING:
-    from glot.settings.config import GraphConfig, PoolerConfig
+    from glot.settings.sections import GraphConfig, PoolerConfig
 
 POOLERS: dict[str, Callable[["PoolerConfig", GraphRule, int], Pooler]] = {
     "cls": lambda config, rule, d: ClsPooler(d, last=config.decoder_cls_last_token),

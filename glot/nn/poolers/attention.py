@@ -1,4 +1,4 @@
-"""Attention poolers without a graph: the peers that GLOT has to be compared with."""
+"""Attention poolers without a graph, as baselines for GLOT."""
 
 import math
 
@@ -14,9 +14,12 @@ MOST_HEADS = 8
 
 
 class PmaPooler(Pooler):
-    """Pooling by multi-head attention: one learned query a head looks at all tokens of the sentence. out_dim = d.
+    """Pooling by multi-head attention: one learned query per head attends to all tokens of the sentence. out_dim = d.
 
     Source: Lee et al. 2019, Set Transformer, section 3.2 (one seed vector, no feed-forward block).
+
+    Example:
+        PmaPooler(384)(batch)
     """
 
     def __init__(self, in_dim: int) -> None:
@@ -39,9 +42,12 @@ class PmaPooler(Pooler):
 
 
 class LatentPooler(Pooler):
-    """Latent attention: every token looks up a learned dictionary of `num_latents` rows, an MLP, then the mean. out_dim = d.
+    """Latent attention: every token attends to a learned dictionary of `num_latents` rows, then an MLP, then the mean. out_dim = d.
 
     Source: Lee et al. 2024, NV-Embed, section 3.2.
+
+    Example:
+        LatentPooler(384, num_latents=128)(batch)
     """
 
     def __init__(self, in_dim: int, num_latents: int) -> None:

@@ -1,6 +1,6 @@
-"""The token GNN layers behind one call: build(in_dim, h) -> module, apply(module, x (N, in), graph) -> (N, h).
+"""The GNN layers behind one interface: build(in_dim, h) -> module, apply(module, x (N, in), graph) -> (N, h).
 
-The adaptation to each layer's own signature sits here and nowhere else. gcn, gin and gine are PyG's layers on the edge list.
+Only this module knows each layer's own signature. gcn, gin and gine are PyG's layers on the edge list.
 """
 
 from collections.abc import Callable

@@ -9,7 +9,11 @@ from glot.types import TokenBatch
 
 
 class ClsPooler(Pooler):
-    """The first token of each sentence, or the last with `last=True` (decoders, whose last token has seen all others)."""
+    """The first token of each sentence, or with `last=True` the last (for decoders, whose last token has seen all others).
+
+    Example:
+        ClsPooler(384, last=True)(batch)
+    """
 
     def __init__(self, in_dim: int, last: bool = False) -> None:
         super().__init__(in_dim, in_dim)
@@ -22,7 +26,11 @@ class ClsPooler(Pooler):
 
 
 class MeanPooler(Pooler):
-    """The mean of all real tokens, special tokens included."""
+    """The mean of all real tokens, special tokens included.
+
+    Example:
+        MeanPooler(384)(batch)
+    """
 
     def __init__(self, in_dim: int) -> None:
         super().__init__(in_dim, in_dim)
@@ -33,7 +41,13 @@ class MeanPooler(Pooler):
 
 
 class WeightedMeanPooler(Pooler):
-    """The mean with weights 1, 2, .., n by position: later tokens of a decoder have seen more. Source: Muennighoff 2022, SGPT."""
+    """The mean with weights 1, 2, .., n by position, because later tokens of a decoder have seen more.
+
+    Source: Muennighoff 2022, SGPT.
+
+    Example:
+        WeightedMeanPooler(384)(batch)
+    """
 
     def __init__(self, in_dim: int) -> None:
         super().__init__(in_dim, in_dim)
@@ -48,7 +62,11 @@ class WeightedMeanPooler(Pooler):
 
 
 class MaxPooler(Pooler):
-    """The element-wise maximum over all real tokens."""
+    """The element-wise maximum over all real tokens.
+
+    Example:
+        MaxPooler(384)(batch)
+    """
 
     def __init__(self, in_dim: int) -> None:
         super().__init__(in_dim, in_dim)

@@ -1,10 +1,11 @@
 """One-head graph attention with the parameters of PyG's `GATConv(in, h, edge_dim=1)`.
 
-A batch is mixed in blocks, as masked softmax over the n x n pairs of a sentence and a batched product, or on its edges where they are
-few (`glot.nn.poolers.mixing`). PyG's own layer builds an (E, h) message tensor and is slower than the better of the two.
+A batch is mixed in blocks, or on its edges where they are few (`glot.nn.poolers.mixing`). In blocks, a sentence is a masked softmax over
+its n x n pairs and a batched product. PyG's own layer builds an (E, h) message tensor and is slower than the better of the two
+(benchmarks/README.md).
 
-Why no form needs edge features: every edge weighs 1, and PyG gives a self-loop the mean of its token's incoming features, which is 1 too,
-or 0 for a token without neighbours, whose softmax has a single term and is 1 whatever the logit. So the edge term is one learned number.
+No form needs edge features, because the edge term is one learned number. Every edge has weight 1, and PyG gives a self-loop the mean of its
+token's incoming features, which is 1 too. For a token without neighbours that mean is 0, but its softmax has a single term, which is 1.
 """
 
 import math
@@ -20,13 +21,18 @@ ENGINES = ("auto", "dense", "edges")
 
 
 class GatConv(nn.Module):
-    """x (N, in) -> (N, h). Source: Velickovic et al. 2018, as torch_geometric.nn.GATConv computes it with its defaults.
+    """x (N, in) -> (N, h).
+
+    Source: Velickovic et al. 2018, as torch_geometric.nn.GATConv computes it with its defaults.
 
     Args:
         in_dim: width of the tokens.
         out_dim: h.
-        engine: dense (in blocks), edges, or auto: nothing to mix where there are no edges, edges where they are few, else in blocks; a
-            sentence beyond `DENSE_TOKENS` tokens is then taken some rows at a time.
+        engine: `dense` (blocks), `edges` or `auto`. `auto` skips mixing under the rule `none`, takes edges where they are few, else blocks.
+            Except with `dense`, blocks take a sentence beyond `DENSE_TOKENS` tokens by row ranges.
+
+    Example:
+        GatConv(384, 128)(batch.tokens, TokenGraph(batch, GraphRule()))
     """
 
     def __init__(self, in_dim: int, out_dim: int, engine: str = "auto") -> None:
@@ -54,7 +60,7 @@ class GatConv(nn.Module):
         return mixed + self.bias
 
     def _edges(self, hidden: Tensor, graph: TokenGraph) -> Edges | None:
-        """What to mix on, or nothing to mix in blocks."""
+        """The edges to mix on; None to mix in blocks."""
         if self.engine == "dense" or not has_sparse_products(hidden):
             return None
         return graph.sparse if self.engine == "edges" else graph.few
@@ -69,6 +75,6 @@ class GatConv(nn.Module):
         return graph.unpad(mixed)
 
     def _halves(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """(.., h) -> what a token sends to a logit and what it receives, (..) each; the edge term is in the second."""
+        """(.., h) -> a token's terms of a logit as sender and as receiver, (..) each. The second includes the edge term."""
         edge = self.lin_edge.weight.view(-1) @ self.att_edge.view(-1)
         return hidden @ self.att_src.view(-1), hidden @ self.att_dst.view(-1) + edge

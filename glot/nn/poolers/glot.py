@@ -1,11 +1,11 @@
-"""GLOT: a graph over the tokens of a sentence, K convolutions, jumping knowledge, a scored readout.
+"""GLOT: a graph over the tokens of a sentence, K convolutions, jumping knowledge and a scored readout.
 
 Source: "Towards Improved Sentence Representations using Token Graphs", ICLR 2026, section 3, as the public release computes it.
 """
 
 import itertools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,19 +15,19 @@ from glot.nn.graph import GraphRule, TokenGraph
 from glot.nn.places import join
 from glot.nn.pooler import Pooler
 from glot.nn.poolers.convs import CONVS
-from glot.nn.poolers.scored import make_scorer, readout, score
+from glot.nn.poolers.scored import Scorer, readout
 from glot.types import TokenBatch
 
 
 class Jump(NamedTuple):
-    """How the layers' outputs `h_1 .. h_K`, each (N, h), and the raw tokens x (N, d) become one state a token (N, D)."""
+    """How the layers' outputs `h_1 .. h_K`, each (N, h), and the raw tokens x (N, d) become one state per token (N, D)."""
 
     out_dim: Callable[[int, int, int], int]
     """(d, h, K) -> D."""
     build: Callable[[int, int], nn.Module | None]
-    """(h, K) -> the module that joins, where joining has parameters."""
-    join: Callable[[nn.Module | None, Tensor, list[Tensor]], list[Tensor]]
-    """(module, x, [h_1 .. h_K]) -> the state's columns, in parts."""
+    """(h, K) -> the module that joins; None where joining has no parameters."""
+    join: Callable[[Any, Tensor, list[Tensor]], list[Tensor]]
+    """(module, x, [h_1 .. h_K]) -> the states (N, D), as a list of column ranges."""
 
 
 def _build_lstm(width: int, num_layers: int) -> nn.Module:
@@ -53,14 +53,17 @@ class GlotPooler(Pooler):
     Args:
         in_dim: d.
         hidden_dim: h.
-        num_layers: K; 0 (with `cat` alone) is a scored pooler over the raw tokens.
+        num_layers: K. With 0, which only `cat` allows, this is a scored pooler over the raw tokens.
         gnn_type: a name of `CONVS`.
         jk_mode: a name of `JUMPS`.
         rule: how the graph is made.
 
     Raises:
         ConfigError: unknown conv or jump.
-        ValueError: K = 0 with a jump that has nothing to join.
+        ValueError: K = 0 with a jump other than `cat`.
+
+    Example:
+        GlotPooler(384, 128, 2, "gat", "cat", GraphRule(tau=0.6))(batch)
     """
 
     def __init__(self, in_dim: int, hidden_dim: int, num_layers: int, gnn_type: str, jk_mode: str, rule: GraphRule) -> None:
@@ -73,12 +76,12 @@ class GlotPooler(Pooler):
         self.apply_conv = conv.apply
         self.convs = nn.ModuleList(conv.build(before, after) for before, after in itertools.pairwise(widths))
         self.jk = jump.build(hidden_dim, num_layers)
-        self.score_layer = make_scorer(self.out_dim, max(SMALLEST_SCORER, self.out_dim // 2))
+        self.score_layer = Scorer(self.out_dim, max(SMALLEST_SCORER, self.out_dim // 2))
 
     def states(self, batch: TokenBatch) -> list[Tensor]:
-        """One state a token after convolutions and jump: (N, D), its columns in parts.
+        """One state per token after convolutions and jump: (N, D), as a list of column ranges.
 
-        Joining the raw tokens to the rest would copy them and have autograd compute a gradient for them, which nobody asks for.
+        The raw tokens are not concatenated with the rest: that would copy them, and autograd would compute an unused gradient for them.
         """
         graph = TokenGraph(batch, self.rule)
         layers = [batch.tokens]
@@ -89,7 +92,7 @@ class GlotPooler(Pooler):
     def readout(self, batch: TokenBatch) -> tuple[Tensor, Tensor]:
         """Vectors (B, D) and the weight of each token (N,)."""
         states = self.states(batch)
-        return readout(states, score(self.score_layer, states), batch)
+        return readout(states, self.score_layer.score(states), batch)
 
     def forward(self, batch: TokenBatch) -> Tensor:
         """(B, D)."""

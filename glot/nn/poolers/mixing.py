@@ -1,6 +1,6 @@
-"""Attention of one head over the pairs that a graph allows, in three exact forms: a block, a long sentence by rows, edges.
+"""Single-head attention over the pairs that a graph allows, in three exact forms: by block, by row ranges, on edges.
 
-Every token's states are mixed by `softmax_j LeakyReLU(received_i + sent_j)` over the tokens j that it sees.
+Token i becomes the mean of the states that it sees, weighted by `softmax_j LeakyReLU(received_i + sent_j)`.
 """
 
 from collections.abc import Callable
@@ -18,18 +18,18 @@ NEGATIVE_SLOPE = 0.2
 
 
 def mix_block(hidden: Tensor, sent: Tensor, received: Tensor, barrier: Tensor) -> Tensor:
-    """Some sentences of similar length: hidden (b, n, h), logit halves (b, n), barrier (b, n, n) 0 or -inf -> (b, n, h).
+    """One block: hidden (b, n, h), logit terms (b, n), additive mask (b, n, n) -> (b, n, h).
 
-    In place where autograd allows it: an n x n tensor costs more to pass over than to compute. LeakyReLU leaves -inf where it is.
+    It works in place where autograd allows it, because operations on n x n tensors are bound by memory traffic. LeakyReLU keeps -inf.
     """
     logits = (received.unsqueeze(2) + sent.unsqueeze(1)).add_(barrier)
     return F.leaky_relu_(logits, NEGATIVE_SLOPE).softmax(-1) @ hidden
 
 
 class MixByRows(torch.autograd.Function):
-    """`mix_block` of one long sentence, (1, n, h): some rows at a time, and those anew on the way back; only the inputs are kept.
+    """`mix_block` of one long sentence, (1, n, h), by row ranges. The backward pass recomputes them, so only the inputs are kept.
 
-    (torch's checkpoint, once for every part, leaves so many small objects between the parts that the memory they share is never reused.)
+    torch's checkpoint, called once per range, fragments memory: its small objects lie between the ranges, whose space is never reused.
     """
 
     @staticmethod
@@ -43,7 +43,7 @@ class MixByRows(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        """Gradients of hidden, sent and received: each part is mixed again, and its gradients are added to the sums."""
+        """Gradients of hidden, sent and received: each row range is recomputed, and its gradients are added up."""
         hidden, sent, received = (saved.detach().requires_grad_() for saved in ctx.saved_tensors)
         sums = [torch.zeros_like(saved) for saved in ctx.saved_tensors]
         for start, stop in parts_of(hidden.shape[1]):
@@ -57,7 +57,7 @@ class MixByRows(torch.autograd.Function):
 
 
 class MixOnEdges(torch.autograd.Function):
-    """hidden (N, h), logit halves (N,), edges -> mixed (N, h), and for the way back the sums of the halves and the weights, (E,) each."""
+    """hidden (N, h), logit terms (N,), edges -> mixed (N, h); for the backward pass also the terms' sums and the weights, (E,) each."""
 
     @staticmethod
     def forward(hidden: Tensor, sent: Tensor, received: Tensor, edges: Edges) -> tuple[Tensor, Tensor, Tensor]:
@@ -74,7 +74,7 @@ class MixOnEdges(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor, *_: None) -> tuple[Tensor, Tensor, Tensor, None]:
-        """Through the softmax and LeakyReLU by hand."""
+        """The gradient of softmax and LeakyReLU, written out."""
         (hidden, sums, weights), edges = ctx.saved_tensors, ctx.edges
         shares = edges.dot(grad, hidden).mul_(weights)
         shares -= weights * edges.rows.sum(shares).index_select(0, edges.receivers)
@@ -85,7 +85,7 @@ class MixOnEdges(torch.autograd.Function):
     def vmap(
         info: Any, in_dims: tuple[int, int, int, None], hidden: Tensor, sent: Tensor, received: Tensor, edges: Edges
     ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
-        """Stacked heads (`glot.nn.stack`) one by one: their products are no smaller together."""
+        """Stacked models (`glot.nn.stack`) one by one: sparse products gain nothing from batching."""
         inputs = [part.movedim(at, 0) for part, at in zip((hidden, sent, received), in_dims[:3], strict=True)]
         heads = [MixOnEdges.apply(*parts, edges) for parts in zip(*inputs, strict=True)]
         return tuple(torch.stack(parts) for parts in zip(*heads, strict=True)), (0, 0, 0)

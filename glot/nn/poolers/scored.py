@@ -1,4 +1,6 @@
-"""Poolers that look at each token by itself: AdaPool, and the MLP that stands in for GLOT without a graph."""
+"""Poolers that read each token by itself: AdaPool, whose scorer GLOT shares, and an MLP followed by the mean."""
+
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -9,19 +11,29 @@ from glot.nn.segment import segment_mean, segment_softmax, segment_sums
 from glot.types import TokenBatch
 
 
-def make_scorer(in_dim: int, hidden: int) -> nn.Sequential:
-    """`w2 tanh(W1 u + b1) + b2`: one score a token. Its names in a checkpoint are `score_layer.0.*` and `score_layer.2.*`."""
-    return nn.Sequential(nn.Linear(in_dim, hidden), nn.Tanh(), nn.Linear(hidden, 1))
+class Scorer(nn.Sequential):
+    """`w2 tanh(W1 u + b1) + b2`: one score per token. Its names in a checkpoint are `score_layer.0.*` and `score_layer.2.*`.
 
+    Args:
+        in_dim: D, width of the states.
+        hidden: width of the hidden layer.
 
-def score(scorer: nn.Sequential, states: list[Tensor]) -> Tensor:
-    """Scores (N,) of token states whose columns come in parts `(N, D_i)`."""
-    first, squash, last = scorer
-    weights = cut(first.weight, [part.shape[1] for part in states], 1)
-    hidden = torch.addmm(first.bias.unsqueeze(1), weights[0], states[0].T)
-    for part, weight in zip(states[1:], weights[1:], strict=True):
-        hidden = torch.addmm(hidden, weight, part.T)
-    return torch.addmm(last.bias.unsqueeze(1), last.weight, squash(hidden)).squeeze(0)
+    Example:
+        Scorer(384, 256).score([states])
+    """
+
+    def __init__(self, in_dim: int, hidden: int) -> None:
+        first, last = nn.Linear(in_dim, hidden), nn.Linear(hidden, 1)
+        super().__init__(first, nn.Tanh(), last)
+
+    def score(self, states: list[Tensor]) -> Tensor:
+        """Scores (N,) of token states, given as a list of column ranges `(N, D_i)`."""
+        first, last = cast(nn.Linear, self[0]), cast(nn.Linear, self[2])
+        weights = cut(first.weight, [part.shape[1] for part in states], 1)
+        hidden = torch.addmm(first.bias.unsqueeze(1), weights[0], states[0].T)
+        for part, weight in zip(states[1:], weights[1:], strict=True):
+            hidden = torch.addmm(hidden, weight, part.T)
+        return torch.addmm(last.bias.unsqueeze(1), last.weight, hidden.tanh()).squeeze(0)
 
 
 def readout(states: list[Tensor], scores: Tensor, batch: TokenBatch) -> tuple[Tensor, Tensor]:
@@ -31,19 +43,22 @@ def readout(states: list[Tensor], scores: Tensor, batch: TokenBatch) -> tuple[Te
 
 
 class AdaPooler(Pooler):
-    """Score every token, softmax over the sentence, sum the raw tokens out_dim = d.
+    """Score every token, take the softmax over the sentence, sum the raw tokens with these weights. out_dim = d.
 
     Source: the release's baseline `adapool`.
+
+    Example:
+        AdaPooler(384, scorer_hidden=256)(batch)
     """
 
     def __init__(self, in_dim: int, scorer_hidden: int) -> None:
         super().__init__(in_dim, in_dim)
-        self.score_layer = make_scorer(in_dim, scorer_hidden)
+        self.score_layer = Scorer(in_dim, scorer_hidden)
 
     def readout(self, batch: TokenBatch) -> tuple[Tensor, Tensor]:
         """Vectors (B, d) and the weight of each token (N,)."""
         states = [batch.tokens]
-        return readout(states, score(self.score_layer, states), batch)
+        return readout(states, self.score_layer.score(states), batch)
 
     def forward(self, batch: TokenBatch) -> Tensor:
         """(B, d)."""
@@ -51,7 +66,11 @@ class AdaPooler(Pooler):
 
 
 class MlpPooler(Pooler):
-    """PyG's MLP on every token, then the mean (the release offers it and raises). out_dim = h."""
+    """PyG's MLP on every token, then the mean. out_dim = h. The release offers this name, but raises an error.
+
+    Example:
+        MlpPooler(384, hidden_dim=128, num_layers=2)(batch)
+    """
 
     def __init__(self, in_dim: int, hidden_dim: int, num_layers: int) -> None:
         from torch_geometric.nn import MLP

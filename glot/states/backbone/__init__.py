@@ -1,4 +1,4 @@
-"""The frozen language model: find it, load it, tokenise, run it. The only door to transformers."""
+"""The backbone: find a language model, load it, tokenise, run it. The only package that imports transformers."""
 
 from glot.states.backbone.facts import recall_facts
 from glot.states.backbone.live import LiveTokens

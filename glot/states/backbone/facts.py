@@ -1,4 +1,4 @@
-"""What was measured on a loaded backbone, remembered in the user's cache folder, so that a later run need not load it to know."""
+"""Facts measured on a loaded backbone, kept in the user's cache folder so that a later run knows them without loading it."""
 
 import hashlib
 import json
@@ -13,12 +13,12 @@ from glot.states.backbone.source import cache_folder
 
 
 def recall_facts(identity: str) -> dict[str, Any]:
-    """What is remembered of a backbone; empty where it was never loaded here with this version of the library."""
+    """The cached facts of a backbone; empty where it was never loaded on this machine with this version of transformers."""
     return read_facts(_file(identity))
 
 
 def remember_facts(identity: str, facts: dict[str, Any]) -> None:
-    """Write facts down; where the cache folder cannot be written they are measured again next time."""
+    """Cache facts. Where the cache folder cannot be written, they are measured again next time."""
     path = _file(identity)
     if read_facts(path) == facts:
         return

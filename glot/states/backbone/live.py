@@ -1,4 +1,4 @@
-"""Token states that are computed whenever they are asked for."""
+"""LiveTokens: token states that are computed at each request, without a store."""
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -15,17 +15,19 @@ from glot.types import TokenBatch
 
 
 class LiveTokens:
-    """A TokenSource that runs the backbone whenever rows are asked for.
+    """A TokenSource that runs the backbone at each `gather`.
 
-    With `trainable=True` states carry gradient and dropout is on wherever gradients are enabled (training), and neither is so
-    elsewhere (evaluation).
+    With `trainable=True`, where gradients are enabled, states carry gradient and dropout is on. Elsewhere neither holds.
 
     Args:
         backbone: loaded.
         ids: token ids of S texts.
         trainable: train the backbone too.
-        skips: (S,) leading tokens of each text that are read but left out.
-        where: place of a text -> its row in words, for messages.
+        skips: (S,) number of leading tokens of each text that are read but left out.
+        where: index of a text -> its row in words, for messages.
+
+    Example:
+        LiveTokens(backbone, backbone.tokenise(["one text", "another"])).gather(np.array([0, 1]))
     """
 
     def __init__(
@@ -47,20 +49,20 @@ class LiveTokens:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What was found out about the backbone when it was loaded."""
+        """Facts measured on the backbone when it was loaded."""
         return self.backbone.facts
 
     @property
     def store(self) -> None:
-        """Nothing is stored."""
+        """None: nothing is stored."""
 
     @property
     def trained(self) -> list[nn.Parameter]:
-        """All weights of the backbone, where it is trained too."""
+        """All weights of the backbone if it is trained, else none."""
         return list(self.backbone.model.parameters()) if self._trainable else []
 
     def save(self, folder: Path) -> None:
-        """Write the backbone, where it was trained."""
+        """Write the backbone if it was trained."""
         if self._trainable:
             self.backbone.save(folder)
 
@@ -68,7 +70,7 @@ class LiveTokens:
         """The states of `rows (B,)`: float32 (N, d) on the backbone's device.
 
         Raises:
-            StateError: the backbone fails on a text or gives numbers that are not finite; the row is named.
+            StateError: the backbone fails on a text, or its states are not finite. The message names the row.
         """
         training = self._trainable and torch.is_grad_enabled()
         self.backbone.model.train(training)

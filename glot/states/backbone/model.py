@@ -1,4 +1,4 @@
-"""A loaded backbone: text to token states. Padding is to the right and exists only inside; what leaves is packed."""
+"""Backbone, a loaded language model: texts to packed token states. Padding, to the right, exists only inside."""
 
 import copy
 import inspect
@@ -21,15 +21,15 @@ from glot.states.backbone.tokenizer import NO_LIMIT, Tokeniser
 from glot.types import TokenBatch
 
 OTHER_INPUTS = ("pixel_values", "input_values", "input_features")
-"""What models of images and sounds read."""
+"""Inputs of image and audio models."""
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "autocast": torch.float32}
-"""`--backbone_dtype` -> precision of the weights; with autocast torch takes the products in bfloat16."""
+"""`--backbone_dtype` -> precision of the weights; with autocast, torch computes matrix products in bfloat16."""
 PADDED_TOKENS = 4096
-"""Tokens of a backbone batch, padding included: 32 texts of 128."""
+"""Most tokens of one batch, padding included: 32 texts of 128 tokens."""
 FLOATS = ("F64", "F32", "F16", "BF16")
-"""What safetensors calls the precisions that weights may have."""
+"""Allowed precisions of weights, by their names in safetensors."""
 POSITION_TABLES = ("position_embeddings", "embed_positions", "positions_embed", "wpe")
-"""How the library's models call their tables of absolute positions."""
+"""Names of absolute position tables in transformers' models."""
 
 
 class Backbone:
@@ -37,19 +37,20 @@ class Backbone:
 
     Args:
         source: from `find_backbone`.
-        max_length: tokens a text is cut to; None = the model's own limit.
+        max_length: number of tokens that a text is cut to; None = the model's own limit.
         dtype: a name of `DTYPES`.
         layer: from `source.resolve_layer`.
-        device: where texts go in and packed states come out.
-        load_options: further options of the library's `from_pretrained`; with `device_map` the model stays where that puts it.
+        device: device of inputs and packed states.
+        load_options: further options of `from_pretrained`; with `device_map` the model stays where that puts it.
 
     Attributes:
-        max_length: tokens a text is cut to.
+        max_length: number of tokens that a text is cut to.
         limit: most tokens that tokenizer and model can read.
 
     Raises:
-        ConfigError: the weights cannot be read or are not the model's, or `max_length` is more than the model reads.
-        StateError: the model gives no state per token.
+        ConfigError: the weights cannot be read or are not the model's, `max_length` is more than the model reads, or the model gives no
+            state per token.
+        StateError: the model fails on a batch of the check at load.
 
     Example:
         source = find_backbone("minilm")
@@ -82,10 +83,10 @@ class Backbone:
             remember_facts(source.identity, {"is_causal": self.reader.is_causal})
 
     def _open_reader(self) -> StateReader:
-        """The reader of a model that was just loaded.
+        """The StateReader of the loaded model.
 
         Raises:
-            ConfigError: the model cannot be read at all; with the remedy for which there is evidence.
+            ConfigError: the model cannot run at all. The message gives the remedy that the error points to.
         """
         try:
             return self._make_reader()
@@ -111,13 +112,16 @@ class Backbone:
             raise ConfigError(f"--max_length={max_length}: {self.source.name} reads at most {limit} tokens")
 
     def _find_limit(self, claim: int, max_length: int | None) -> int:
-        """The largest length up to `claim` that the model reads: tried at load as far as a run may need it, beyond when such texts come."""
+        """The largest length up to `claim` that the model reads.
+
+        The length that a run may need is tried now, up to `MOST_AT_LOAD`. Longer ones are tried when such texts come.
+        """
         needed = min(claim, MOST_AT_LOAD, max(max_length or claim, LEAST_PROBE))
         failure = self.reader.failure(needed)
         if failure is None:
             self.reader.check(needed)
             return claim
-        if "dtype" in str(failure.__cause__) or "scalar type" in str(failure.__cause__):  # the length is not to blame
+        if "dtype" in str(failure.__cause__) or "scalar type" in str(failure.__cause__):  # not caused by the length
             raise ConfigError(f"{failure.problem}; use --backbone_dtype=float32 in place of {self.dtype}") from failure
         low, high = 0, needed - 1
         while low < high:
@@ -129,16 +133,16 @@ class Backbone:
 
     @property
     def tokenizer(self) -> Any:
-        """The library's tokenizer."""
+        """The tokenizer object of transformers."""
         return self.tokeniser.tokenizer
 
     @property
     def hidden_size(self) -> int:
-        """D of the layer, by what the model gave."""
+        """The layer's width d, as measured on the model's states."""
         return self.width(self.layer)
 
     def width(self, layer: str) -> int:
-        """D of one layer: it need not be the same for all.
+        """The width d of one layer; layers may differ in width.
 
         Raises:
             ConfigError: the model does not give this layer.
@@ -147,12 +151,12 @@ class Backbone:
 
     @property
     def is_causal(self) -> bool:
-        """Whether a token's state is independent of the tokens behind it, as measured."""
+        """Whether a token's state is independent of later tokens, as measured."""
         return self.reader.is_causal
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What was found out about the loaded model, for `result.json`."""
+        """Facts measured on the loaded model, for `result.json`."""
         return {
             "kind": "decoder" if self.is_causal else "encoder",
             "hidden_size": self.hidden_size,
@@ -161,30 +165,30 @@ class Backbone:
         }
 
     def tokenise(self, texts: Sequence[str], prompts: Sequence[str] | str = "") -> list[list[int]]:
-        """Token ids of each text behind its prompt, special tokens included, cut to `max_length`; never none (`Tokeniser.tokenise`)."""
+        """Token ids of each text with its prompt, special tokens included, cut to `max_length`; see `Tokeniser.tokenise`."""
         return self.tokeniser.tokenise(texts, self.max_length, prompts)[0]
 
     def encode(self, ids: list[list[int]], skips: Sequence[int] | None = None) -> TokenBatch:
         """Token states of B texts given as ids: packed (N, d) on the model's device, in the model's precision.
 
         Args:
-            ids: of each text, never none.
-            skips: how many leading tokens of each text are read but left out.
+            ids: token ids of each text, at least one per text.
+            skips: number of leading tokens of each text that are read but left out.
         """
         return self.encode_layers(ids, [self.layer], skips)[0]
 
     def encode_layers(self, ids: list[list[int]], layers: list[str], skips: Sequence[int] | None = None) -> list[TokenBatch]:
-        """The same for several layers, from one forward pass."""
+        """`encode` for several layers, from one forward pass."""
         batches = self.reader.read(ids, layers)
         return batches if skips is None or not any(skips) else [drop_leading(batch, skips) for batch in batches]
 
     def encode_sorted(self, ids: list[list[int]], layers: list[str], skips: Sequence[int] | None = None) -> Iterator[list[TokenBatch]]:
-        """States of texts sorted from long to short, each layer's of at most `PADDED_TOKENS` at a time, without gradient.
+        """States of texts sorted from long to short, one batch per layer of at most `PADDED_TOKENS` at a time, without gradient.
 
-        How texts are batched shifts the last bits of their states, so it follows from the texts and from no flag.
+        Batching changes the last bits of states, so it depends on the texts alone, not on any flag.
 
         Raises:
-            StateError: see `StateReader.read`; `place` is the text's place in `ids`.
+            StateError: see `StateReader.read`; `place` is the text's index in `ids`.
         """
         start = 0
         while start < len(ids):
@@ -197,21 +201,21 @@ class Backbone:
             start = end
 
     def read_plainly(self, text: str) -> tuple[TokenBatch, list[str], list[tuple[int, int]]]:
-        """One text without special tokens and uncut (up to the model's limit): states, tokens in words, their places in the text."""
+        """One text without special tokens, cut only at the model's limit: states, tokens as strings, their spans in the text."""
         ids, spans = self.tokeniser.read_plainly(text, self.limit)
         with torch.inference_mode():
             states = self.encode([ids])
         return states.with_tokens(states.tokens.float()), [text[start:end].strip() for start, end in spans], spans
 
     def copy_to(self, device: torch.device) -> "Backbone":
-        """The same model on another device; the tokenizer is shared."""
+        """A copy of the model on another device; the tokenizer is shared."""
         other = copy.copy(self)
         other.model, other.device = copy.deepcopy(self.model).to(device), device
         other.reader = other._make_reader()
         return other
 
     def save(self, folder: Path) -> None:
-        """Write model and tokenizer so that any tool of the library loads them."""
+        """Write model and tokenizer in transformers' format."""
         self.model.save_pretrained(folder)
         self.tokeniser.save(folder)
 
@@ -225,7 +229,7 @@ def drop_leading(batch: TokenBatch, skips: Sequence[int]) -> TokenBatch:
 
 
 def load_weights(source: BackboneSource, dtype: str, where: dict[str, Any] | None = None) -> Any:
-    """The library's model of a backbone, with every tensor that its states need taken from the checkpoint.
+    """The model object of transformers. Every tensor that its states need comes from the checkpoint.
 
     Args:
         source: from `find_backbone`.
@@ -237,7 +241,7 @@ def load_weights(source: BackboneSource, dtype: str, where: dict[str, Any] | Non
     """
 
     def describe(error: Exception) -> str:
-        unsafe = "weights_only" in str(error)  # torch's own advice is to load it all the same, which may run its code
+        unsafe = "weights_only" in str(error)  # torch advises to load the file anyway, which may run its code
         why = "a .bin file is no plain checkpoint of tensors" if unsafe else reason(error)
         found = explain(error, source.revision) or f"its weights cannot be loaded ({why}); {AGAIN}"
         return f"--model_name_or_path={source.name}: {found}"
@@ -251,7 +255,7 @@ def load_weights(source: BackboneSource, dtype: str, where: dict[str, Any] | Non
             "the two files do not belong together"
         )
     missing = sorted(name for name in report["missing_keys"] if not name.startswith("pooler."))
-    if missing:  # they would be random; BERT's own pooler is not used
+    if missing:  # they would be random; BERT's own pooler, excluded above, is not used
         raise ConfigError(
             f"--model_name_or_path={source.name}: the checkpoint lacks {len(missing)} of the model's tensors ({missing[0]}, ...)"
         )
@@ -261,7 +265,7 @@ def load_weights(source: BackboneSource, dtype: str, where: dict[str, Any] | Non
 
 
 def _refuse_unused_blocks(source: BackboneSource, model: nn.Module, unexpected: Iterable[str]) -> None:
-    """The checkpoint may hold heads that are not used, but no blocks that the configuration does not count.
+    """Refuse a checkpoint with more blocks than the configuration counts. Unused heads are allowed.
 
     Raises:
         ConfigError: it holds such a block.
@@ -281,10 +285,10 @@ def _numberless(name: str) -> str:
 
 
 def _refuse_odd_dtypes(source: BackboneSource, model: nn.Module) -> None:
-    """Weights must be plain floats in the file: the library casts whatever it finds.
+    """Refuse weights that are not floating-point in the file, because transformers casts any type.
 
     Raises:
-        ConfigError: a weight of another kind, in a model that is not declared as quantised.
+        ConfigError: a weight of another type, in a model that is not declared as quantised.
     """
     if getattr(source.config, "quantization_config", None) is not None:
         return
@@ -298,13 +302,13 @@ def _refuse_odd_dtypes(source: BackboneSource, model: nn.Module) -> None:
 
 
 def _dtypes(file: Path) -> dict[str, str]:
-    """Tensor name -> precision, as a safetensors file names it."""
+    """Tensor name -> precision, by its name in safetensors."""
     with library_door(ConfigError, lambda error: f"{file}: cannot be read ({reason(error)}); {AGAIN}"), safe_open(file, "pt") as tensors:
         return {name: str(tensors.get_slice(name).get_dtype()) for name in tensors.keys()}  # noqa: SIM118 - not a dictionary
 
 
-def embedding_rows(model: nn.Module) -> int | None:
-    """Rows of the token embedding; None where the model does not say where it is."""
+def embedding_rows(model: Any) -> int | None:
+    """Number of rows of the token embedding; None where the model does not name its embedding."""
     try:
         table = model.get_input_embeddings()
     except (AttributeError, NotImplementedError):
@@ -314,9 +318,9 @@ def embedding_rows(model: nn.Module) -> int | None:
 
 
 def position_rows(model: nn.Module) -> int:
-    """Most tokens that the model's tables of absolute positions can hold; `NO_LIMIT` without one.
+    """Most tokens that the model's absolute position tables can hold; `NO_LIMIT` without such a table.
 
-    RoBERTa and its kin count from behind the padding id, OPT from an offset of its own: their tables hold that much less.
+    RoBERTa's positions start after the padding id, OPT's at an offset, so their tables hold that many fewer tokens.
     """
     rooms = []
     for name, table in model.named_modules():

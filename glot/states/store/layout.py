@@ -1,4 +1,4 @@
-"""What a store depends on, what it says about itself, and where its files lie."""
+"""StoreKey and Manifest: what a store depends on, its description, and the names of its files."""
 
 import dataclasses
 import hashlib
@@ -15,16 +15,19 @@ KEY, PLAN, TOKENS, CHUNKS, MANIFEST, LOCK = "key.json", "plan.npz", "tokens.bin"
 
 @dataclass(frozen=True)
 class StoreKey:
-    """Everything that the stored states are a function of.
+    """Everything that the stored states depend on.
 
     Attributes:
         backbone: identity of the model and tokenizer files (hub id and commit, or a hash).
         layer: index of the hidden state, or mean4.
-        max_length: tokens a text is cut to; 0 = the model's limit.
+        max_length: number of tokens that a text is cut to; 0 = the model's limit.
         backbone_dtype: precision of the forward pass.
         store_dtype: precision on disk.
         texts: SHA-256 of the distinct texts in order.
-        prompts: `UsedPrompts.key`; not part of the key where it is empty, so that stores without prompts keep their names.
+        prompts: `UsedPrompts.key`. An empty one is not part of the key, so that stores without prompts keep their names.
+
+    Example:
+        StoreKey("owner/name@commit", "6", 128, "float32", "float16", texts_sha256(["a text"])).fingerprint
     """
 
     backbone: str
@@ -38,29 +41,35 @@ class StoreKey:
 
     @property
     def fingerprint(self) -> str:
-        """16 hex digits: the folder's name."""
+        """16 hexadecimal digits, the folder's name."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()[:16]
 
     def to_json(self) -> str:
-        """Readable, with sorted keys."""
+        """Indented JSON with sorted keys."""
         return json.dumps(self._fields(), indent=1, sort_keys=True)
 
     def _fields(self) -> dict[str, object]:
         return {name: value for name, value in dataclasses.asdict(self).items() if name != "prompts" or value}
 
     def folder(self, root: Path) -> Path:
-        """Where a store of this key lies under `root`."""
+        """The folder of this key's store under `root`."""
         return root / self.fingerprint
 
     def differences(self, other: dict[str, object]) -> list[str]:
-        """The fields in which a key read from disk differs from this one."""
+        """Names of the fields in which a key read from disk differs from this one."""
         mine = self._fields()
         return [name for name in sorted(mine.keys() | other.keys()) if mine.get(name) != other.get(name)]
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """A complete store's account of itself; `backbone` holds what was found out about the model that made it (older stores: nothing)."""
+    """The description of a complete store.
+
+    `backbone` holds the facts measured on the model that made it; None in stores of older versions.
+
+    Example:
+        Manifest.read(key.folder(root))
+    """
 
     key: dict[str, object]
     num_sentences: int
@@ -72,7 +81,7 @@ class Manifest:
     backbone: dict[str, object] | None = None
 
     def write(self, folder: Path) -> None:
-        """Write through a temporary name, so that a manifest is whole or absent."""
+        """Write to a temporary name and rename, so that a manifest is complete or absent."""
         partial = folder / (MANIFEST + ".partial")
         partial.write_text(json.dumps(dataclasses.asdict(self), indent=1))
         partial.replace(folder / MANIFEST)

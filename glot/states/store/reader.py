@@ -1,4 +1,4 @@
-"""Read a store: memory-mapped, any rows in any order."""
+"""StoredTokens: a store read through a memory map, any rows in any order."""
 
 import threading
 from pathlib import Path
@@ -14,7 +14,11 @@ from glot.types import TokenBatch
 
 
 class StoredTokens:
-    """A TokenSource over a complete store. Pickling it (for worker processes) carries the path, not the map."""
+    """A TokenSource over a complete store. Its pickle, for worker processes, holds the path and not the memory map.
+
+    Example:
+        StoredTokens(folder, Manifest.read(folder)).gather(np.array([3, 0]))
+    """
 
     def __init__(self, folder: Path, manifest: Manifest) -> None:
         self.folder, self.manifest = folder, manifest
@@ -31,29 +35,29 @@ class StoredTokens:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What was found out about the backbone that made the store; nothing of a store of an older version."""
+        """Facts measured on the backbone that made the store; empty for stores of older versions."""
         return dict(self.manifest.backbone or {})
 
     @property
     def store(self) -> dict[str, Any]:
-        """Where the states lie and how large they are."""
+        """Path and size of the store."""
         made = self.manifest
         return {"path": str(self.folder), "bytes": made.size_bytes, "sentences": made.num_sentences, "tokens": made.num_tokens}
 
     @property
     def trained(self) -> list[nn.Parameter]:
-        """Nothing: stored states train no backbone."""
+        """Empty: with stored states no backbone is trained."""
         return []
 
     def save(self, folder: Path) -> None:
-        """Nothing was trained, so nothing is written."""
+        """Write nothing, because no backbone was trained."""
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_tokens": None}
 
     @property
     def tokens(self) -> torch.Tensor:
-        """(N, d) in the store's precision, mapped on first use by each process."""
+        """(N, d) in the store's precision, memory-mapped on each process's first use."""
         if self._tokens is None:
             size = self.manifest.num_tokens * self.hidden_size
             read_ahead(self.folder / TOKENS)
@@ -63,7 +67,7 @@ class StoredTokens:
 
     def gather(self, rows: np.ndarray) -> TokenBatch:
         """The states of `rows (B,)` in that order: float32 (N, d) on the CPU."""
-        lengths = self._lengths[rows]  # numpy: several times faster than torch on a few dozen numbers
+        lengths = self._lengths[rows]  # numpy is faster than torch on arrays this small
         ptr = np.zeros(len(lengths) + 1, dtype=np.int64)
         np.cumsum(lengths, out=ptr[1:])
         positions = np.arange(ptr[-1]) + np.repeat(self._starts[rows] - ptr[:-1], lengths)
@@ -74,15 +78,16 @@ READ_AT_ONCE = 8 << 20
 
 
 def read_ahead(path: Path) -> threading.Thread | None:
-    """Read a file front to back in the background, so that its pages are in memory before training asks for them in random order.
+    """Read a file sequentially in the background, so that the page cache holds it before training reads it in random order.
 
-    A disk streams many times faster than it seeks. Nothing is done where less than twice the file's size is available.
+    Sequential reads are much faster than random ones (benchmarks/README.md). Nothing is read, and None is returned, where the available
+    memory is less than twice the file's size.
     """
     if 2 * path.stat().st_size > available_memory():
         return None
 
     def stream() -> None:
-        """Through one buffer; the system keeps the pages."""
+        """Read into one buffer; the page cache keeps the data."""
         buffer = bytearray(READ_AT_ONCE)
         with path.open("rb", buffering=0) as file:
             while file.readinto(buffer):
@@ -94,7 +99,7 @@ def read_ahead(path: Path) -> threading.Thread | None:
 
 
 def available_memory() -> int:
-    """Bytes that can be had without swapping; 0 where the system does not say (only Linux does)."""
+    """Bytes available without swapping, by /proc/meminfo; 0 on systems other than Linux."""
     account = Path("/proc/meminfo")
     lines = account.read_text().splitlines() if account.is_file() else []
     return next((int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable")), 0)
@@ -104,7 +109,7 @@ def open_store(root: Path, key: StoreKey) -> StoredTokens | None:
     """The store of `key`, or None where there is no complete one.
 
     Raises:
-        StoreError: the folder holds another key, a damaged manifest, or not the files and bytes that it promises.
+        StoreError: the folder holds another key, a damaged manifest, or other files or sizes than its manifest says.
     """
     folder = key.folder(root)
     again = "build it anew with --override_precompute=1"

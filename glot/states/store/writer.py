@@ -1,4 +1,4 @@
-"""Write a store: plan, chunks (each finished one is remembered), manifest last."""
+"""Write a store: the plan, then chunk after chunk, each recorded when finished, and the manifest last."""
 
 import errno
 import fcntl
@@ -21,21 +21,24 @@ from glot.states.store.layout import CHUNKS, DTYPES, KEY, LOCK, MANIFEST, PLAN, 
 from glot.types import TokenBatch
 
 CHUNK_TOKENS = 1 << 14
-"""Four encoding batches: about what a killed process repeats, and small enough for several processes to have equal shares."""
+"""Tokens per chunk: four encoding batches. A killed process repeats about one chunk, and small chunks give processes equal shares."""
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)
 ELSEWHERE = "choose another folder"
 Encode = Callable[[np.ndarray], Iterable[Sequence[TokenBatch]]]
-"""rows (n,) of one chunk -> their states in that order, some sentences at a time, one batch for each store."""
+"""rows (n,) of one chunk -> their states in that order, some sentences at a time, one batch per store."""
 
 
 @dataclass(frozen=True)
 class StorePlan:
-    """Where each sentence will stand, known from the token counts alone.
+    """Where each sentence is stored in `tokens.bin`, derived from the token counts alone.
 
     Attributes:
         lengths: (S,) int64, tokens of each sentence, in the caller's order.
         hidden_size: d.
         dtype: a name of `DTYPES`.
+
+    Example:
+        StorePlan(np.array([7, 12, 5]), 384, "float16").size_bytes
     """
 
     lengths: np.ndarray
@@ -44,22 +47,22 @@ class StorePlan:
 
     @cached_property
     def order(self) -> np.ndarray:
-        """(S,): sentences from long to short: a batch pads little, and one that does not fit fails first. Ties keep their order."""
+        """(S,) sentences from long to short, ties in their order. So batches pad little, and one that exceeds memory fails first."""
         return np.argsort(-self.lengths, kind="stable")
 
     @property
     def bytes_per_token(self) -> int:
-        """D times the width of a number."""
+        """The width d times the bytes of one number."""
         return self.hidden_size * DTYPES[self.dtype].itemsize
 
     @property
     def size_bytes(self) -> int:
-        """Of `tokens.bin`."""
+        """Size of `tokens.bin`."""
         return int(self.lengths.sum()) * self.bytes_per_token
 
     @cached_property
     def chunks(self) -> list[tuple[int, int]]:
-        """[first, last) positions of each chunk of about `CHUNK_TOKENS`."""
+        """[first, last) positions in `order` of each chunk of about `CHUNK_TOKENS` tokens."""
         ends = np.cumsum(self.lengths[self.order])
         chunk = (ends - 1) // CHUNK_TOKENS
         starts = np.flatnonzero(np.diff(chunk, prepend=-1))
@@ -68,13 +71,16 @@ class StorePlan:
 
 @dataclass(frozen=True)
 class WriteOptions:
-    """How a store is brought to completion.
+    """How a store is completed.
 
     Attributes:
-        resume: go on behind the chunks that an earlier process finished.
-        rebuild: forget whatever is there, even a complete store.
-        verbose: a line and a bar.
-        team: processes that share the chunks; the first one locks, prepares and writes the manifest.
+        resume: keep the chunks that an earlier process finished.
+        rebuild: delete what is there, even a complete store.
+        verbose: print a line and a progress bar.
+        team: processes that share the chunks. Rank 0 locks, prepares and writes the manifest.
+
+    Example:
+        WriteOptions(rebuild=True, verbose=True)
     """
 
     resume: bool = True
@@ -92,9 +98,9 @@ def write_stores(
     options: WriteOptions,
     backbone: dict[str, object] | None = None,
 ) -> list[Path]:
-    """Make the stores of `keys` complete, all from one pass over the texts, and return their folders.
+    """Complete the stores of `keys`, all from one pass over the texts, and return their folders.
 
-    The keys differ in their layer alone; `encode` yields one batch for each key.
+    The keys differ in their layer alone; `encode` yields one batch per key.
 
     Raises:
         StoreError: not enough room on the disk, or a state that the store's precision cannot hold.
@@ -103,7 +109,7 @@ def write_stores(
     team = options.team
     with ExitStack() as locks:
         if team.is_first:
-            for folder in sorted(folders):  # in one order, or two runs could wait for each other
+            for folder in sorted(folders):  # one lock order for all runs, else two could deadlock
                 folder.mkdir(parents=True, exist_ok=True)
                 locks.enter_context(_locked(folder, options.verbose))
             for folder in folders if options.rebuild else []:
@@ -125,7 +131,7 @@ def write_stores(
 
 
 def _prepare(missing: list[tuple[Path, StoreKey]], plan: StorePlan, options: WriteOptions) -> None:
-    """Key, plan and room for every store that is to be written, unless a part of all of them is there already."""
+    """Write key and plan of every missing store and reserve its disk space. Chunks that all of them have are kept."""
     if not missing:
         return
     folders = [folder for folder, _ in missing]
@@ -141,12 +147,12 @@ def _prepare(missing: list[tuple[Path, StoreKey]], plan: StorePlan, options: Wri
             np.savez(folder / PLAN, order=plan.order, lengths=plan.lengths)
         _reserve(folder, plan)
         _remember(folder / CHUNKS, done)
-        for path in folder.glob(f"*.{CHUNKS}"):  # of further processes: what they did is in `done`
+        for path in folder.glob(f"*.{CHUNKS}"):  # files of other ranks: their chunks are in `done`
             path.unlink()
 
 
 def _remove(folder: Path) -> None:
-    """Forget a store: the manifest goes first, so that it is never complete and half there. Who has it mapped keeps the old file."""
+    """Delete a store. The manifest goes first, so that no partial store looks complete. Existing memory maps keep the old file."""
     for name in (MANIFEST, CHUNKS, PLAN, TOKENS, KEY):
         (folder / name).unlink(missing_ok=True)
     for path in folder.glob(f"*.{CHUNKS}"):
@@ -154,7 +160,7 @@ def _remove(folder: Path) -> None:
 
 
 def _write_chunks(places: dict[Path, int], plan: StorePlan, encode: Encode, done: set[tuple[int, int]], options: WriteOptions) -> None:
-    """Write what is not `done`; `places` says which of the batches that `encode` yields belongs to which folder."""
+    """Write the chunks that are not `done`. `places` maps a folder to the index of its batch in what `encode` yields."""
     starts = np.concatenate([[0], np.cumsum(plan.lengths[plan.order])])
     team = options.team
     with ExitStack() as files, counter("encode", "token", int(starts[-1]), options.verbose) as bar:
@@ -177,24 +183,24 @@ def _write_chunks(places: dict[Path, int], plan: StorePlan, encode: Encode, done
 
 
 def _remember(path: Path, done: set[tuple[int, int]], mode: str = "w") -> None:
-    """Write the finished chunks anew (which mends a torn last line), or add one."""
+    """Record finished chunks: rewrite the file, which repairs a truncated last line, or append with mode `a`."""
     with path.open(mode) as stream:
         stream.writelines(json.dumps({"first": first, "last": last}) + "\n" for first, last in sorted(done))
 
 
 def _as_bytes(batch: TokenBatch, dtype: str) -> memoryview:
-    """The states of a batch as they lie on disk."""
+    """The states of a batch as bytes in the store's precision."""
     packed = batch.tokens.to(DTYPES[dtype]).cpu().contiguous()
     if not bool(torch.isfinite(packed).all()):
         worst = float(batch.tokens.abs().max())
         raise StoreError(f"--store_dtype={dtype}: a hidden state of size {worst:g} does not fit; use bfloat16 or float32")
-    return memoryview(packed.view(torch.uint8).numpy()).cast("B")
+    return packed.view(torch.uint8).numpy().data.cast("B")
 
 
 def _finished_chunks(folder: Path, plan: StorePlan) -> set[tuple[int, int]]:
-    """[first, last) of the chunks that earlier processes wrote whole by this very plan; none where plan or sizes differ.
+    """[first, last) of the chunks that earlier processes finished by the same plan; empty where plan or sizes differ.
 
-    A torn last line does not count.
+    A truncated last line is ignored.
     """
     if not all((folder / name).is_file() for name in (CHUNKS, PLAN, TOKENS)) or (folder / TOKENS).stat().st_size != plan.size_bytes:
         return set()
@@ -203,7 +209,7 @@ def _finished_chunks(folder: Path, plan: StorePlan) -> set[tuple[int, int]]:
             return set()
     files = [folder / CHUNKS, *folder.glob(f"*.{CHUNKS}")]
     lines = [json.loads(line) for path in files for line in path.read_text().split("\n")[:-1]]
-    return {(line.get("first"), line.get("last")) for line in lines} & set(plan.chunks)  # cut elsewhere, by another version, is not done
+    return {(line.get("first"), line.get("last")) for line in lines} & set(plan.chunks)  # drops chunks with the bounds of another version
 
 
 def _say_size(folders: list[Path], plan: StorePlan, verbose: bool) -> None:
@@ -218,7 +224,7 @@ def _say_size(folders: list[Path], plan: StorePlan, verbose: bool) -> None:
 
 
 def _reserve(folder: Path, plan: StorePlan) -> None:
-    """Take the disk space before the first token, so that a full disk is found now and not after hours."""
+    """Allocate the disk space before the first token, so that a full disk is an error at the start."""
     mode = "r+b" if (folder / TOKENS).exists() else "w+b"
     with (folder / TOKENS).open(mode) as tokens:
         try:
@@ -239,7 +245,7 @@ def _no_room(folder: Path, needed: int) -> StoreError:
 
 @contextmanager
 def _locked(folder: Path, verbose: bool) -> Iterator[None]:
-    """One writer at a time; the system drops the lock of a process that dies."""
+    """Hold an exclusive `flock`, so that one process writes at a time. The kernel releases the lock of a process that dies."""
     with (folder / LOCK).open("w") as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

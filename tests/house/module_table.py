@@ -1,12 +1,12 @@
-"""The module table of ARCHITECTURE.md, from the tree and the first sentence of each file. `python tests/module_table.py` writes it."""
+"""The module table of ARCHITECTURE.md, from each file's first sentence. `python tests/house/module_table.py` writes it."""
 
 import ast
 import re
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PAGE, PACKAGE = ROOT / "ARCHITECTURE.md", ROOT / "glot"
-START, END = "<!-- modules: written by tests/module_table.py -->", "<!-- end of modules -->"
+START, END = "<!-- modules: written by tests/house/module_table.py -->", "<!-- end of modules -->"
 ORDER = ("", "study", "integrations", "report", "training", "data", "states", "nn", "settings")
 
 

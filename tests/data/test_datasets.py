@@ -20,7 +20,7 @@ from glot.errors import DataError
 from glot.settings.config import DataConfig, StressConfig
 from glot.types import Examples
 
-STREAMS = json.loads((Path(__file__).parent / "golden" / "stress_streams.json").read_text())
+STREAMS = json.loads((Path(__file__).parents[1] / "golden" / "stress_streams.json").read_text())
 
 
 def stream_hash(train: Examples, evaluation: Examples) -> str:
@@ -173,7 +173,7 @@ def test_labels_must_be_classes_of_the_task(tmp_path):
     for split in ("train", "validation"):
         write_rows(tmp_path / f"nyu-mll/glue/cola/{split}.jsonl", rows)
     with pytest.raises(DataError, match="cola train: row 4 has label 5; the task has classes 0 to 1"):
-        load_task_data(TASKS["cola"], DataConfig("cola", str(tmp_path)), StressConfig(), 16, 0)
+        load_task_data("cola", DataConfig("cola", str(tmp_path)), StressConfig(), 16, 0)
     write_rows(tmp_path / "nyu-mll/glue/cola/train.jsonl", [{"sentence": "x", "label": "yes"}])
     with pytest.raises(DataError, match="row 0: label is 'yes', not a number"):
         load_hub_examples("cola", "train", tmp_path, None)
@@ -182,20 +182,16 @@ def test_labels_must_be_classes_of_the_task(tmp_path):
 def test_rows_of_errors_and_of_the_store_do_not_depend_on_what_is_held_out(mirror):
     indices = []
     for selection, seed in (("best", 0), ("heldout", 0), ("heldout", 1)):
-        data = load_task_data(
-            TASKS["cola"], DataConfig("cola", str(mirror), selection=selection, heldout_fraction=0.3), StressConfig(), 16, seed
-        )
+        data = load_task_data("cola", DataConfig("cola", str(mirror), selection=selection, heldout_fraction=0.3), StressConfig(), 16, seed)
         indices.append(TextIndex(data.splits))
     assert indices[0].texts == indices[1].texts == indices[2].texts
     assert indices[1].where(3) == indices[0].where(3) == "cola train: row 3"
     with pytest.raises(DataError, match=r"--heldout_fraction=0.3: cannot be taken from 2 training rows"):
-        load_task_data(
-            TASKS["cola"], DataConfig("cola", str(mirror), "2", selection="heldout", heldout_fraction=0.3), StressConfig(), 16, 0
-        )
+        load_task_data("cola", DataConfig("cola", str(mirror), "2", selection="heldout", heldout_fraction=0.3), StressConfig(), 16, 0)
 
 
 def test_the_hash_of_a_run_follows_labels_and_order(mirror):
-    data = load_task_data(TASKS["cola"], DataConfig("cola", str(mirror)), StressConfig(), 16, 0)
+    data = load_task_data("cola", DataConfig("cola", str(mirror)), StressConfig(), 16, 0)
     flipped = dataclasses.replace(data.train, labels=1 - data.train.labels)
     turned = data.train.take(np.arange(len(data.train))[::-1], "train")
     hashes = {dataclasses.replace(data, train=train, drawn_from=train).sha256 for train in (data.train, flipped, turned)}
@@ -218,14 +214,14 @@ def test_row_words():
 
 
 def test_too_few_rows_are_noted_and_a_single_class_is_refused(mirror, tmp_path):
-    data = load_task_data(TASKS["cola"], DataConfig("cola", str(mirror), "50"), StressConfig(), 16, 0)
+    data = load_task_data("cola", DataConfig("cola", str(mirror), "50"), StressConfig(), 16, 0)
     assert data.notes == ["50 training rows asked for, 41 are there"]
-    subset = load_task_data(TASKS["mnli"], DataConfig("mnli", str(mirror)), StressConfig(), 16, 0)
+    subset = load_task_data("mnli", DataConfig("mnli", str(mirror)), StressConfig(), 16, 0)
     assert subset.notes == ["20000 training rows asked for, 24 are there"]
     write_rows(tmp_path / "nyu-mll/glue/cola/train.jsonl", single_rows(10)[::2])
     write_rows(tmp_path / "nyu-mll/glue/cola/validation.jsonl", single_rows(4))
     with pytest.raises(DataError, match="the first 3 rows of cola all have label 0; take more"):
-        load_task_data(TASKS["cola"], DataConfig("cola", str(tmp_path), "3"), StressConfig(), 16, 0)
+        load_task_data("cola", DataConfig("cola", str(tmp_path), "3"), StressConfig(), 16, 0)
 
 
 def test_label_scales():

@@ -1,5 +1,6 @@
 """Seeds that train side by side end where their single runs end."""
 
+import csv
 import json
 from pathlib import Path
 
@@ -23,6 +24,14 @@ def run(capsys, words: list[str]) -> dict:
     return json.loads(capsys.readouterr().out)
 
 
+def read_outputs(path: Path) -> np.ndarray:
+    """Scores per class, or the cosine: (S, C) or (S, 1)."""
+    with path.open(encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream))
+    names = [name for name in rows[0] if name.startswith("score_")] or ["prediction"]
+    return np.array([[float(row[name]) for name in names] for row in rows])
+
+
 def assert_stacked_equals_alone(capsys, flags: list[str]) -> None:
     """Three stacked seeds against three runs of one seed with the same batch order."""
     together = run(capsys, [*flags, "--seeds=3,1,5", "--stack_seeds=1"])["runs"]
@@ -37,7 +46,7 @@ def assert_stacked_equals_alone(capsys, flags: list[str]) -> None:
         folders = [Path(result["run_dir"]) for result in (stacked, alone)]
         lines = [(folder / "metrics.jsonl").read_text().count("\n") for folder in folders]
         assert lines[0] == lines[1]
-        outputs = [np.loadtxt(folder / "predictions.csv", delimiter=",", skiprows=1)[:, 2:] for folder in folders]
+        outputs = [read_outputs(folder / "predictions.csv") for folder in folders]
         assert np.abs(outputs[0] - outputs[1]).max() < 2e-3
     assert len({result["history"][0]["train_loss"] for result in together}) == 3  # they are different models
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import module_table
 import pytest
 
-PACKAGE = Path(__file__).parents[1] / "glot"
+PACKAGE = Path(__file__).parents[2] / "glot"
 FILES = sorted(PACKAGE.rglob("*.py"))
 STOREYS = (
     ("__main__",),
@@ -23,7 +23,7 @@ STOREYS = (
     ("states", "nn"),
     ("settings",),
     ("distributed",),
-    ("hub", "locate", "prompts", "types", "progress", "errors"),
+    ("hub", "files", "locate", "prompts", "types", "progress", "errors"),
 )
 """A wing imports only from storeys below its own; wings of one storey do not import each other, but the ground floor is one house."""
 STOREY = {name: level for level, names in enumerate(STOREYS) for name in names}
@@ -169,7 +169,7 @@ def test_every_module_says_what_is_in_it_and_none_is_a_drawer():
 
 
 def test_the_module_table_is_that_of_the_tree():
-    assert module_table.PAGE.read_text(encoding="utf-8") == module_table.page(), "python tests/module_table.py writes it anew"
+    assert module_table.PAGE.read_text(encoding="utf-8") == module_table.page(), "python tests/house/module_table.py writes it anew"
 
 
 def test_every_wing_stands_on_a_storey():

@@ -52,7 +52,7 @@ class SweepServer(ThreadingHTTPServer):
             name, variables = re.search(r"(?:query|mutation)\s+(\w+)", call["query"])[1], call.get("variables", {})
         if name not in self._answers:
             self.refused.append(name)
-            return 400, {"errors": [{"message": f"tests/wandb_server.py has no answer to {name}"}]}
+            return 400, {"errors": [{"message": f"tests/study/wandb_server.py has no answer to {name}"}]}
         return 200, {"data": self._answers[name](variables)}
 
     def _take_sweep(self, sent: dict) -> dict:

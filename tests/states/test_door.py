@@ -12,20 +12,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
-from torch import nn
 from zoo import make_model
 
 import glot
 from glot.cli import glot_main, main
-from glot.data.tasks import TASKS
-from glot.errors import ConfigError, StateError, TrainingError
-from glot.nn.losses import cross_entropy
+from glot.errors import StateError
 from glot.states.backbone import Backbone, LiveTokens, find_backbone
-from glot.states.backbone.states import ReaderOptions, StateReader
 from glot.training.checkpoint import load_run
-from glot.training.record import EpochKeeper, ModelRecord
-from glot.training.train import FitOptions, fit
-from glot.types import Batch, TokenBatch
 
 CPU = torch.device("cpu")
 
@@ -94,77 +87,6 @@ def test_positions_are_tried_not_believed(tmp_path, capsys, mirror):
     assert main([*words, "--max_length=32", "--epochs=1", "--verbose=0"]) == 0
     xlnet = Backbone(find_backbone(str(make_model("xlnet", tmp_path / "xlnet"))), 300, "float32", "3", CPU)
     assert len(xlnet.tokenise(["cat " * 500])[0]) == 300  # its configuration says -1
-
-
-class Odd(nn.Module):
-    """A model of 2 layers that misbehaves on request; its configuration says nothing."""
-
-    def __init__(self, fault: str) -> None:
-        super().__init__()
-        self.fault, self.config, self.calls = fault, type("Config", (), {})(), []
-        torch.manual_seed(0)
-        self.table = nn.Embedding(100, 8)
-
-    def forward(self, input_ids, attention_mask=None, output_hidden_states=False):
-        states = self.table(input_ids)
-        mask = attention_mask.unsqueeze(2).float()
-        self.calls.append(input_ids.shape)
-        if self.fault == "memory":
-            states = states + 0.1 * len(self.calls)  # a list is changed in place: no attribute tells
-        if self.fault == "counter":
-            self.count = getattr(self, "count", 0) + 1
-            states = states + 0.1 * self.count
-        if self.fault == "padding":
-            states = states + states.mean(1, keepdim=True)
-        if self.fault == "mates":
-            states = states + (states * mask).sum((0, 1))
-        if self.fault == "nothing":
-            return states.mean(1)
-        if self.fault == "long" and input_ids.shape[1] > 20:
-            states = states + (1 - mask).mean()
-        hidden = (states, states, states) if output_hidden_states else None
-        return type("Output", (), {"last_hidden_state": states, "hidden_states": hidden})()
-
-
-def read(fault: str) -> StateReader:
-    return StateReader(Odd(fault).eval(), ReaderOptions("odd", 2, 0, 100))
-
-
-@pytest.mark.parametrize(
-    ("fault", "complaint"), [("memory", "gives other states when it reads the same text again"), ("mates", "depend on the other texts")]
-)
-def test_a_model_that_cannot_be_relied_on_is_refused(fault, complaint):
-    with pytest.raises(ConfigError, match=complaint):
-        read(fault).read([[40, 41], [42]], ["2"])
-
-
-def test_a_model_without_a_state_per_token_is_refused():
-    with pytest.raises(StateError, match="gives no state per token"):
-        read("nothing")
-
-
-def test_padding_that_reaches_tokens_is_found_also_when_it_only_does_so_in_long_batches(caplog):
-    ids = [[40, 41, 42], [43], [44, 45, 46, 47, 48]]
-    for fault, texts in (("padding", ids), ("long", [*ids, list(range(30, 60))])):
-        reader = read(fault)
-        (batch,) = reader.read(texts, ["2"])
-        for row, text in enumerate(texts):
-            (alone,) = reader.read([text], ["2"])
-            torch.testing.assert_close(batch.tokens[batch.ptr[row] : batch.ptr[row + 1]], alone.tokens)
-        assert reader.equal_lengths
-        assert caplog.text.count("padding changes the states of real tokens") == 1
-        caplog.clear()
-    short = read("long")
-    short.read(ids, ["2"])
-    assert not short.equal_lengths
-
-
-def test_what_a_pass_leaves_behind_is_taken_away():
-    reader = read("counter")
-    first = reader.read([[40, 41]], ["2"])[0].tokens
-    reader.read([[42] * 30], ["2"])
-    torch.testing.assert_close(reader.read([[40, 41]], ["2"])[0].tokens, first, rtol=0, atol=0)
-    assert not hasattr(reader.model, "count")
 
 
 def test_a_decoder_with_code_of_its_own_is_one_by_measurement(tmp_path, monkeypatch, capsys, mirror):
@@ -283,59 +205,6 @@ def test_a_file_system_without_locks_is_said_and_goes_on(tiny_flags, monkeypatch
     assert "its file system has no locks (No locks available), so let only one process write it" in capsys.readouterr().err
 
 
-class Bomb(nn.Module):
-    """Scores whose loss is no number from a step on."""
-
-    def __init__(self, from_step: int) -> None:
-        super().__init__()
-        self.weight, self.steps, self.from_step = nn.Parameter(torch.ones(1)), 0, from_step
-
-    def forward(self, batch: Batch) -> torch.Tensor:
-        self.steps += 1
-        return self.weight * (torch.inf if self.steps >= self.from_step else 1.0)
-
-
-@pytest.mark.parametrize(("from_step", "kept"), [(2, None), (5, 1)])
-def test_a_loss_that_is_not_finite_stops_at_its_step_and_the_best_epoch_is_kept(from_step, kept):
-    states = TokenBatch.from_lengths(torch.zeros(1, 2), torch.tensor([1]))
-    model = Bomb(from_step)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    tracker = type("Silent", (), {"log": lambda *_: None})()
-    after = []
-
-    def evaluate():
-        after.append(float(model.weight.detach()))
-        return {"accuracy": -float(len(after))}
-
-    keeper = EpochKeeper(list(model.parameters()), ("accuracy",), tracker, 9, verbose=False)
-    record, options = ModelRecord(keeper, evaluate), FitOptions(epochs=9, log_every=10, verbose=False)
-    with pytest.raises(TrainingError, match=f"step {from_step}: the loss is not finite") as caught:
-        fit(model, [Batch((states,), None)] * 3, lambda output, _: output.sum(), optimizer, record, options)
-    assert caught.value.kept == kept
-    if kept:
-        assert float(model.weight.detach()) == after[0]
-
-
-@pytest.mark.parametrize("good_steps", [1, 4])
-def test_a_run_that_breaks_off_keeps_its_last_good_weights_and_no_result(good_steps, tiny_flags, tmp_path, monkeypatch, capsys):
-    calls = []
-
-    def explode(output, labels):
-        calls.append(1)
-        return cross_entropy(output, labels) * (1 if len(calls) <= good_steps else torch.nan)
-
-    monkeypatch.setitem(TASKS, "cola", TASKS["cola"]._replace(loss=explode))
-    (line,) = fails(capsys, [*tiny_flags, "--pooling_method=adapool", "--run_name=run", "--epochs=9"])  # two steps per epoch
-    run = tmp_path / "runs/run"
-    assert f"step {good_steps + 1}: the loss is not finite; try a smaller --lr; " in line and not (run / "result.json").exists()
-    if good_steps == 1:
-        assert line.endswith("no epoch was finished") and not (run / "model.safetensors").exists()
-    else:
-        assert "the weights of epoch " in line and str(run / "model.safetensors") in line
-        assert all(bool(torch.isfinite(value).all()) for value in load_file(run / "model.safetensors").values())
-        assert load_run(run)[0].pooler.in_dim == 16
-
-
 def test_live_tokens_read_equal_lengths_with_gradient(tmp_path):
     folder = make_model("fnet", tmp_path / "fnet")
     source = find_backbone(str(folder))
@@ -400,26 +269,3 @@ def test_identity_follows_every_file_that_a_tokenizer_reads(tiny_bert, tmp_path)
     assert len(set(seen)) == 5
     (folder / "pictures.bin").mkdir()  # a folder with such a name is no file
     assert find_backbone(str(folder)).identity == seen[-1]
-
-
-def test_the_text_that_a_batch_fails_on_is_named():
-    class Short(Odd):
-        def forward(self, input_ids, attention_mask=None, output_hidden_states=False):
-            if input_ids.shape[1] < 2:
-                raise RuntimeError("too short")
-            return super().forward(input_ids, attention_mask, output_hidden_states)
-
-    reader = StateReader(Short("padding").eval(), ReaderOptions("odd", 2, 0, 100))
-    reader.check(16)
-    with pytest.raises(StateError, match="too short") as caught:
-        reader.read([[40, 41], [42, 43], [44]], ["2"])
-    assert caught.value.place == 2
-
-
-@pytest.mark.parametrize(
-    ("texts", "complaint"), [(["a", None], "text 1 is None"), (["a", 3], "text 1 is 3"), (["\ud83d"], "half a surrogate")]
-)
-def test_what_is_no_text_is_named(texts, complaint, tiny_bert):
-    backbone = Backbone(find_backbone(str(tiny_bert)), None, "float32", "2", CPU)
-    with pytest.raises(ConfigError, match=complaint):
-        backbone.tokenise(texts)

@@ -17,7 +17,7 @@ from glot.settings.sections import flag_facts
 from glot.settings.seeds import parse_seeds
 from glot.training.released import released_name
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 GLUE = (
     "--model_name_or_path='bert-base-uncased' --decoder_cls_last_token=0 --task=cola --max_length=128 --adaptive_length=0 --epochs=3 "
     "--batch_size=32 --eval_batch_size=64 --lr=2e-4 --weight_decay=0.0 --seed=42 --verbose=1 --pooling_method=glot --gnn_type=gat "
@@ -78,7 +78,12 @@ def test_the_release_embedding_stress_and_sweep_lines(tmp_path, monkeypatch):
         0.5,
         1e-4,
     )
-    assert (stress.stress.num_eval_samples, stress.backbone.max_length, stress.graph.tau, stress.train.epochs) == (500, 128, 0.6, 3)
+    assert (stress.determining()["num_eval_samples"], stress.backbone.max_length, stress.graph.tau, stress.train.epochs) == (
+        500,
+        128,
+        0.6,
+        3,
+    )
     mteb = parse(shlex.split(MTEB))
     assert (mteb.config.data.task, mteb.config.train.weight_decay) == ("mteb", 1e-5)
     assert {"lr", "temperature"} <= set(mteb.inert)
@@ -87,13 +92,14 @@ def test_the_release_embedding_stress_and_sweep_lines(tmp_path, monkeypatch):
 def test_defaults_of_the_release():
     flat = RunConfig().to_dict()
     expected = {
-        "task": "stsb", "train_file": "./data/msmarco-triplets.jsonl", "num_train_samples": "subset", "checkpoint_path": "standard",
+        "task": "stsb", "num_train_samples": "subset", "checkpoint_path": "standard",
         "mteb_task": "SciFact", "save_dir": "./saved_models/", "max_length": 128, "adaptive_length": False, "epochs": 2, "batch_size": 32,
         "eval_batch_size": 64, "lr": 2e-4, "weight_decay": 0.0, "seed": 42, "verbose": True, "pooling_method": "max", "gnn_type": "gat",
         "scorer_hidden": 256, "gat_hidden_dim": 128, "num_layers": 2, "jk_mode": "cat", "graph_adj": "threshold", "tau": 0.3,
         "proj_dim": 256, "label_scale": "0_1", "override_precompute": False, "finetune_backbone": False, "decoder_cls_last_token": False,
     }  # fmt: skip
     assert {name: flat[name] for name in expected} == expected
+    assert RunConfig().contrastive.pairs_file == "./data/msmarco-triplets.jsonl"
 
 
 def test_both_spellings_and_booleans_of_a_sweep_agent():
@@ -213,6 +219,7 @@ def test_every_condition_is_used_and_is_true_in_one_run_and_false_in_another():
     runs += [base.with_values(pooling_method="glot", graph_adj=kind, num_layers=1) for kind in GRAPHS]
     runs += [base.with_values(task="stress", stress_variant="repeat"), base.with_values(selection="heldout")]
     runs += [base.with_values(precompute_hidden_states=False, finetune_backbone=True), base.with_values(seeds="0,1"), base]
+    runs += [base.with_values(task="custom", train_file=file, text_columns="a,b") for file in ("x.csv", "hub:owner/name")]
     for name, (_, predicate) in CONDITIONS.items():
         assert {predicate(run) for run in runs} == {True, False}, name
 

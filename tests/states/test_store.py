@@ -6,6 +6,7 @@ import pickle
 import subprocess
 import sys
 from collections import namedtuple
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -235,7 +236,7 @@ def test_chunks_cover_every_sentence_once(monkeypatch):
 def test_a_second_writer_waits_and_finds_the_work_done(tmp_path):
     script = f"""
 import sys, time
-sys.path[:0] = [{str(__file__.rsplit("/", 1)[0])!r}]
+sys.path[:0] = [{str(Path(__file__).parent)!r}]
 import test_store as t
 def slow(rows, calls):
     time.sleep(1.0)

@@ -7,7 +7,8 @@ import pytest
 from scipy import stats
 from sklearn.metrics import f1_score
 
-from glot.study.statistics import floors, holm, paired, spread
+from glot.study.statistics import holm, paired, spread
+from glot.training.metrics import floors
 
 A, B = [0.31, 0.35, 0.30, 0.36, 0.33], [0.30, 0.31, 0.30, 0.33, 0.32]
 
@@ -40,4 +41,8 @@ def test_holm_by_hand():
 
 def test_floors():
     labels = np.array([1, 1, 1, 0, 1])
-    assert floors(labels) == pytest.approx({"accuracy": 0.8, "f1": f1_score(labels, np.ones(5)), "mcc": 0.0})
+    found = floors(labels, is_class=True)
+    majority = np.full(5, np.bincount(labels.astype(int)).argmax())
+    macro = f1_score(labels, majority, average="macro", zero_division=0)
+    expected = {"accuracy": 0.8, "macro_f1": macro, "f1": f1_score(labels, np.ones(5)), "mcc": 0.0, "auroc": 0.5}
+    assert found == pytest.approx(expected)

@@ -8,14 +8,15 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from glot.data.labels import LabelFacts
 from glot.errors import CheckpointError, ConfigError
 from glot.nn.poolers import build_pooler
 from glot.settings.config import GraphConfig, PoolerConfig, RunConfig
 from glot.training.checkpoint import create_run_folder, load_run, write_json, write_predictions
-from glot.training.released import infer_pooler, load_release_head, read_release_head
-from glot.types import TokenBatch
+from glot.training.released import infer_pooler, load_pooler, read_release_head, resolve_checkpoint
+from glot.types import Examples, TokenBatch
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parents[1] / "golden"
 
 
 @pytest.mark.parametrize(
@@ -26,8 +27,9 @@ def test_a_head_in_the_layout_of_the_release_loads_back(path, tmp_path):
         spec, tensors = json.loads(file.metadata()["spec"]), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     state = {name.removeprefix("state."): value for name, value in tensors.items() if name.startswith("state.")}
     torch.save(state, tmp_path / "head.pth")
-    pooler, config = load_release_head(tmp_path / "head.pth", GraphConfig(tau=spec.get("tau", 0.3)))
-    assert pooler.in_dim == spec["in_dim"]
+    resolved, remarks = resolve_checkpoint(tmp_path / "head.pth", RunConfig().with_values(tau=spec.get("tau", 0.3)))
+    pooler, config = load_pooler(tmp_path / "head.pth", resolved, spec["in_dim"]), resolved.pooler
+    assert pooler.in_dim == spec["in_dim"] and "says nothing of its training" in remarks[0]
     if spec["pooler"] == "glot" and spec["num_layers"]:
         assert (config.gnn_type, config.num_layers, config.gat_hidden_dim) == (spec["conv"], spec["num_layers"], spec["hidden_dim"])
         assert config.jk_mode == {"mean": "max"}.get(spec["jk_mode"], spec["jk_mode"])
@@ -70,11 +72,11 @@ def test_files_that_are_no_head(tmp_path):
         read_release_head(tmp_path / "list")
     torch.save({"weight": torch.zeros(2)}, tmp_path / "other")
     with pytest.raises(CheckpointError, match="not a GLOT or AdaPool head"):
-        load_release_head(tmp_path / "other", GraphConfig())
+        resolve_checkpoint(tmp_path / "other", RunConfig())
     state = build_pooler(PoolerConfig("glot", gat_hidden_dim=8), GraphConfig(), 12).state_dict()
     torch.save({**state, "extra": torch.zeros(1)}, tmp_path / "extra")
     with pytest.raises(CheckpointError, match="does not fit a glot pooler"):
-        load_release_head(tmp_path / "extra", GraphConfig())
+        load_pooler(tmp_path / "extra", resolve_checkpoint(tmp_path / "extra", RunConfig())[0], 12)
     with pytest.raises(CheckpointError, match=r"convs.0.\* of an unknown kind"):
         infer_pooler({"score_layer.0.weight": torch.zeros(2, 2), "convs.0.x": torch.zeros(1)})
 
@@ -95,8 +97,19 @@ def test_folders_that_are_no_run(tmp_path):
 
 
 def test_predictions_of_similarities(tmp_path):
-    write_predictions(tmp_path / "p.csv", np.array([2.5]), np.array([0.25]))
-    assert (tmp_path / "p.csv").read_text().split() == ["row,label,prediction", "0,2.5,0.25"]
+    split = Examples("t", "validation", (["a, b"], ["c"]), np.array([2.5]), ("one", "row"))
+    write_predictions(tmp_path / "p.csv", split, np.array([0.25]), LabelFacts("score", (), 0, 5))
+    assert (tmp_path / "p.csv").read_text().splitlines() == ["row,label,prediction,one,text_row", '0,2.5,0.25,"a, b",c']
+    assert not (tmp_path / "classes.csv").exists()
+
+
+def test_predictions_of_classes_name_them_and_are_counted(tmp_path):
+    split = Examples("t", "validation", (["a", "b", "c"],), np.array([0.0, 1.0, 1.0]), ("text",))
+    write_predictions(tmp_path / "p.csv", split, np.array([[2.0, 1.0], [0.5, 0.25], [0.0, 1.0]]), LabelFacts("class", ("no", "yes")))
+    lines = (tmp_path / "p.csv").read_text().splitlines()
+    assert lines[0] == "row,label,prediction,score_0,score_1,label_name,prediction_name,text" and lines[2] == "1,1.0,0,0.5,0.25,yes,no,b"
+    assert (tmp_path / "confusion.csv").read_text().splitlines()[1:] == ["no,1,0", "yes,1,1"]
+    assert (tmp_path / "classes.csv").read_text().splitlines()[1:] == ["no,0.5000,1.0000,0.6667,1", "yes,1.0000,0.5000,0.6667,2"]
 
 
 def test_json_never_holds_nan(tmp_path):
