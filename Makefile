@@ -30,10 +30,11 @@ lint: .venv/checks
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-.venv/runtime: requirements.txt
+.venv/runtime: requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; PYTHON=python3.x make ..."; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet -r requirements.txt
+	$(BIN)/python -m pip install --quiet --no-deps -e .
 	touch $@
 
 .venv/checks: requirements-test.txt requirements-decoder.txt .venv/runtime

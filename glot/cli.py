@@ -1,6 +1,6 @@
 """Command lines: parse, call a recipe, turn errors into lines and exit codes. The only place that prints results or catches GlotError.
 
-Exit codes: 0 done, 2 a mistake in what was asked for, 130 stopped by the user.
+Exit codes: 0 done, 1 what was checked is not so, 2 a mistake in what was asked for, 130 stopped by the user.
 """
 
 import json
@@ -13,11 +13,22 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import ModuleType
 
+from glot import __version__
 from glot.distributed import processes
 from glot.errors import ConfigError, GlotError, nearest
 from glot.progress import AboveBars, log
+from glot.settings.commands import (
+    parse_encode,
+    parse_export,
+    parse_init,
+    parse_new,
+    parse_plain_pooler,
+    parse_predict,
+    parse_rerun,
+    parse_runs,
+)
 from glot.settings.config import RunConfig
-from glot.settings.flags import STRESS_DEFAULTS, Parsed, parse, parse_export, to_yaml
+from glot.settings.flags import STRESS_DEFAULTS, Parsed, parse, to_yaml
 
 
 def main(argv: list[str] | None = None, program: str = "main.py") -> int:
@@ -55,14 +66,56 @@ def export_main(argv: list[str] | None = None, program: str = "glot export") -> 
     return _guarded(lambda: _export(_words(argv)))
 
 
+def predict_main(argv: list[str] | None = None, program: str = "glot predict") -> int:
+    """`glot predict RUN --input FILE --output FILE`: a trained run on new texts."""
+    return _guarded(lambda: _predict(_words(argv)))
+
+
+def encode_main(argv: list[str] | None = None, program: str = "glot encode") -> int:
+    """`glot encode [RUN] --input FILE --output FILE`: vectors of new texts."""
+    return _guarded(lambda: _encode(_words(argv)))
+
+
+def runs_main(argv: list[str] | None = None, program: str = "glot runs") -> int:
+    """`glot runs [DIR]`: a table of finished runs."""
+    return _guarded(lambda: _runs(_words(argv)))
+
+
+def rerun_main(argv: list[str] | None = None, program: str = "glot rerun") -> int:
+    """`glot rerun RUN [--check]`: the same run again."""
+    return _guarded(lambda: _rerun(_words(argv)))
+
+
+def doctor_main(argv: list[str] | None = None, program: str = "glot doctor") -> int:
+    """`glot doctor`: versions, devices, folders."""
+    return _guarded(lambda: _doctor(parse(_words(argv), program)))
+
+
+def new_main(argv: list[str] | None = None, program: str = "glot new") -> int:
+    """`glot new pooler FILE`: a template with its test."""
+    return _guarded(lambda: _write_starter("pooler", parse_new(_words(argv)).file))
+
+
+def init_main(argv: list[str] | None = None, program: str = "glot init") -> int:
+    """`glot init FILE`: a study to begin with."""
+    return _guarded(lambda: _write_starter("study", parse_init(_words(argv)).file))
+
+
 COMMANDS: dict[str, tuple[Callable[[list[str], str], int], str]] = {
     "run": (main, "train and score one pooler (main.py)"),
     "stress": (stress_main, "the distractor stress test (diagnostic_stress_test.py)"),
     "demo": (demo_main, "five poolers on the stress test, a table and a figure"),
     "graph": (graph_main, "how dense the token graph of a task is at each tau"),
     "sweep": (sweep_main, "many runs from a wandb sweep file or a study file"),
+    "predict": (predict_main, "label new texts with a trained run"),
+    "encode": (encode_main, "write the vectors of new texts"),
     "export": (export_main, "a run as a folder that SentenceTransformer loads"),
     "report": (report_main, "what a study's runs say: intervals, paired tests, floors, published figures"),
+    "runs": (runs_main, "a table of finished runs"),
+    "rerun": (rerun_main, "do a finished run again, and compare"),
+    "new": (new_main, "a template of your own pooler, with its test"),
+    "init": (init_main, "a study file to begin with"),
+    "doctor": (doctor_main, "versions, devices, folders: what works here"),
 }
 SHARED = ("run", "stress")
 """Commands that several processes can share."""
@@ -71,6 +124,9 @@ SHARED = ("run", "stress")
 def glot_main(argv: list[str] | None = None) -> int:
     """`glot <command> ...`."""
     words = _words(argv)
+    if words[:1] == ["--version"]:
+        print(f"glot {__version__}")
+        return 0
     if not words or words[0] in ("-h", "--help"):
         print("usage: glot <command> [--flags]   (glot <command> --help)\n")
         print("\n".join(f"  {name:8} {text}" for name, (_, text) in COMMANDS.items()))
@@ -96,10 +152,11 @@ def _words(argv: list[str] | None) -> list[str]:
     return sys.argv[1:] if argv is None else argv
 
 
-def _guarded(work: Callable[[], None]) -> int:
+def _guarded(work: Callable[[], int | None]) -> int:
+    """Run a command; its exit code is what it returns, 0 for nothing."""
     _speak()
     try:
-        work()
+        code = work()
     except GlotError as error:
         who = "" if processes().is_first else f"process {processes().rank}: "
         for problem in error.problems:
@@ -110,7 +167,8 @@ def _guarded(work: Callable[[], None]) -> int:
         return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader is gone; nobody is left to tell
-    return 0
+        code = 0
+    return code or 0
 
 
 def _run(parsed: Parsed) -> None:
@@ -196,9 +254,81 @@ def _report(words: list[str]) -> None:
     print(study.write_report(Path(words[0])))
 
 
+def _runs(words: list[str]) -> None:
+    asked = parse_runs(words)
+    from glot.report.tables import csv_text, markdown
+    from glot.study.runs import COLUMNS, list_runs
+
+    rows = [list(row) for row in list_runs(asked.folder, asked.sort)]
+    if not rows:
+        raise ConfigError(f"{asked.folder}: holds no finished run")
+    print(csv_text(list(COLUMNS), rows) if asked.csv else markdown(list(COLUMNS), rows))
+
+
+def _rerun(words: list[str]) -> int:
+    asked = parse_rerun(words)
+    _load_recipes()
+    from glot.study.runs import rerun
+
+    text, equal = rerun(asked.run, asked.output_dir, asked.check)
+    print(text)
+    return 0 if equal else 1
+
+
+def _doctor(parsed: Parsed) -> int:
+    from glot.doctor import examine
+
+    _load_recipes()
+    broken = 0
+    for finding in examine(parsed.config):
+        print(f"{'BROKEN ' if finding.broken else '       '}{finding.what:22} {finding.found}")
+        broken += finding.broken
+    return 1 if broken else 0
+
+
+def _write_starter(kind: str, file: str) -> None:
+    from glot.starters import write_starter
+
+    print(write_starter(kind, file))
+
+
+def _predict(words: list[str]) -> None:
+    asked = parse_predict(words)
+    _load_recipes()
+    from glot.new_texts import Streams, predict_file
+
+    streams = Streams(asked.input, asked.output, asked.text_columns, asked.batch_size, bool(asked.overwrite))
+    _done(predict_file(asked.run, streams, asked.device, bool(asked.trust_pooler)))
+
+
+def _encode(words: list[str]) -> None:
+    asked, others = parse_encode(words)
+    if asked.run is not None and others:
+        raise ConfigError(*(f"{word}: the run says which pooler and backbone; leave it out" for word in others))
+    config = None if asked.run is not None else parse_plain_pooler([*others, f"--device={asked.device}"])
+    _load_recipes()
+    from glot import new_texts
+
+    streams = new_texts.Streams(asked.input, asked.output, asked.text_columns, asked.batch_size, bool(asked.overwrite))
+    streams.check(new_texts.ENCODED)
+    if config is not None:
+        encoder, column = new_texts.open_plain_encoder(config)
+    else:
+        encoder, column = new_texts.open_run_encoder(asked.run, asked.device, bool(asked.trust_pooler))
+    names = (asked.text_columns or column).split(",")
+    if len(names) > 1:
+        raise ConfigError(f"--text_columns={asked.text_columns}: one column at a time has vectors; name one")
+    _done(new_texts.encode_file(encoder, names[0], streams, bool(asked.normalize)))
+
+
+def _done(line: str) -> None:
+    """What was done, on stderr: standard output is for rows."""
+    print(line, file=sys.stderr)
+
+
 def _export(words: list[str]) -> None:
     asked = parse_export(words)
     _load_recipes()
     from glot.integrations.export import export_run
 
-    print(export_run(asked.run, asked.to, asked.head_only, asked.max_length, asked.exclude_prompt))
+    print(export_run(asked.run, asked.to, asked.head_only, asked.max_length, asked.exclude_prompt, bool(asked.trust_pooler)))

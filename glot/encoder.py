@@ -16,11 +16,13 @@ from torch import nn
 from torch.nn import functional as F
 
 from glot.errors import CheckpointError, ConfigError, StateError, lookup
+from glot.nn.own import OwnPooler
 from glot.nn.places import join
 from glot.nn.pooler import Pooler
 from glot.nn.poolers import build_pooler
 from glot.progress import counter
 from glot.prompts import Prompts
+from glot.settings.choices import short_name
 from glot.settings.config import RunConfig, read_saved
 from glot.states.backbone import DTYPES, Backbone, pick_device
 from glot.states.tokens import find_prompts, find_source, load_options
@@ -73,7 +75,7 @@ class SentenceEncoder:
 
     def encode(
         self,
-        texts: Sequence[str],
+        texts: Sequence[str] | str,
         batch_size: int = 32,
         normalize: bool = True,
         show_progress_bar: bool = False,
@@ -81,7 +83,7 @@ class SentenceEncoder:
         prompt_name: str | None = None,
         prompt: str | None = None,
     ) -> np.ndarray:
-        """Vectors of S texts in their order: (S, D) float32.
+        """Vectors of S texts in their order: (S, D) float32; of a single text (D,).
 
         Args:
             texts: cut to the backbone's `max_length` tokens; a text without any token is read as a single end token.
@@ -93,23 +95,52 @@ class SentenceEncoder:
             prompt: the prompt itself, in place of a name.
 
         Raises:
-            ConfigError: a single text instead of several, a device that is not there, a batch size below 1, or no such prompt.
+            ConfigError: a device that is not there, a batch size below 1, or no such prompt.
             StateError: the backbone fails on a text or gives numbers that are not finite; the text is named by its place.
         """
-        if isinstance(texts, str):
-            raise ConfigError(f"encode takes a list of texts, got the text {texts[:40]!r}; put it into a list")
+        before = self.prompts.named(prompt_name) if prompt is None else prompt
+        many = [texts] if isinstance(texts, str) else texts
+        vectors = self.pool(many, before, batch_size, show_progress_bar, devices)
+        vectors = F.normalize(torch.from_numpy(vectors), dim=1).numpy() if normalize else vectors
+        return vectors[0] if isinstance(texts, str) else vectors
+
+    def pool(
+        self,
+        texts: Sequence[str],
+        prompt: str = "",
+        batch_size: int = 32,
+        show_progress_bar: bool = False,
+        devices: Sequence[str] | None = None,
+        precision: torch.dtype | None = None,
+    ) -> np.ndarray:
+        """Vectors of S texts as the pooler makes them: (S, D) float32.
+
+        Args:
+            texts: see `encode`.
+            prompt: what is put before each text.
+            batch_size: see `encode`.
+            show_progress_bar: see `encode`.
+            devices: see `encode`.
+            precision: round the token states to it first, as a store does; None = as the backbone gives them.
+
+        Raises:
+            ConfigError, StateError: see `encode`.
+        """
         if batch_size < 1:
             raise ConfigError(f"batch_size={batch_size}: must be at least 1")
-        before = self.prompts.named(prompt_name) if prompt is None else prompt
         named = [pick_device(name) for name in dict.fromkeys(devices or ())]
         replicas = [self._replica(device) for device in named or [self.backbone.device]]
         together = POOLED_TOKENS if len(replicas) == 1 else 0  # several devices share the texts batch by batch
         with counter("encode", "text", len(texts), show_progress_bar) as bar:
-            vectors = self._fill(len(texts), self._batches(texts, before, batch_size, together), replicas, bar.update)
-        return F.normalize(torch.from_numpy(vectors), dim=1).numpy() if normalize else vectors
+            return self._fill(len(texts), self._batches(texts, prompt, batch_size, together), replicas, bar.update, precision)
 
     def _fill(
-        self, count: int, batches: Iterator["Pooled"], replicas: list[tuple[Backbone, nn.Module]], advance: Callable[[int], object]
+        self,
+        count: int,
+        batches: Iterator["Pooled"],
+        replicas: list[tuple[Backbone, nn.Module]],
+        advance: Callable[[int], object],
+        precision: torch.dtype | None,
     ) -> np.ndarray:
         """Vectors of all batches, (count, D) float32; each device takes the next batch that nobody has taken.
 
@@ -126,7 +157,7 @@ class SentenceEncoder:
                 if batch is None:
                     return
                 try:
-                    vectors[batch.rows] = _embed(*replica, batch.groups, batch.skips)
+                    vectors[batch.rows] = _embed(*replica, batch.groups, batch.skips, precision)
                 except StateError as error:
                     raise StateError(error.problem, where="" if error.place is None else f"text {batch.rows[error.place]}") from error
                 advance(len(batch.rows))
@@ -143,6 +174,7 @@ class SentenceEncoder:
         backbone = self.backbone
         facts = [backbone.source.identity, backbone.layer, backbone.max_length, str(backbone.model.dtype), type(self.pooler).__name__]
         facts += [getattr(self.pooler, "last", None), self.settings]
+        facts += [self.pooler.code.sha256] if isinstance(self.pooler, OwnPooler) else []
         facts += [self.prompts.to_dict()] if self.prompts.texts else []
         digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
         for name, tensor in sorted(self.pooler.state_dict().items()):
@@ -176,7 +208,9 @@ class SentenceEncoder:
 
 
 @torch.inference_mode()
-def _embed(backbone: Backbone, pooler: nn.Module, groups: list[list[list[int]]], skips: list[int]) -> np.ndarray:
+def _embed(
+    backbone: Backbone, pooler: nn.Module, groups: list[list[list[int]]], skips: list[int], precision: torch.dtype | None
+) -> np.ndarray:
     """Vectors (B, D) of the texts of all groups in order.
 
     Raises:
@@ -190,12 +224,17 @@ def _embed(backbone: Backbone, pooler: nn.Module, groups: list[list[list[int]]],
         except StateError as error:
             raise StateError(error.problem, None if error.place is None else done + error.place) from error
     tokens = join([batch.tokens for batch in batches])
+    tokens = tokens if precision is None else tokens.to(precision)
     lengths = torch.cat([batch.lengths for batch in batches])
     return pooler(TokenBatch.from_lengths(tokens.float(), lengths)).float().cpu().numpy()
 
 
 def load_encoder(
-    checkpoint: str | Path, max_length: int | None = None, device: str = "auto", backbone_dtype: str | None = None
+    checkpoint: str | Path,
+    max_length: int | None = None,
+    device: str = "auto",
+    backbone_dtype: str | None = None,
+    trust_pooler: bool = False,
 ) -> SentenceEncoder:
     """The trained pooler of a run folder (or of a `.pth` with its configuration beside it) on its backbone.
 
@@ -204,6 +243,7 @@ def load_encoder(
         max_length: tokens a text is cut to; default: as in training.
         device: as `--device`.
         backbone_dtype: float32, float16, bfloat16 or autocast; default: as in training.
+        trust_pooler: run a pooler's own code that the checkpoint carries, whoever wrote it.
 
     Raises:
         CheckpointError: no such checkpoint, or the backbone on this machine is not the one it was trained on.
@@ -221,7 +261,7 @@ def load_encoder(
     lookup(DTYPES, precision, "backbone_dtype")
     asked = config.with_values(device=device, backbone_dtype=precision)
     backbone = _open_backbone(asked, path, trained_length if max_length is None else max_length)
-    pooler, prompts = load_pooler(path, config, backbone.hidden_size), Prompts.from_dict(saved["resolved"].get("prompts"))
+    pooler, prompts = load_pooler(path, config, backbone.hidden_size, trust_pooler), Prompts.from_dict(saved["resolved"].get("prompts"))
     return SentenceEncoder(backbone, pooler, path.stem, pooler_settings(config), prompts)
 
 
@@ -255,8 +295,8 @@ def open_encoder(config: RunConfig) -> tuple[SentenceEncoder, RunConfig, list[st
             method = config.pooler.pooling_method
             remarks.append(f"--pooling_method={method}: no --checkpoint_path, so its weights are random (--seed={config.train.seed})")
     else:
-        pooler = load_pooler(path, config, backbone.hidden_size)
-    name = f"{Path(config.backbone.model_name_or_path).name}-{config.pooler.pooling_method}"
+        pooler = load_pooler(path, config, backbone.hidden_size, config.backbone.trust_pooler)
+    name = f"{Path(config.backbone.model_name_or_path).name}-{short_name(config.pooler.pooling_method)}"
     return SentenceEncoder(backbone, pooler, name, pooler_settings(config), _open_prompts(config, backbone)), config, remarks
 
 

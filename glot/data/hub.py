@@ -105,6 +105,12 @@ def open_parquet(path: Path) -> datasets.Dataset:
         return datasets.load_dataset("parquet", data_files={"rows": glob.escape(str(path))}, split="rows")
 
 
+def write_parquet(lines: Path, path: Path) -> None:
+    """JSON lines as a Parquet file."""
+    with library_door(DataError, lambda error: f"{path}: cannot be written as Parquet ({_own_reason(error)})"):
+        datasets.load_dataset("json", data_files={"rows": glob.escape(str(lines))}, split="rows").to_parquet(str(path))
+
+
 def _not_found(error: Exception) -> str | None:
     """What the library's own error for a missing data set means: it drops the hub's, which tells gated ones apart."""
     if not isinstance(error, DatasetNotFoundError):

@@ -48,6 +48,17 @@ def bundle(root: str = ROOT_MODULE) -> str:
     return _import_pyg_late(joined)
 
 
+def defined_names(text: str) -> set[str]:
+    """Names that a joined source defines or imports at its top."""
+    names: set[str] = set()
+    for node in ast.parse(text).body:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Assign):
+            names |= {inner.id for inner in ast.walk(node) if isinstance(inner, ast.Name) and isinstance(inner.ctx, ast.Store)}
+    return names
+
+
 def modules_needed(root: str) -> list[str]:
     """The modules of this package that `root` imports, directly or not, in topological order, `root` last.
 

@@ -3,24 +3,36 @@
 import dataclasses
 import json
 import os
+from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Normalize
 
 from glot.errors import CheckpointError, ConfigError
-from glot.integrations.bundle import bundle
+from glot.integrations.bundle import bundle, defined_names
+from glot.integrations.card import model_card
 from glot.integrations.sentence_transformers import BUNDLE, BackboneModule, GlotPooling
+from glot.nn.own import cut_out, libraries, package_names
+from glot.nn.poolers import own_codes
 from glot.prompts import DOCUMENT, Prompts
 from glot.settings.config import RunConfig, read_config
 from glot.states.backbone import Backbone, pick_device
 from glot.training.checkpoint import BACKBONE, CONFIG, RESULT, find_trained_backbone, load_run
 
+IMPLIED = ("torch", "numpy", "transformers")
+"""What sentence-transformers brings along."""
 NEEDS_PYG = ("gcn", "gin", "gine")
 
 
-def export_run(run_dir: Path, folder: Path, head_only: bool = False, max_length: int | None = None, exclude_prompt: bool = False) -> str:
+def export_run(
+    run_dir: Path,
+    folder: Path,
+    head_only: bool = False,
+    max_length: int | None = None,
+    exclude_prompt: bool = False,
+    trust_pooler: bool = False,
+) -> str:
     """Write the export. Returns a line that describes it.
 
     Args:
@@ -29,17 +41,14 @@ def export_run(run_dir: Path, folder: Path, head_only: bool = False, max_length:
         head_only: name the backbone instead of storing its weights.
         max_length: number of tokens that a text is cut to; default: as in training.
         exclude_prompt: leave a prompt's tokens out of pooling.
+        trust_pooler: run a pooler's own code that the run carries, whoever wrote it.
 
     Raises:
         CheckpointError: no finished run, or its backbone is not the one on this machine.
         ConfigError: the folder is in use, or `max_length` is more than the backbone reads.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ConfigError(f"--to={folder}: is there already; choose a new folder, or move it away")
-    parent = next(path for path in folder.absolute().parents if path.exists())
-    if not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise ConfigError(f"--to={folder}: cannot be made ({parent} is not a writable folder)")
-    model, config, resolved = load_run(run_dir)
+    _check_target(folder)
+    model, config, resolved = load_run(run_dir, trust_pooler)
     if not (run_dir / RESULT).is_file():
         raise CheckpointError(f"{run_dir}: no {RESULT}; give the folder of a finished run")
     result = json.loads((run_dir / RESULT).read_text())
@@ -50,7 +59,8 @@ def export_run(run_dir: Path, folder: Path, head_only: bool = False, max_length:
     backbone = Backbone(source, length, config.backbone.backbone_dtype, config.backbone.hidden_layer, pick_device("cpu"))
     prompts = Prompts.from_dict(resolved.get("prompts"))
     flags = dataclasses.asdict(config.pooler), dataclasses.asdict(config.graph)
-    pooling = GlotPooling(*flags, resolved["hidden_size"], config.data_seed, not (exclude_prompt or prompts.exclude))
+    sources = carried_sources(config, resolved.get("sources") or {})
+    pooling = GlotPooling(*flags, resolved["hidden_size"], config.data_seed, not (exclude_prompt or prompts.exclude), sources or None)
     pooling.net.load_state_dict(model.pooler.state_dict())
     texts = dict(prompts.texts)
     if prompts.for_pairs().document:  # `encode_document` must use the prompt of training
@@ -58,13 +68,27 @@ def export_run(run_dir: Path, folder: Path, head_only: bool = False, max_length:
     modules = [BackboneModule(backbone, head_only), pooling, Normalize()]
     whole = SentenceTransformer(modules=modules, device="cpu", prompts=texts, default_prompt_name=prompts.default)
     whole.save(str(folder), create_model_card=False)
-    _make_independent(folder, config)
-    (folder / "README.md").write_text(model_card(config, result, source.name, pooling, backbone.max_length), encoding="utf-8")
+    _make_independent(folder, requirements(config, sources))
+    card = model_card(config, result, source, pooling.net.out_dim, backbone.max_length, pooling.include_prompt)
+    (folder / "README.md").write_text(card, encoding="utf-8")
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     return f"{folder}: {config.pooler.pooling_method}, D = {pooling.net.out_dim}, {size / 2**20:.1f} MiB{', backbone by name' * head_only}"
 
 
-def _make_independent(folder: Path, config: RunConfig) -> None:
+def _check_target(folder: Path) -> None:
+    """Refuse a folder that is in use, or that cannot be made.
+
+    Raises:
+        ConfigError: which of both.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError(f"--to={folder}: is there already; choose a new folder, or move it away")
+    parent = next(path for path in folder.absolute().parents if path.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise ConfigError(f"--to={folder}: cannot be made ({parent} is not a writable folder)")
+
+
+def _make_independent(folder: Path, needed: dict[str, str]) -> None:
     """Replace references to this package by the joined source, and declare the required packages."""
     (folder / BUNDLE).write_text(bundle(), encoding="utf-8")
     modules = json.loads((folder / "modules.json").read_text())
@@ -75,59 +99,37 @@ def _make_independent(folder: Path, config: RunConfig) -> None:
     (folder / "modules.json").write_text(json.dumps(modules, indent=2))
     path = folder / "config_sentence_transformers.json"
     settings = json.loads(path.read_text())
-    settings["requirements"] = requirements(config)
+    settings["requirements"] = needed
     path.write_text(json.dumps(settings, indent=2, sort_keys=True))
 
 
-def requirements(config: RunConfig) -> dict[str, str]:
-    """Packages required to load an export; torch_geometric only where the pooler uses its layers."""
+def carried_sources(config: RunConfig, known: dict[str, str]) -> dict[str, str]:
+    """The user's own code that an export needs, by name.
+
+    Raises:
+        ConfigError: it imports something that an export cannot carry.
+    """
+    sources = {}
+    codes = own_codes(config.pooler, config.graph, known)
+    for flag, name in (("pooling_method", config.pooler.pooling_method), ("graph_adj", config.graph.graph_adj)):
+        if name not in codes:
+            continue
+        code, problem = codes[name], f"--{flag}={name}"
+        text = code.source if code.module is None else cut_out(code.source, code.attribute, code.path, problem)
+        held = defined_names(bundle())
+        missing = next((item for item in package_names(text) if item not in held), None)
+        if missing is not None:
+            raise ConfigError(f"{problem}: imports {missing} from glot, which an export cannot carry; write what is needed into the file")
+        sources[name] = text
+    return sources
+
+
+def requirements(config: RunConfig, sources: dict[str, str]) -> dict[str, str]:
+    """What must be installed to load an export: torch_geometric only where its layers hold the weights, and what own code imports."""
+    owners = metadata.packages_distributions()
+    names = [name for text in sources.values() for library in libraries(text) for name in owners.get(library, [])[:1]]
+    further = {name: f">={metadata.version(name).partition('+')[0]}" for name in names if name not in IMPLIED}
     pooler = config.pooler
     layered = pooler.pooling_method == "glot" and pooler.num_layers > 0
     with_pyg = pooler.pooling_method == "mlp" or (layered and (pooler.gnn_type in NEEDS_PYG or pooler.jk_mode == "lstm"))
-    return {"sentence-transformers": ">=6.0"} | ({"torch-geometric": ">=2.6"} if with_pyg else {})
-
-
-def model_card(config: RunConfig, result: dict[str, Any], backbone: str, pooling: GlotPooling, max_length: int) -> str:
-    """README.md of an export: usage, training data, scores and limits."""
-    front = ["---", "library_name: sentence-transformers", "pipeline_tag: sentence-similarity", f"base_model: {backbone}"]
-    front += ["tags: [sentence-transformers, feature-extraction, glot]", "---"]
-    length = "texts not cut" if config.backbone.adaptive_length else f"texts cut to {config.backbone.max_length} tokens"
-    data = config.contrastive.train_file if config.data.task == "embedding" else config.data.task
-    best = ", ".join(f"{name} {value:.4f}" for name, value in result["best"]["metrics"].items() if value is not None)
-    return "\n".join(
-        [
-            *front,
-            "",
-            f"# {config.pooler.pooling_method} on {backbone}",
-            "",
-            f"Sentence vectors of {pooling.net.out_dim} numbers, of length one: a pooler over the frozen token states of {backbone}.",
-            "",
-            "```python",
-            "from sentence_transformers import SentenceTransformer",
-            "",
-            'model = SentenceTransformer("this/folder", trust_remote_code=True)',
-            'vectors = model.encode(["one text", "another"])',
-            "```",
-            "",
-            f"A prompt's tokens are {'pooled like the others' if pooling.include_prompt else 'left out'} (`model[1].include_prompt`).",
-            "`encode(..., output_value=None)` also returns `readout_weights`, the share of every token, where the pooler weighs tokens.",
-            "",
-            "## Training",
-            "",
-            f"- data: {data}, {result['rows']['train']:,} rows; {length}",
-            f"- {config.train.epochs} epochs, batches of {config.train.batch_size}, Adam at {config.train.lr:g}, seed {config.train.seed}; "
-            f"{result['trainable_params']:,} parameters trained, the backbone {'too' if config.backbone.finetune_backbone else 'was not'}",
-            f"- figures: {best} ({result['select_by']})",
-            "",
-            "## Limits",
-            "",
-            f"- Texts are cut to {max_length} tokens. Trained on one data set with one seed: the figures above say nothing of other data.",
-            *["- Trained for a classification task: its vectors were made to be told apart there, not to be compared by cosine."]
-            * (config.data.task != "embedding"),
-            *["- The backbone takes its products in bfloat16 (autocast), as in training."] * (config.backbone.backbone_dtype == "autocast"),
-            "- What the backbone cannot tell apart, no pooler can; its biases are in these vectors too.",
-            "",
-            "Written by `glot export`. `trust_remote_code` runs `glot_model.py` of this folder: plain Python, readable, MIT licence.",
-            "",
-        ]
-    )
+    return {"sentence-transformers": ">=6.0"} | ({"torch-geometric": ">=2.6"} if with_pyg else {}) | further

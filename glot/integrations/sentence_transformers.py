@@ -163,15 +163,21 @@ class GlotPooling(Module):
         GlotPooling(dataclasses.asdict(config.pooler), dataclasses.asdict(config.graph), in_dim=384)
     """
 
-    config_keys = ["pooler", "graph", "in_dim", "graph_seed", "include_prompt"]  # noqa: RUF012 - the library's own declaration
+    config_keys = ["pooler", "graph", "in_dim", "graph_seed", "include_prompt", "sources"]  # noqa: RUF012 - the library's own declaration
 
     def __init__(
-        self, pooler: dict[str, Any], graph: dict[str, Any], in_dim: int, graph_seed: int = 0, include_prompt: bool = True
+        self,
+        pooler: dict[str, Any],
+        graph: dict[str, Any],
+        in_dim: int,
+        graph_seed: int = 0,
+        include_prompt: bool = True,
+        sources: dict[str, str] | None = None,
     ) -> None:
         super().__init__()
         self.pooler, self.graph, self.in_dim, self.graph_seed = pooler, graph, in_dim, graph_seed
-        self.include_prompt = include_prompt
-        self.net = build_pooler(cast(Any, SimpleNamespace(**pooler)), cast(Any, SimpleNamespace(**graph)), in_dim, graph_seed)
+        self.include_prompt, self.sources = include_prompt, sources
+        self.net = build_pooler(cast(Any, SimpleNamespace(**pooler)), cast(Any, SimpleNamespace(**graph)), in_dim, graph_seed, sources)
         self._weights = self.net.state_dict()
         object.__setattr__(self, "_saved", None)  # kept outside nn.Module's registry, so that `.to(dtype)` does not cast it
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from glot.errors import ConfigError, library_door, reason
 from glot.nn.edges import Edges
 from glot.nn.places import CollectRows, SpreadRows, cut, join
 from glot.types import TokenBatch
@@ -42,6 +43,7 @@ class GraphRule:
         knn_k: nearest neighbours per token (knn).
         window_size: distance in tokens up to which two tokens are joined (window).
         seed: seed of the random graph.
+        function: a user's own rule, token states (n, d) of one sentence -> (n, n) bool; `kind` is then its name.
 
     Example:
         GraphRule("knn", knn_k=4)
@@ -52,6 +54,7 @@ class GraphRule:
     knn_k: int = 8
     window_size: int = 2
     seed: int = 0
+    function: Callable[[Tensor], Tensor] | None = None
 
 
 class View:
@@ -104,6 +107,23 @@ class View:
         return torch.cat(found, 1)
 
     @cached_property
+    def own(self) -> Tensor:
+        """(b, n, n) bool by the user's own rule, sentence by sentence.
+
+        Raises:
+            ConfigError: it fails, or gives something else.
+        """
+        chosen, rule, where = self.filled(self.size, False), self.rule.function, f"--graph_adj={self.rule.kind}"
+        for row, length in enumerate(self.lengths.tolist()):
+            with library_door(ConfigError, lambda error: f"{where}: fails on a sentence ({reason(error)}); mend it"):
+                found = rule(self._tokens[self._index[row, :length]]) if rule is not None else None
+            if not isinstance(found, Tensor) or found.dtype != torch.bool or tuple(found.shape) != (length, length):
+                what = f"{found.dtype} {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+                raise ConfigError(f"{where}: gives {what} for {length} tokens, not bool ({length}, {length}); mend it")
+            chosen[row, :length, :length] = found
+        return chosen
+
+    @cached_property
     def drawn(self) -> Tensor:
         """(b, n, n) bool: random pairs, as many as the threshold graph joins. Seed, length and number of pairs determine the draw."""
         real = self.mask.unsqueeze(1) & self.mask.unsqueeze(2)
@@ -147,6 +167,10 @@ def _knn(view: View, start: int, stop: int) -> Tensor:
 
 def _random(view: View, start: int, stop: int) -> Tensor:
     return view.drawn[:, start:stop].clone()
+
+
+def _own(view: View, start: int, stop: int) -> Tensor:
+    return view.own[:, start:stop].clone()
 
 
 Rule = Callable[[View, int, int], Tensor]
@@ -209,7 +233,7 @@ class Block:
     @torch.no_grad()
     def _allowed(self, view: View, start: int, stop: int) -> Tensor:
         with torch.autocast(self.tokens.device.type, enabled=False):  # the graph must not depend on the caller's autocast
-            allowed = RULES[self.rule.kind](view, start, stop)
+            allowed = RULES.get(self.rule.kind, _own)(view, start, stop)
         allowed &= self.mask[:, start:stop].unsqueeze(2) & self.mask.unsqueeze(1)
         allowed.diagonal(offset=start, dim1=1, dim2=2).fill_(True)
         return allowed

@@ -6,6 +6,7 @@ import torch
 
 from glot.data.stress import needle_tokens
 from glot.report.plots import plot_similarity
+from glot.settings.choices import short_name
 from glot.settings.config import read_config
 from glot.states.backbone import Backbone, pick_device
 from glot.states.tokens import load_options
@@ -29,7 +30,7 @@ def draw_heat_map(run_dir: Path, text: str) -> None:
     batch = batch.to("cpu")  # `load_run` leaves the trained pooler there
     tokens, pooler = batch.tokens, model.pooler
     pooled = {"[first]": tokens[0], "[mean]": tokens.mean(0), "[max]": tokens.amax(0)}
-    own = f"[{config.pooler.pooling_method}]"
+    own = f"[{short_name(config.pooler.pooling_method)}]"
     caption = f"{source.name}, one evaluation sentence without special tokens and uncut; needle words red, pooled vectors blue"
     vectors, weights = pooler.readout(batch)
     if weights is not None:

@@ -1,5 +1,7 @@
 """Tables of results, as Markdown or LaTeX."""
 
+import csv
+import io
 from typing import Any
 
 
@@ -40,6 +42,13 @@ def demo_table(runs: list[dict[str, Any]], shortcuts: dict[str, float]) -> str:
         "the generator of the published test makes negatives longer than positives, so a rule on length alone solves it."
     )
     return f"{table}\n\n{note}\n{first['model']}: {encoded}; seed {first['seed']}, data seed {first['data_seed']}.\n"
+
+
+def csv_text(header: list[str], rows: list[list[str]]) -> str:
+    """The same table as CSV."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([header, *rows])
+    return text.getvalue().rstrip("\n")
 
 
 def latex(header: list[str], rows: list[list[str]]) -> str:

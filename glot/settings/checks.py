@@ -11,8 +11,8 @@ from glot.errors import ConfigError, unknown_name
 from glot.files import HUB, find_files
 from glot.locate import expand_user, local_folder, split_revision
 from glot.prompts import AUTO, NONE
-from glot.settings.choices import EMBEDDED_BACKBONES, FIXED_POOLERS, LONGEST_STACKED, METRICS, MTEB_CACHE
-from glot.settings.sections import flag_facts, kinds, optional_flags
+from glot.settings.choices import EMBEDDED_BACKBONES, FIXED_POOLERS, LONGEST_STACKED, METRICS, MTEB_CACHE, POOLERS, is_own_name
+from glot.settings.index import flag_facts, kinds, optional_flags
 from glot.settings.seeds import parse_seeds
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def _check_values(config: "RunConfig") -> list[str]:
     problems = []
     for name, value in config.to_dict().items():
         facts = flag_facts()[name]
-        if value is not None and facts.choices and value not in facts.choices:
+        if value is not None and facts.choices and value not in facts.choices and not (facts.own and is_own_name(value)):
             problems.append(unknown_name(value, facts.choices, name))
         elif value is not None and facts.bounds and not facts.bounds[0] <= value <= facts.bounds[1]:
             problems.append(f"--{name}={value}: must be between {facts.bounds[0]:g} and {facts.bounds[1]:g}")
@@ -183,6 +183,7 @@ def stack_problems(config: "RunConfig") -> list[str]:
         "--task=mteb: it trains nothing": config.data.task == "mteb",
         "--finetune_backbone=1: there is one backbone": backbone.finetune_backbone,
         "--pooling_method=mlp: has batch norm": pooler.pooling_method == "mlp",
+        f"--pooling_method={pooler.pooling_method}: is your own code": pooler.pooling_method not in POOLERS,
         f"--gnn_type={pooler.gnn_type}: only gat": is_glot and pooler.gnn_type != "gat",
         "--jk_mode=lstm: only cat, max and mean": is_glot and pooler.jk_mode == "lstm",
         f"--max_length above {LONGEST_STACKED} or --adaptive_length=1: too long for glot's layers": is_glot and longest > LONGEST_STACKED,

@@ -3,6 +3,8 @@
 `tests/settings/test_names.py` holds each tuple equal to the table that gives the names their meaning.
 """
 
+from importlib import metadata
+
 TASKS = ("cola", "sst2", "stsb", "mrpc", "qqp", "mnli", "qnli", "rte", "wnli", "imdb", "stress", "embedding", "custom")
 EVALUATIONS = ("mteb",)
 """Values of `--task` that train nothing."""
@@ -27,3 +29,13 @@ EMBEDDED_BACKBONES = ("minilm", "smollm2")
 
 LONGEST_STACKED = 2048
 """Tokens of a sentence up to which GLOT's layers are taken as a whole, which stacking needs."""
+
+
+def is_own_name(value: str) -> bool:
+    """Whether a value names a user's own definition, or a pooler of an installed package."""
+    return ":" in value or bool(metadata.entry_points(group="glot.poolers", name=value))
+
+
+def short_name(value: str) -> str:
+    """A pooler or rule in a word: of your own definition its name without the file."""
+    return value.rpartition(":")[2]

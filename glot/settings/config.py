@@ -11,6 +11,7 @@ from pathlib import Path
 
 from glot.errors import CheckpointError, ConfigError, nearest
 from glot.settings.checks import check
+from glot.settings.index import flag_facts, sections
 from glot.settings.sections import (
     DEFAULT_PAIRS,
     BackboneConfig,
@@ -24,8 +25,6 @@ from glot.settings.sections import (
     StoreConfig,
     StressConfig,
     TrainConfig,
-    flag_facts,
-    sections,
 )
 
 FORMER_DEFAULTS = {"train_file": DEFAULT_PAIRS, "num_eval_samples": 500}

@@ -26,6 +26,7 @@ class FlagFacts:
         later: whether it came after runs and stores that are to be found again: it then counts only where it is not at its default.
         brought: `WEIGHTS` where a pooler's weights belong to it, `ORIGIN` where it says what they were trained on; a checkpoint brings
             both.
+        own: whether a user's own definition may be named in place of a choice (`file.py:Name`).
         switch: `--name` alone means 1.
         environment: variable that gives it a value where the command line does not.
     """
@@ -39,6 +40,7 @@ class FlagFacts:
     identity: bool = True
     later: bool = False
     brought: str | None = None
+    own: bool = False
     switch: bool = False
     environment: str | None = None
 

@@ -13,10 +13,10 @@ import yaml
 
 from glot.errors import CheckpointError, ConfigError, nearest, unknown_name
 from glot.settings.checks import check
-from glot.settings.choices import EVALUATIONS
+from glot.settings.choices import EVALUATIONS, POOLERS, is_own_name
 from glot.settings.config import RunConfig, read_saved
 from glot.settings.facts import GROUPS, ORIGIN, WEIGHTS
-from glot.settings.sections import flag_facts, kinds
+from glot.settings.index import flag_facts, kinds
 
 TRUE, FALSE = ("1", "true", "yes"), ("0", "false", "no")
 STRESS_DEFAULTS: dict[str, Any] = {
@@ -33,6 +33,7 @@ STRESS_DEFAULTS: dict[str, Any] = {
 
 CONDITIONS: dict[str, tuple[str, Callable[[RunConfig], bool]]] = {
     "cls": ("--pooling_method=cls", lambda c: c.pooler.pooling_method == "cls"),
+    "own": ("a pooler of your own (--pooling_method=file.py:Name)", lambda c: c.pooler.pooling_method not in POOLERS),
     "adapool": ("--pooling_method=adapool", lambda c: c.pooler.pooling_method == "adapool"),
     "layers": ("--pooling_method=glot or mlp", lambda c: c.pooler.pooling_method in ("glot", "mlp")),
     "width": (
@@ -124,15 +125,18 @@ class Parsed(NamedTuple):
     print_config: bool
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
+    """A parser whose mistakes are ours to print."""
+
     def error(self, message: str) -> NoReturn:
+        """Raise instead of exiting."""
         raise ConfigError(message)
 
 
 def make_parser(program: str, defaults: dict[str, Any]) -> argparse.ArgumentParser:
     """The parser behind both programs; every value stays text until `parse` converts it."""
     about = "Train a pooler on the token states of a frozen language model. In brackets: choices and default."
-    parser = _Parser(prog=program, allow_abbrev=False, usage=f"{program} [--flag=value ...]", description=about)
+    parser = Parser(prog=program, allow_abbrev=False, usage=f"{program} [--flag=value ...]", description=about)
     groups = {name: parser.add_argument_group(name) for name in GROUPS}
     for name, facts in flag_facts().items():
         allowed = f" {{{', '.join(facts.choices)}}}" if facts.choices else ""
@@ -258,8 +262,9 @@ def convert(name: str, raw: Any) -> Any:
         if text.lower() in TRUE + FALSE:
             return text.lower() in TRUE
         raise ValueError(f"--{name}={text}: must be 0 or 1")
-    choices = flag_facts()[name].choices
-    if choices and text not in choices:
+    facts = flag_facts()[name]
+    choices = facts.choices
+    if choices and text not in choices and not (facts.own and is_own_name(text)):
         raise ValueError(unknown_name(text, choices, name))
     try:
         return kind(text)
@@ -319,24 +324,6 @@ def to_yaml(config: RunConfig) -> str:
     flat = {name: config.to_dict()[name] for name in acting}
     plain = {name: int(value) if isinstance(value, bool) else value for name, value in flat.items() if value is not None}
     return yaml.safe_dump(plain, sort_keys=False)
-
-
-def parse_export(argv: list[str]) -> argparse.Namespace:
-    """The command line of `glot export`.
-
-    Raises:
-        ConfigError: a missing or malformed argument.
-    """
-    parser = _Parser(prog="glot export", description="Write a run as a folder that SentenceTransformer(DIR, trust_remote_code=True) loads.")
-    parser.add_argument("run", type=Path, help="folder of a finished run")
-    parser.add_argument("--to", type=Path, required=True, metavar="DIR", help="new folder")
-    parser.add_argument("--head_only", action="store_true", help="name the backbone instead of storing its weights (megabytes)")
-    parser.add_argument("--exclude_prompt", action="store_true", help="leave a prompt's tokens out of the pooling")
-    parser.add_argument("--max_length", type=int, metavar="N", help="tokens a text is cut to [as in training]")
-    asked = parser.parse_args(argv)
-    if asked.max_length is not None and asked.max_length < 1:
-        raise ConfigError(f"--max_length={asked.max_length}: must be at least 1")
-    return asked
 
 
 def _as_text(value: Any) -> str:

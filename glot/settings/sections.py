@@ -4,10 +4,7 @@ Parser, help, checks, effects, fingerprint and what a checkpoint brings are read
 Nothing here imports anything heavy.
 """
 
-import dataclasses
-import typing
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 from glot.locate import expand_user
@@ -27,7 +24,7 @@ from glot.settings.choices import (
     TASKS,
     TRACKERS,
 )
-from glot.settings.facts import BACKBONE, DATA, MANY, ORIGIN, OUTPUT, POOLER, STORE, TRAINING, VAST, WEIGHTS, FlagFacts, flag
+from glot.settings.facts import BACKBONE, DATA, MANY, ORIGIN, OUTPUT, POOLER, STORE, TRAINING, VAST, WEIGHTS, flag
 from glot.settings.seeds import LARGEST_SEED
 
 DEFAULT_PAIRS = "./data/msmarco-triplets.jsonl"
@@ -72,6 +69,9 @@ class BackboneConfig:
         "-1", BACKBONE, "which hidden states: -1 last, 0 embeddings, an index, or mean4 (mean of the last four)", ours=True, brought=ORIGIN
     )
     trust_remote_code: bool = flag(False, BACKBONE, "1 = run code that comes with a hub model", ours=True, brought=ORIGIN)
+    trust_pooler: bool = flag(
+        False, BACKBONE, "1 = run the pooler's own code that comes with --checkpoint_path", acts="mteb", ours=True, identity=False
+    )
     finetune_backbone: bool = flag(False, BACKBONE, "1 = train the backbone too (implies --precompute_hidden_states=0)", acts="trains")
     backbone_lr: float = flag(
         2e-05, BACKBONE, "learning rate of the backbone when it is fine-tuned", bounds=(0, 1000.0), acts="finetune", ours=True
@@ -85,7 +85,14 @@ class BackboneConfig:
 class PoolerConfig:
     """Which pooler, and its sizes."""
 
-    pooling_method: str = flag("max", POOLER, "how token states become one vector", choices=POOLERS, brought=WEIGHTS)
+    pooling_method: str = flag(
+        "max",
+        POOLER,
+        "how token states become one vector; or your own class: file.py:Name, package.module:Name",
+        choices=POOLERS,
+        brought=WEIGHTS,
+        own=True,
+    )
     decoder_cls_last_token: bool = flag(
         False, POOLER, "1 = cls takes the last real token of a decoder (stress: unset = 1 for decoders)", acts="cls"
     )
@@ -110,6 +117,9 @@ class PoolerConfig:
         brought=WEIGHTS,
     )
     jk_mode: str = flag("cat", POOLER, "how the layers are joined; cat keeps the raw token", choices=JK_MODES, acts="glot", brought=WEIGHTS)
+    pooler_options: str | None = flag(
+        None, POOLER, 'arguments of your own class as JSON or YAML: {"heads": 4}', acts="own", ours=True, later=True, brought=WEIGHTS
+    )
 
 
 @dataclass(frozen=True)
@@ -117,7 +127,13 @@ class GraphConfig:
     """Which tokens see each other."""
 
     graph_adj: str = flag(
-        "threshold", POOLER, "which tokens are joined; none = self-loops only", choices=GRAPHS, acts="graph", brought=WEIGHTS
+        "threshold",
+        POOLER,
+        "which tokens are joined; none = self-loops only; or your own rule: file.py:name",
+        choices=GRAPHS,
+        acts="graph",
+        brought=WEIGHTS,
+        own=True,
     )
     tau: float = flag(0.3, POOLER, "cosine above which two tokens are joined, in [-1, 1)", acts="tau", brought=WEIGHTS)
     knn_k: int = flag(8, POOLER, "neighbours of a token", bounds=(1, MANY), acts="knn", ours=True, brought=WEIGHTS)
@@ -365,33 +381,3 @@ SECTIONS: dict[str, type] = {
     "mteb": MtebConfig,
 }
 """Field of `RunConfig` -> its class."""
-
-
-@cache
-def sections() -> dict[str, str]:
-    """Flag name -> the section of RunConfig that holds it."""
-    return {row.name: section for section, kind in SECTIONS.items() for row in dataclasses.fields(kind)}
-
-
-@cache
-def flag_facts() -> dict[str, FlagFacts]:
-    """Flag name -> what is known of it, section by section."""
-    kinds = SECTIONS.values()
-    return {row.name: row.metadata["flag"] for kind in kinds for row in dataclasses.fields(kind)}
-
-
-@cache
-def kinds() -> dict[str, type]:
-    """Flag name -> str, int, float or bool; optional flags count as their type."""
-    found = {}
-    for kind in SECTIONS.values():
-        for name, hint in typing.get_type_hints(kind).items():
-            found[name] = next(part for part in (*typing.get_args(hint), hint) if part is not type(None))
-    return found
-
-
-@cache
-def optional_flags() -> frozenset[str]:
-    """The flags that may be unset (None)."""
-    hints = (hint for kind in SECTIONS.values() for hint in typing.get_type_hints(kind).items())
-    return frozenset(name for name, hint in hints if type(None) in typing.get_args(hint))

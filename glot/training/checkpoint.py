@@ -28,10 +28,12 @@ from glot.data.labels import LabelFacts
 from glot.data.tasks import TASKS, TaskSpec, custom_task
 from glot.errors import CheckpointError, ConfigError
 from glot.nn.model import SentenceModel
+from glot.nn.own import OwnCode
 from glot.nn.poolers import build_pooler
 from glot.settings.config import RunConfig, read_config
 from glot.states.backbone import BackboneSource, find_backbone
 from glot.training.metrics import class_table, confusion
+from glot.trust import check_trusted
 from glot.types import Examples
 
 CONFIG, WEIGHTS, PREDICTIONS, RESULT = "config.json", "model.safetensors", "predictions.csv", "result.json"
@@ -85,16 +87,33 @@ def task_of(config: RunConfig, resolved: dict[str, Any]) -> TaskSpec:
     return custom_task(LabelFacts.from_dict(resolved["labels"]), len(split_names(config.files.text_columns)), ())
 
 
-def build_model(config: RunConfig, task: TaskSpec, hidden_size: int) -> SentenceModel:
-    """The model of a configuration, freshly initialised from torch's global generator."""
-    pooler = build_pooler(config.pooler, config.graph, hidden_size, config.data_seed)
+def build_model(config: RunConfig, task: TaskSpec, hidden_size: int, sources: dict[str, str] | None = None) -> SentenceModel:
+    """The model of a configuration, freshly initialised from torch's global generator; `sources` as in `build_pooler`."""
+    pooler = build_pooler(config.pooler, config.graph, hidden_size, config.data_seed, sources)
     flags = config.to_dict()
     head = task.head(pooler.out_dim, task.num_labels, **{name: flags[name] for name in task.head_flags})
     return SentenceModel(pooler, head)
 
 
-def load_run(folder: Path) -> tuple[SentenceModel, RunConfig, dict[str, Any]]:
+def own_sources(where: Path, resolved: dict[str, Any], trust: bool) -> dict[str, str] | None:
+    """The user's own code that a checkpoint carries, by name.
+
+    Raises:
+        CheckpointError: it was never trained with here, and is not trusted.
+    """
+    sources = resolved.get("sources")
+    for name, text in (sources or {}).items():
+        if not trust:
+            check_trusted(OwnCode(name, text).sha256, name, where)
+    return sources or None
+
+
+def load_run(folder: Path, trust_pooler: bool = False) -> tuple[SentenceModel, RunConfig, dict[str, Any]]:
     """The trained model of a run folder in evaluation mode, its configuration and what was resolved.
+
+    Args:
+        folder: of the run.
+        trust_pooler: run a pooler's own code that the folder carries, whoever wrote it.
 
     Raises:
         CheckpointError: the folder is no finished run, or its weights do not fit its configuration.
@@ -103,7 +122,8 @@ def load_run(folder: Path) -> tuple[SentenceModel, RunConfig, dict[str, Any]]:
     if not (folder / WEIGHTS).is_file():
         raise CheckpointError(f"{folder}: no {WEIGHTS}; give the folder of a finished run that trained a pooler")
     config, resolved = RunConfig.from_dict(saved["flags"]), saved["resolved"]
-    model = build_model(config, task_of(config, resolved), resolved["hidden_size"])
+    sources = own_sources(folder, resolved, trust_pooler)
+    model = build_model(config, task_of(config, resolved), resolved["hidden_size"], sources)
     try:
         model.load_state_dict(load_file(folder / WEIGHTS))
     except (RuntimeError, SafetensorError) as error:

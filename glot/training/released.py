@@ -17,9 +17,10 @@ from torch import Tensor
 from glot.errors import CheckpointError, ConfigError
 from glot.nn.pooler import Pooler
 from glot.nn.poolers import build_pooler
-from glot.settings.config import RunConfig, read_config
+from glot.settings.choices import short_name
+from glot.settings.config import RunConfig, read_config, read_saved
 from glot.settings.sections import PoolerConfig
-from glot.training.checkpoint import CONFIG, load_run, write_json
+from glot.training.checkpoint import CONFIG, load_run, own_sources, write_json
 
 
 def released_name(config: RunConfig) -> Path:
@@ -27,25 +28,27 @@ def released_name(config: RunConfig) -> Path:
     pooler, train, contrastive = config.pooler, config.train, config.contrastive
     parts = (
         f"embedding_{config.backbone.model_name_or_path.replace('/', '_')}",
-        f"{pooler.pooling_method}_layers{pooler.num_layers}_{pooler.jk_mode}",
+        f"{short_name(pooler.pooling_method)}_layers{pooler.num_layers}_{pooler.jk_mode}",
         f"lr{train.lr}_bs{train.batch_size}_ep{train.epochs}_len{config.backbone.max_length}",
         f"proj{contrastive.proj_dim}_sample{config.data.num_train_samples}",
     )
     return Path(contrastive.save_dir) / ("_".join(parts) + ".pth")
 
 
-def load_pooler(checkpoint: Path, config: RunConfig, hidden_size: int) -> Pooler:
+def load_pooler(checkpoint: Path, config: RunConfig, hidden_size: int, trust_pooler: bool = False) -> Pooler:
     """The pooler of a run folder or a `.pth` for tokens of width `hidden_size`; `config` is the checkpoint's own (`resolve_checkpoint`).
 
     Raises:
         CheckpointError: not readable, or made for another width.
     """
     if checkpoint.is_dir():
-        pooler = load_run(checkpoint)[0].pooler
+        pooler = load_run(checkpoint, trust_pooler)[0].pooler
     else:
         state = read_release_head(checkpoint)
         width = infer_pooler(state)[1] if not beside(checkpoint).is_file() else hidden_size
-        pooler = _fill(build_pooler(config.pooler, config.graph, width, config.data_seed), state, checkpoint, config.pooler)
+        saved = read_saved(checkpoint)
+        sources = None if saved is None else own_sources(checkpoint, saved["resolved"], trust_pooler)
+        pooler = _fill(build_pooler(config.pooler, config.graph, width, config.data_seed, sources), state, checkpoint, config.pooler)
     if pooler.in_dim != hidden_size:
         name = config.backbone.model_name_or_path
         raise CheckpointError(f"{checkpoint}: its pooler takes d = {pooler.in_dim}, --model_name_or_path={name} gives {hidden_size}")

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,12 +16,14 @@ from glot.data.custom import CUSTOM, CustomSpec, split_names
 from glot.data.loader import TextIndex
 from glot.data.tasks import TASKS, PairData, PairSpec, TaskData, TaskSpec, load_custom_data, load_pair_data, load_task_data
 from glot.distributed import Processes, processes
-from glot.errors import TrainingError
+from glot.errors import ConfigError, TrainingError
 from glot.files import HUB, find_files
 from glot.nn.model import SentenceModel
+from glot.nn.poolers import build_pooler, own_codes
 from glot.nn.stack import StackedModel
 from glot.progress import Clock, say
 from glot.prompts import UsedPrompts
+from glot.settings.choices import short_name
 from glot.settings.config import RunConfig, versions
 from glot.settings.sections import DataConfig, StressConfig
 from glot.states.backbone import Backbone, BackboneSource, pick_device, recall_facts
@@ -31,7 +34,8 @@ from glot.training.result import Result, make_result, selection_facts, selection
 from glot.training.splits import Loaders, PairLoaders
 from glot.training.tracking import make_tracker, resolve_report_to
 from glot.training.train import FitOptions
-from glot.types import FitResult, Texts, TokenSource, Tracker
+from glot.trust import remember_trusted
+from glot.types import FitResult, Texts, TokenBatch, TokenSource, Tracker
 
 WARNING = "warning: "
 """How a remark begins that is made whatever `--verbose` says."""
@@ -69,8 +73,37 @@ def load_inputs(config: RunConfig) -> Inputs:
         config, notes = resolve(config, source)
     for note in data.notes:
         say(note, config.output.verbose or note.startswith(WARNING))
+    if own_codes(config.pooler, config.graph):
+        probe_pooler(config, source.width_claim or PROBE_WIDTH)
     tokens = open_tokens(config, source, texts, device, clock, team)
     return Inputs(config, source, data, texts, tokens, device, report_to, notes, clock, team)
+
+
+PROBE_WIDTH = 384
+"""Width of the token states that an own pooler is tried on where the backbone claims none."""
+
+
+def probe_pooler(config: RunConfig, width: int) -> None:
+    """Try a user's own pooler before anything slow: shapes, finite numbers, no look at other sentences of the batch, a gradient.
+
+    Raises:
+        ConfigError: what it does wrong.
+    """
+    name = config.pooler.pooling_method
+    state = torch.get_rng_state()
+    pooler = build_pooler(config.pooler, config.graph, width, config.data_seed).eval()
+    generator = torch.Generator().manual_seed(0)
+    lengths = torch.tensor([3, 1, 5])
+    batch = TokenBatch.from_lengths(torch.randn(9, width, generator=generator), lengths)
+    together = pooler.readout(batch)[0]
+    alone = torch.cat([pooler(TokenBatch.from_lengths(part, torch.tensor([len(part)]))) for part in batch.tokens.split(lengths.tolist())])
+    torch.set_rng_state(state)
+    if not bool(torch.isfinite(together).all()):
+        raise ConfigError(f"--pooling_method={name}: gives numbers that are not finite for random token states; mend it")
+    if not torch.allclose(together, alone, atol=1e-4, rtol=1e-3):
+        raise ConfigError(f"--pooling_method={name}: a sentence's vector depends on the other sentences of its batch; use batch.segment")
+    if config.data.task == "embedding" and not any(weight.requires_grad for weight in pooler.parameters()):
+        raise ConfigError(f"--pooling_method={name}: has no weights, so there is nothing to train; use it with --task=mteb as it is")
 
 
 @dataclass(frozen=True)
@@ -94,6 +127,11 @@ def open_run(config: RunConfig, inputs: Inputs) -> Run:
     facts = {"hidden_size": tokens.hidden_size, "backbone": source.identity, "folder": folder_of(source), "data": inputs.data.sha256}
     facts["prompts"] = find_prompts(config.backbone, source).to_dict()
     facts["labels"] = inputs.task.labels.to_dict()
+    codes = own_codes(config.pooler, config.graph)
+    if codes:
+        facts["sources"] = {name: code.source for name, code in codes.items() if code.module is None}
+        for name, code in codes.items():
+            remember_trusted(code.sha256, name)
     write_config(folder, config, facts)
     rows = f"{len(inputs.data.train):,} training rows, scored on "
     rows += ", ".join(f"{len(split):,} {split.split}" for split in inputs.data.watched)
@@ -222,8 +260,14 @@ def make_loaders(inputs: Inputs) -> Loaders | PairLoaders:
 
 def run_fingerprint(config: RunConfig, source: BackboneSource, data: TaskData | PairData) -> str:
     """What a settled run is known by: its configuration, the backbone's files, the rows, and the versions that can change a number."""
-    files = {"train_file": None, "eval_file": None} if config.data.task == CUSTOM else {}  # their rows count, not their names
-    return config.with_values(**files).fingerprint(source.identity, data.sha256, str(sorted(versions().items())))
+    values: dict[str, Any] = {}
+    if config.data.task == CUSTOM:
+        values = {"train_file": None, "eval_file": None}  # their rows count, not their names
+    own = {code.name: f"{code.attribute}@{code.sha256}" for code in own_codes(config.pooler, config.graph).values()}
+    for flag in ("pooling_method", "graph_adj") if own else ():  # what the code is counts, not where it stands
+        name = config.to_dict()[flag]
+        values[flag] = own.get(name, name)
+    return config.with_values(**values).fingerprint(source.identity, data.sha256, str(sorted(versions().items())))
 
 
 def resolve(config: RunConfig, source: BackboneSource) -> tuple[RunConfig, list[str]]:
@@ -261,7 +305,8 @@ def run_name(config: RunConfig, fingerprint: str) -> str:
     """`--run_name`, or one made of what a reader looks for first."""
     seed = f"s{config.train.seed}" if config.train.seeds is None else "seeds"
     task = config.files.task_name or config.data.task
-    return config.output.run_name or f"{task}-{config.pooler.pooling_method}-{seed}-{fingerprint[:8]}"
+    pooler = short_name(config.pooler.pooling_method)
+    return config.output.run_name or f"{task}-{pooler}-{seed}-{fingerprint[:8]}"
 
 
 def make_optimizer(config: RunConfig, model: SentenceModel | StackedModel, tokens: TokenSource) -> torch.optim.Optimizer:

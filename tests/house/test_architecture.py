@@ -13,9 +13,11 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 STOREYS = (
     ("__main__",),
     ("cli",),
-    ("study",),
-    ("recipes",),
+    ("api",),
+    ("study", "doctor", "starters"),
+    ("recipes", "new_texts"),
     ("integrations",),
+    ("predictor",),
     ("encoder",),
     ("report",),
     ("training",),
@@ -23,7 +25,7 @@ STOREYS = (
     ("states", "nn"),
     ("settings",),
     ("distributed",),
-    ("hub", "files", "locate", "prompts", "types", "progress", "errors"),
+    ("hub", "files", "locate", "prompts", "types", "progress", "trust", "errors"),
 )
 """A wing imports only from storeys below its own; wings of one storey do not import each other, but the ground floor is one house."""
 STOREY = {name: level for level, names in enumerate(STOREYS) for name in names}
@@ -40,8 +42,8 @@ DOORS = {
     "sentence_transformers": ("integrations",),
     "wandb": ("training/tracking",),
     "matplotlib": ("report/plots",),
-    "argparse": ("settings/flags", "study/sweep"),
-    "yaml": ("settings/flags", "study/sweep"),
+    "argparse": ("settings/flags", "settings/commands", "study/sweep"),
+    "yaml": ("settings/flags", "study/sweep", "nn/poolers"),
     "sklearn": ("training/metrics", "data"),
     "scipy": ("training/metrics", "study/statistics"),
     "tqdm": ("progress",),

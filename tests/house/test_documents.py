@@ -10,7 +10,8 @@ from conftest import ROOT
 
 from glot.cli import COMMANDS
 from glot.errors import ConfigError
-from glot.settings.flags import STRESS_DEFAULTS, parse, parse_export
+from glot.settings.commands import parse_export
+from glot.settings.flags import STRESS_DEFAULTS, parse
 
 PAGES = [
     ROOT / "README.md",

@@ -23,7 +23,7 @@ from glot.report.mteb_tables import mteb_table
 from glot.settings.choices import MTEB_CACHE, POOLERS
 from glot.settings.config import RunConfig
 from glot.settings.flags import parse
-from glot.settings.sections import flag_facts
+from glot.settings.index import flag_facts
 from glot.states.backbone import Backbone, find_backbone
 from glot.study.sweep import read_study, resolve_cells
 

@@ -13,7 +13,7 @@ from glot.errors import ConfigError
 from glot.settings.choices import GRAPHS
 from glot.settings.config import RunConfig
 from glot.settings.flags import CONDITIONS, STRESS_DEFAULTS, parse, to_yaml
-from glot.settings.sections import flag_facts
+from glot.settings.index import flag_facts
 from glot.settings.seeds import parse_seeds
 from glot.training.released import released_name
 
@@ -220,6 +220,7 @@ def test_every_condition_is_used_and_is_true_in_one_run_and_false_in_another():
     runs += [base.with_values(task="stress", stress_variant="repeat"), base.with_values(selection="heldout")]
     runs += [base.with_values(precompute_hidden_states=False, finetune_backbone=True), base.with_values(seeds="0,1"), base]
     runs += [base.with_values(task="custom", train_file=file, text_columns="a,b") for file in ("x.csv", "hub:owner/name")]
+    runs += [base.with_values(pooling_method="mine.py:Mine")]
     for name, (_, predicate) in CONDITIONS.items():
         assert {predicate(run) for run in runs} == {True, False}, name
 

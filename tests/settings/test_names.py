@@ -12,7 +12,7 @@ from glot.settings import choices as names
 from glot.settings.config import GraphConfig, PoolerConfig
 from glot.settings.facts import GROUPS
 from glot.settings.flags import CONDITIONS
-from glot.settings.sections import flag_facts
+from glot.settings.index import flag_facts
 from glot.states import backbone, store
 
 

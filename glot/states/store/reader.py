@@ -52,6 +52,11 @@ class StoredTokens:
     def save(self, folder: Path) -> None:
         """Write nothing, because no backbone was trained."""
 
+    def __getitem__(self, row: int) -> torch.Tensor:
+        """The states of one text, by its place in order of first appearance: float32 (n, d)."""
+        place = range(len(self))[row]  # raises IndexError beyond the end, which ends an iteration
+        return self.gather(np.array([place])).tokens
+
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_tokens": None}
 
@@ -105,6 +110,21 @@ def available_memory() -> int:
     return next((int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable")), 0)
 
 
+def open_store_folder(folder: Path) -> StoredTokens:
+    """A complete store by its folder, whatever made it.
+
+    Raises:
+        StoreError: there is none, or it is damaged.
+    """
+    try:
+        manifest = Manifest.read(folder)
+    except (ValueError, TypeError) as error:
+        raise StoreError(f"store {folder}: its manifest is damaged ({error}); build it anew with --override_precompute=1") from error
+    if manifest is None:
+        raise StoreError(f"store {folder}: there is no complete store; give a folder under --store_dir")
+    return _check_files(folder, manifest)
+
+
 def open_store(root: Path, key: StoreKey) -> StoredTokens | None:
     """The store of `key`, or None where there is no complete one.
 
@@ -122,6 +142,12 @@ def open_store(root: Path, key: StoreKey) -> StoredTokens | None:
     different = key.differences(manifest.key)
     if different:
         raise StoreError(f"store {folder}: was made with another {', '.join(different)}; {again}")
+    return _check_files(folder, manifest)
+
+
+def _check_files(folder: Path, manifest: Manifest) -> StoredTokens:
+    """The store, where its files are those that the manifest promises."""
+    again = "build it anew with --override_precompute=1"
     if not (folder / PLAN).is_file():
         raise StoreError(f"store {folder}: {PLAN} is missing; {again}")
     path = folder / TOKENS

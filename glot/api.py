@@ -1,0 +1,190 @@
+"""What a Python program uses: train, load, predict, encode; stores and studies as values."""
+
+import json
+import logging
+from collections.abc import Iterable
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from glot.encoder import SentenceEncoder, open_encoder
+from glot.errors import ConfigError, DataError
+from glot.predictor import Predictor, Texts, load_any
+from glot.settings.commands import parse_plain_pooler
+from glot.settings.flags import parse
+from glot.states.store.reader import StoredTokens, open_store_folder
+from glot.training.result import Result, summarise
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class Run:
+    """A finished run, or several of them that differ in their seeds: scores, folder, and the trained model.
+
+    Args:
+        result: the object of its `result.json`.
+
+    Attributes:
+        result: the same.
+        folder: where it lies.
+        runs: one Run per seed; of a single run itself.
+
+    Example:
+        run = glot.train(task="cola", pooler="glot", tau=0.6)
+        run.metrics, run.predict(["The book was read."])
+    """
+
+    def __init__(self, result: Result) -> None:
+        self.result, self.folder = result, Path(result["run_dir"])
+        self.runs = [Run(one) for one in result["runs"]] if "runs" in result else [self]
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.folder)!r}, {self.metrics})"
+
+    @property
+    def metrics(self) -> dict[str, float | None]:
+        """Of the selected epoch on the reported split (of the first seed); of MTEB the score of each task."""
+        first = self.runs[0].result
+        return first["scores"] if "scores" in first else first["best"]["metrics"]
+
+    @property
+    def summary(self) -> dict[str, dict[str, float | int | None]]:
+        """Mean, standard deviation and number of seeds of each metric."""
+        return summarise([{"best": {"metrics": run.metrics}} for run in self.runs])
+
+    @cached_property
+    def encoder(self) -> SentenceEncoder:
+        """The trained model (of the first seed), loaded on first use."""
+        return load_any(self.runs[0].folder)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes in order."""
+        return self._predictor.classes
+
+    def predict(self, texts: Texts | str, **options: Any) -> Any:
+        """See `Predictor.predict`."""
+        return self._predictor.predict(texts, **options)
+
+    def predict_proba(self, texts: Texts | str, **options: Any) -> np.ndarray:
+        """See `Predictor.predict_proba`."""
+        return self._predictor.predict_proba(texts, **options)
+
+    def encode(self, texts: Any, **options: Any) -> np.ndarray:
+        """See `SentenceEncoder.encode`."""
+        return self.encoder.encode(texts, **options)
+
+    def similarity(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+        """See `SentenceEncoder.similarity`."""
+        return self.encoder.similarity(first, second)
+
+    @property
+    def _predictor(self) -> Predictor:
+        if not isinstance(self.encoder, Predictor):
+            raise ConfigError(f"{self.folder}: was trained without labels; use encode and similarity")
+        return self.encoder
+
+
+def train(task: str | None = None, *, pooler: Any = None, seeds: int | str | Iterable[int] | None = None, **flags: Any) -> Run:
+    """What `main.py` does: encode once, train a pooler, score it, write the run folder.
+
+    Args:
+        task: as `--task`; with `train_file` alone it is `custom`.
+        pooler: as `--pooling_method`: a name, `file.py:Name`, `package.module:Name`, or the class itself.
+        seeds: several runs on one store: `range(5)`, `[0, 1]` or `"0..4"`.
+        flags: every flag of `main.py` under its name; lists where a flag takes a comma list.
+
+    Raises:
+        ConfigError: every mistake in the flags, as on the command line. Other errors of `glot.errors` as they come.
+    """
+    from glot.recipes import choose_recipe  # late: it imports everything that a run needs
+
+    if task is None and flags.get("train_file") is not None:
+        task = "custom"
+    given = {"task": task, "pooling_method": pooler, "seeds": seeds, **flags}
+    parsed = parse([f"--{name}={as_word(name, value)}" for name, value in given.items() if value is not None], "glot.train")
+    if parsed.inert:
+        logging.getLogger("glot").warning("no effect in this run: %s", ", ".join(parsed.inert))
+    return Run(choose_recipe(parsed.config)(parsed.config))
+
+
+def as_word(name: str, value: Any) -> str:
+    """A Python value as the command line writes it."""
+    if isinstance(value, bool):
+        return str(int(value))
+    if isinstance(value, dict):
+        return json.dumps(value)
+    if isinstance(value, type):
+        from glot.nn.own import name_of_class
+
+        return name_of_class(value)
+    if isinstance(value, Iterable) and not isinstance(value, str):
+        return ",".join(map(str, value))
+    return str(value)
+
+
+def load(checkpoint: str | Path, **options: Any) -> SentenceEncoder:
+    """The trained model of a run folder (a `Predictor` where it was trained on labels) or of a `.pth` with its configuration beside it.
+
+    Args:
+        checkpoint: `runs/<name>`, or a file under `--save_dir`.
+        options: max_length, device, backbone_dtype; default: as in training.
+
+    Raises:
+        CheckpointError, ConfigError: see `glot.encoder.load_encoder`.
+    """
+    return load_any(checkpoint, **options)
+
+
+def predict(run: str | Path, texts: Texts | str, **options: Any) -> Any:
+    """The class of each text (or the cosine of each pair) by a run folder; see `Predictor.predict`."""
+    return Run({"run_dir": str(run)}).predict(texts, **options)
+
+
+def encode(texts: Any, run: str | Path | None = None, *, pooler: str | None = None, model: str = "minilm", **options: Any) -> np.ndarray:
+    """Vectors (S, D) of texts by a run folder, or by a pooler without training on a backbone.
+
+    Args:
+        texts: one, or several.
+        run: a run folder; None = `pooler` on `model`.
+        pooler: a pooler without weights; None = mean.
+        model: as `--model_name_or_path`.
+        options: of `SentenceEncoder.encode`.
+    """
+    if run is not None:
+        return load_any(run).encode(texts, **options)
+    config = parse_plain_pooler([f"--model_name_or_path={model}", f"--pooling_method={pooler or 'mean'}"])
+    return open_encoder(config)[0].encode(texts, **options)
+
+
+def open_store(folder: str | Path) -> StoredTokens:
+    """A store of token states: `len(store)`, `store[3]` -> (n, d) float32, `store.gather(rows)` -> TokenBatch.
+
+    Raises:
+        StoreError: there is no complete store.
+    """
+    return open_store_folder(Path(folder))
+
+
+def read_study(folder: str | Path) -> "pd.DataFrame":
+    """The runs of a study, one row each: arm, grid values, tuned values, seed, metrics of the selected epoch, folder, error.
+
+    Raises:
+        DataError: no study there.
+    """
+    import pandas as pd
+
+    path = Path(folder) / "study.json"
+    if not path.is_file():
+        raise DataError(f"{folder}: no study.json; give the folder that glot sweep made")
+    rows = []
+    for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+        for run in cell["runs"]:
+            row = {"arm": cell["arm"], **cell["grid"], **cell["tuned"]["values"], "seed": run["seed"]}
+            if run["run_dir"] is not None:
+                row |= Run(json.loads((Path(run["run_dir"]) / "result.json").read_text(encoding="utf-8"))).metrics
+            rows.append({**row, "folder": run["run_dir"], "error": run.get("error")})
+    return pd.DataFrame(rows)

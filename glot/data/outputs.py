@@ -1,0 +1,221 @@
+"""Rows and vectors written to a file part by part: a command that was killed goes on where it stopped."""
+
+import csv
+import io
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+
+from glot.errors import ConfigError, DataError, library_door, reason
+from glot.locate import read_facts
+
+STDOUT = "-"
+COPIED_AT_ONCE = 1 << 14
+"""Rows."""
+
+
+def csv_lines(rows: list[dict[str, Any]], columns: list[str]) -> bytes:
+    """Rows as lines of CSV, without a header."""
+    text = io.StringIO(newline="")
+    csv.DictWriter(text, columns, lineterminator="\n").writerows({name: _plain(value) for name, value in row.items()} for row in rows)
+    return text.getvalue().encode("utf-8", "surrogatepass")
+
+
+def csv_header(columns: list[str]) -> bytes:
+    """The first line of CSV."""
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\n").writerow(columns)
+    return text.getvalue().encode("utf-8", "surrogatepass")
+
+
+def json_lines(rows: list[dict[str, Any]], columns: list[str]) -> bytes:
+    """Rows as JSON lines."""
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode("utf-8", "surrogatepass")
+
+
+def _plain(value: Any) -> Any:
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else value
+
+
+class Kind(NamedTuple):
+    """How a kind of file is written: what stands first, the bytes of some rows, and how the collected bytes become the file."""
+
+    header: Callable[[list[str]], bytes]
+    encode: Callable[[list[dict[str, Any]], list[str]], bytes]
+    finish: Callable[[Path, Path], None]
+
+
+def _no_header(columns: list[str]) -> bytes:
+    return b""
+
+
+def _rename(partial: Path, path: Path) -> None:
+    partial.replace(path)
+
+
+def _to_parquet(partial: Path, path: Path) -> None:
+    from glot.data.hub import write_parquet  # late: `datasets` takes a second
+
+    whole = path.with_name(path.name + ".whole")
+    write_parquet(partial, whole)
+    whole.replace(path)
+    partial.unlink()
+
+
+KINDS = {
+    ".csv": Kind(csv_header, csv_lines, _rename),
+    ".jsonl": Kind(_no_header, json_lines, _rename),
+    ".parquet": Kind(_no_header, json_lines, _to_parquet),
+}
+"""Suffix -> how rows are written."""
+
+
+def check_output(text: str, suffixes: Iterable[str], overwrite: bool) -> None:
+    """Refuse a file that cannot be written, before anything slow.
+
+    Raises:
+        ConfigError: of another kind, there already, or in a folder that cannot be written.
+    """
+    if text == STDOUT:
+        return
+    path = Path(text)
+    if path.suffix not in suffixes:
+        raise ConfigError(f"--output={text}: is of no kind that is written; give {', '.join(suffixes)}")
+    if path.is_dir() or (path.exists() and not overwrite):
+        raise ConfigError(f"--output={text}: is there already; choose another name, or --overwrite=1")
+    if not path.absolute().parent.is_dir() or not os.access(path.absolute().parent, os.W_OK):
+        raise ConfigError(f"--output={text}: cannot be written ({path.absolute().parent} is not a writable folder)")
+
+
+class Output:
+    r"""A file that grows part by part beside its name, and takes its name when it is whole.
+
+    Args:
+        path: of the finished file.
+        asked: what the content depends on; a part that something else left behind is begun anew.
+
+    Attributes:
+        done: rows that are written, those of an earlier command among them.
+        columns: of the first row, where it has any.
+
+    Example:
+        with Output(Path("out.csv"), "run and input") as output:
+            output.add(b"a,b\n", 1)
+    """
+
+    def __init__(self, path: Path, asked: str) -> None:
+        self.path, self._asked = path, asked
+        self._partial, self._notes = path.with_name(path.name + ".partial"), path.with_name(path.name + ".partial.json")
+        known = read_facts(self._notes) if self._partial.is_file() else {}
+        same = known.get("asked") == asked and isinstance(known.get("bytes"), int) and isinstance(known.get("rows"), int)
+        fits = same and 0 <= known["bytes"] <= self._partial.stat().st_size
+        self.done: int = known["rows"] if fits else 0
+        self._bytes: int = known["bytes"] if fits else 0
+        self.columns: list[str] = known.get("columns", []) if fits else []
+
+    def __enter__(self) -> "Output":
+        with library_door(DataError, self._complaint):
+            self._stream: BinaryIO = self._partial.open("r+b" if self._bytes else "w+b")
+            self._stream.truncate(self._bytes)
+            self._stream.seek(self._bytes)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stream.close()
+
+    def add(self, data: bytes, rows: int) -> None:
+        """Append some rows; they count as done once they are on the disk."""
+        with library_door(DataError, self._complaint):
+            self._stream.write(data)
+            self._stream.flush()
+            os.fsync(self._stream.fileno())
+            self.done, self._bytes = self.done + rows, self._bytes + len(data)
+            notes = self._notes.with_suffix(".new")
+            notes.write_text(
+                json.dumps({"asked": self._asked, "rows": self.done, "bytes": self._bytes, "columns": self.columns}), encoding="utf-8"
+            )
+            notes.replace(self._notes)
+
+    def finish(self, make: Callable[[Path, Path], None]) -> None:
+        """The whole file under its own name; `make` turns the collected bytes into it."""
+        with library_door(DataError, self._complaint):
+            self._stream.close()
+            make(self._partial, self.path)
+            self._notes.unlink(missing_ok=True)
+
+    def _complaint(self, error: Exception) -> str:
+        why = getattr(error, "strerror", None) or reason(error)
+        return f"--output={self.path}: cannot be written ({why}); make room or name another file, and run the same command again"
+
+
+class RowOutput:
+    """Rows to a file or to standard output.
+
+    Args:
+        text: as in `--output`: a path, or `-`.
+        asked: see `Output`.
+
+    Example:
+        with RowOutput("-", "") as output:
+            output.add([{"text": "a", "prediction": "b"}])
+    """
+
+    def __init__(self, text: str, asked: str) -> None:
+        self._kind = KINDS[".jsonl" if text == STDOUT else Path(text).suffix]
+        self._output, self._printed = None if text == STDOUT else Output(Path(text), asked), 0
+
+    @property
+    def done(self) -> int:
+        """Rows that are written."""
+        return self._printed if self._output is None else self._output.done
+
+    def __enter__(self) -> "RowOutput":
+        if self._output is not None:
+            self._output.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._output is not None:
+            self._output.__exit__(*error)
+
+    def add(self, rows: list[dict[str, Any]]) -> None:
+        """Append rows."""
+        columns = (self._output.columns if self._output is not None else []) or list(rows[0])
+        odd = next((name for row in rows for name in row if name not in columns), None)
+        if odd is not None and self._kind.header is csv_header:
+            raise DataError(f"--output: a row has column {odd!r}, which the first one lacks; CSV cannot hold it, write .jsonl")
+        data = (b"" if self.done else self._kind.header(columns)) + self._kind.encode(rows, columns)
+        if self._output is None:
+            sys.stdout.write(data.decode("utf-8", "surrogatepass"))
+            sys.stdout.flush()
+            self._printed += len(rows)
+        else:
+            self._output.columns = columns
+            self._output.add(data, len(rows))
+
+    def finish(self) -> None:
+        """The file is whole."""
+        if self._output is not None:
+            self._output.finish(self._kind.finish)
+
+
+def make_npy(width: int) -> Callable[[Path, Path], None]:
+    """What turns float32 rows of a width, one behind the other, into a .npy file."""
+
+    def make(partial: Path, path: Path) -> None:
+        """Copied part by part, so that memory stays small."""
+        rows = np.memmap(partial, dtype=np.float32, mode="r").reshape(-1, width) if partial.stat().st_size else np.empty((0, width))
+        whole = path.with_name(path.name + ".whole")
+        table = np.lib.format.open_memmap(whole, mode="w+", dtype=np.float32, shape=(len(rows), width))
+        for start in range(0, len(rows), COPIED_AT_ONCE):
+            table[start : start + COPIED_AT_ONCE] = rows[start : start + COPIED_AT_ONCE]
+        table.flush()
+        whole.replace(path)
+        partial.unlink()
+
+    return make

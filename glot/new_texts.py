@@ -1,0 +1,202 @@
+"""New texts from a file through a trained run to a file: labels (`glot predict`) or vectors (`glot encode`), of any size."""
+
+import hashlib
+import itertools
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from glot.data.custom import read_texts, split_names
+from glot.data.outputs import Output, RowOutput, check_output, make_npy
+from glot.data.records import STDIN, Record, read_records, read_stdin
+from glot.encoder import SentenceEncoder, load_encoder, open_encoder
+from glot.errors import ConfigError, DataError
+from glot.files import find_files
+from glot.predictor import Predictor, load_predictor, text_columns
+from glot.progress import counter, say
+from glot.settings.config import RunConfig, read_saved
+
+AT_ONCE = 2048
+"""Rows between two writes: about what a killed command repeats."""
+PREDICTED, ENCODED = (".csv", ".jsonl", ".parquet"), (".npy", ".jsonl", ".parquet")
+
+
+class Streams(NamedTuple):
+    """Where rows come from and go to.
+
+    Attributes:
+        source, target: as in `--input` and `--output`.
+        columns: of the texts; None = those of the run.
+        batch_size: texts that pass the backbone together.
+        overwrite: replace the target.
+    """
+
+    source: str
+    target: str
+    columns: str | None = None
+    batch_size: int = 32
+    overwrite: bool = False
+
+    def check(self, suffixes: tuple[str, ...]) -> None:
+        """Refuse what cannot be read or written, before a backbone is loaded.
+
+        Raises:
+            ConfigError: see `find_files` and `check_output`.
+        """
+        if self.source != STDIN:
+            find_files("input", self.source)
+        check_output(self.target, suffixes, self.overwrite)
+
+    def asked(self, *facts: object) -> str:
+        """What the output depends on, as one hash: facts of the model, input files with size and time of change, columns."""
+        files = [] if self.source == STDIN else find_files("input", self.source)
+        listing = [[str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns] for path in files]
+        return hashlib.sha256(json.dumps([listing, self.columns, self.batch_size, facts]).encode()).hexdigest()
+
+
+def predict_file(run: Path, streams: Streams, device: str = "auto", trust_pooler: bool = False) -> str:
+    """Label the rows of a file; returns what was done, in words.
+
+    Raises:
+        ConfigError, CheckpointError, DataError, StateError: one line each.
+    """
+    streams.check(PREDICTED)
+    predictor = load_predictor(run, device=device, trust_pooler=trust_pooler)
+    names = split_names(streams.columns) if streams.columns else predictor.columns
+    if len(names) != len(predictor.columns):
+        raise ConfigError(f"--text_columns={streams.columns}: {run} takes {len(predictor.columns)}: {', '.join(predictor.columns)}")
+    asked = streams.asked(predictor.fingerprint(), str(run.resolve()), names)
+
+    def answer(records: list[Record]) -> list[dict[str, Any]]:
+        """The rows with what the run says of them."""
+        rows = [texts_of(record, names) for record in records]
+        texts: list[Any] = [row[0] for row in rows] if len(names) == 1 else [tuple(row) for row in rows]
+        found = predictor.scores(texts, streams.batch_size)
+        return [_labelled(record, output, predictor) for record, output in zip(records, found, strict=True)]
+
+    with RowOutput(streams.target, asked) as output:
+        _say_resumed(output.done)
+        for part in _parts(streams, output.done):
+            output.add(answer(part))
+        total = _at_least_one(output.done, streams)
+        output.finish()
+    return f"{streams.target}: {total:,} rows"
+
+
+def _labelled(record: Record, output: np.ndarray, predictor: Predictor) -> dict[str, Any]:
+    """A row's own columns, behind them the prediction and its scores."""
+    own = {str(name): value for name, value in record.values.items()}
+    if not predictor.classes:
+        return {**own, _free("prediction", own): round(float(output), 6)}
+    share = np.exp(output - output.max())
+    found = {"prediction": predictor.classes[int(output.argmax())], "probability": round(float(share.max() / share.sum()), 6)}
+    found |= {f"score_{name}": float(f"{value:.6g}") for name, value in zip(predictor.classes, output.tolist(), strict=True)}
+    return own | {_free(name, own): value for name, value in found.items()}
+
+
+def _free(name: str, taken: dict[str, Any]) -> str:
+    """A name that no column of the input has."""
+    return name if name not in taken else _free(f"{name}_", taken)
+
+
+def encode_file(encoder: SentenceEncoder, name: str, streams: Streams, normalize: bool = True) -> str:
+    """Write the vectors of a file's texts; returns what was done, in words.
+
+    Args:
+        encoder: of a run, or of a pooler without training.
+        name: column of the texts.
+        streams: from where to where.
+        normalize: vectors of length one.
+
+    Raises:
+        ConfigError, DataError, StateError: one line each.
+    """
+    asked = streams.asked(encoder.fingerprint(), name, normalize)
+
+    def vectors(records: list[Record]) -> np.ndarray:
+        """(S, D) float32."""
+        return encoder.encode([texts_of(record, (name,))[0] for record in records], streams.batch_size, normalize)
+
+    if Path(streams.target).suffix == ".npy":
+        with Output(Path(streams.target), asked) as output:
+            _say_resumed(output.done)
+            for part in _parts(streams, output.done):
+                output.add(vectors(part).tobytes(), len(part))
+            total = _at_least_one(output.done, streams)
+            output.finish(make_npy(encoder.dim))
+    else:
+        with RowOutput(streams.target, asked) as rows:
+            _say_resumed(rows.done)
+            for part in _parts(streams, rows.done):
+                found = vectors(part).tolist()
+                rows.add([{**record.values, _free("vector", record.values): row} for record, row in zip(part, found, strict=True)])
+            total = _at_least_one(rows.done, streams)
+            rows.finish()
+    return f"{streams.target}: {total:,} vectors of {encoder.dim} numbers"
+
+
+def open_run_encoder(run: Path, device: str, trust_pooler: bool = False) -> tuple[SentenceEncoder, str]:
+    """The encoder of a run, and the column of its texts; a run on pairs has the first one's."""
+    saved = read_saved(run)
+    columns = text_columns(RunConfig.from_dict(saved["flags"])) if saved is not None else ("text",)
+    return load_encoder(run, device=device, trust_pooler=trust_pooler), columns[0]
+
+
+def open_plain_encoder(config: RunConfig) -> tuple[SentenceEncoder, str]:
+    """The encoder of a pooler without training, and the column of its texts."""
+    encoder, _, remarks = open_encoder(config)
+    for remark in remarks:
+        say(remark)
+    return encoder, "text"
+
+
+def texts_of(record: Record, names: tuple[str, ...]) -> list[str]:
+    """The texts of a row; a line of plain text is the one text that is asked for.
+
+    Raises:
+        ConfigError: a plain line where two texts are asked for.
+        DataError: see `read_texts`.
+    """
+    if record.file == STDIN and list(record.values) == ["text"] and "text" not in names:
+        if len(names) > 1:
+            raise ConfigError(f"--input=-: line {record.line} is one text; give a JSON object with {', '.join(names)} per line")
+        return [str(record.values["text"])]
+    return read_texts(record, names)
+
+
+def _parts(streams: Streams, done: int) -> Iterator[list[Record]]:
+    """Rows that are not done yet, some at a time, behind a bar."""
+    rows = read_stdin() if streams.source == STDIN else _rows_of_files(streams.source)
+    with counter("rows", "row", None, enabled=True) as bar:
+        bar.update(done)
+        rest = itertools.islice(rows, done, None)
+        size = AT_ONCE
+        if streams.source == STDIN:  # whoever types a line waits for its answer
+            size = 1 if sys.stdin.isatty() else streams.batch_size
+        while part := list(itertools.islice(rest, size)):
+            yield part
+            bar.update(len(part))
+
+
+def _at_least_one(rows: int, streams: Streams) -> int:
+    """The number itself.
+
+    Raises:
+        DataError: a file without rows.
+    """
+    if not rows and streams.source != STDIN:
+        raise DataError(f"--input={streams.source}: holds no rows; check the file")
+    return rows
+
+
+def _rows_of_files(source: str) -> Iterator[Record]:
+    for path in find_files("input", source):
+        yield from read_records(path)
+
+
+def _say_resumed(done: int) -> None:
+    say(f"{done:,} rows are there, going on", enabled=done > 0)

@@ -1,0 +1,140 @@
+"""A trained run on new texts: classes, probabilities or cosines, and vectors."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from glot.data.custom import split_names
+from glot.data.hub import TABLES
+from glot.data.labels import LabelFacts
+from glot.encoder import SentenceEncoder, load_encoder
+from glot.errors import CheckpointError, ConfigError
+from glot.prompts import UsedPrompts
+from glot.settings.config import RunConfig, read_config
+from glot.states.store.layout import DTYPES
+from glot.training.checkpoint import CONFIG, load_run, task_of
+
+Texts = Sequence[str] | Sequence[tuple[str, str]]
+
+
+class Predictor(SentenceEncoder):
+    """An encoder with the head that was trained on it.
+
+    Texts go the way of the run's evaluation: same prompt, and token states rounded as its store rounds them.
+
+    Args:
+        encoder: of the same run.
+        head: vectors -> scores.
+        labels: what the scores mean.
+        columns: names of the run's text columns.
+        used: what stood before the texts in training.
+        precision: of the run's stored states; None = they were not stored.
+
+    Example:
+        run = glot.load("runs/my-run")
+        run.predict(["a text", "another"])
+    """
+
+    def __init__(
+        self,
+        encoder: SentenceEncoder,
+        head: nn.Module,
+        labels: LabelFacts,
+        columns: tuple[str, ...],
+        used: UsedPrompts,
+        precision: torch.dtype | None,
+    ) -> None:
+        super().__init__(encoder.backbone, encoder.pooler, encoder.name, encoder.settings, encoder.prompts)
+        self.head, self.labels, self.columns = head.eval(), labels, columns
+        self._used, self._precision = used, precision
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes in the order of the scores; empty where texts get a cosine."""
+        return self.labels.names
+
+    @torch.inference_mode()
+    def scores(self, texts: Texts | str, batch_size: int = 32, show_progress_bar: bool = False) -> np.ndarray:
+        """The head's outputs for S texts or pairs: (S, C) for classes, cosines (S,) else; of a single one (C,) or a number.
+
+        Raises:
+            ConfigError: texts where the run takes pairs, or pairs where it takes texts.
+            StateError: see `encode`.
+        """
+        rows, is_single = self._rows(texts)
+        distinct = {text: place for place, text in enumerate(dict.fromkeys(text for row in rows for text in row))}
+        vectors = torch.from_numpy(self.pool(list(distinct), self._used.query, batch_size, show_progress_bar, precision=self._precision))
+        sides = [vectors[[distinct[row[side]] for row in rows]] for side in range(len(self.columns))]
+        if not rows:
+            return np.empty((0, len(self.classes)) if self.classes else 0, dtype=np.float32)
+        found = self.head(*sides).float().numpy()
+        return found[0] if is_single else found
+
+    def predict(self, texts: Texts | str, batch_size: int = 32, show_progress_bar: bool = False) -> Any:
+        """The name of each text's class, a list; cosines (S,) where the run was trained on scores. A single text gets a single answer."""
+        found = self.scores(texts, batch_size, show_progress_bar)
+        if not self.classes:
+            return float(found) if found.ndim == 0 else found
+        return self.classes[int(found.argmax())] if found.ndim == 1 else [self.classes[place] for place in found.argmax(1)]
+
+    def predict_proba(self, texts: Texts | str, batch_size: int = 32, show_progress_bar: bool = False) -> np.ndarray:
+        """Probability of each class in the order of `classes`: (S, C), or (C,) of a single text.
+
+        Raises:
+            ConfigError: the run was trained on scores, which have no probabilities.
+        """
+        if not self.classes:
+            raise ConfigError(f"{self.name}: was trained on scores, which have no probabilities; use predict")
+        return torch.from_numpy(self.scores(texts, batch_size, show_progress_bar)).softmax(-1).numpy()
+
+    def _rows(self, texts: Texts | str) -> tuple[list[tuple[str, ...]], bool]:
+        """Rows of one or two texts, and whether there was a single one."""
+        wanted = len(self.columns)
+        is_pair = isinstance(texts, tuple) and len(texts) == 2 and all(isinstance(text, str) for text in texts)
+        is_single = isinstance(texts, str) if wanted == 1 else is_pair
+        given: list[Any] = [texts] if is_single else list(texts)
+        rows = [tuple(row) if isinstance(row, tuple | list) else (row,) for row in given]
+        wrong = next((row for row in rows if len(row) != wanted or not all(isinstance(text, str) for text in row)), None)
+        if wrong is not None:
+            what = "texts" if wanted == 1 else f"pairs of texts ({', '.join(self.columns)})"
+            raise ConfigError(f"{self.name}: takes {what}, got {str(wrong)[:60]}")
+        return rows, is_single
+
+
+def text_columns(config: RunConfig) -> tuple[str, ...]:
+    """Names of the text columns that a run was trained on."""
+    if config.data.task in TABLES:
+        return TABLES[config.data.task].columns
+    return split_names(config.files.text_columns) if config.data.task == "custom" else ("text",)
+
+
+def load_predictor(checkpoint: str | Path, **options: Any) -> Predictor:
+    """A run folder with its head; `options` are those of `load_encoder`.
+
+    Raises:
+        CheckpointError: no finished run, or one that was trained without labels.
+        ConfigError: see `load_encoder`.
+    """
+    path = Path(checkpoint)
+    model, config, resolved = load_run(path, bool(options.get("trust_pooler")))
+    labels = task_of(config, resolved).labels
+    if not labels.names and config.data.task == "embedding":
+        raise CheckpointError(f"{path}: was trained to compare texts, without labels; use encode")
+    encoder = load_encoder(path, **options)
+    precision = DTYPES[config.store.store_dtype] if config.store.precompute_hidden_states else None
+    return Predictor(encoder, model.head, labels, text_columns(config), encoder.prompts.for_task(config.data.task), precision)
+
+
+def load_any(checkpoint: str | Path, **options: Any) -> SentenceEncoder:
+    """What a checkpoint holds: a `Predictor` of a run that was trained on labels, else a `SentenceEncoder`.
+
+    Raises:
+        CheckpointError, ConfigError: see `load_encoder`.
+    """
+    path = Path(checkpoint)
+    labelled = path.is_dir() and read_config(path / CONFIG)["flags"]["task"] != "embedding"
+    return load_predictor(path, **options) if labelled else load_encoder(path, **options)

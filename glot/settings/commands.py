@@ -1,0 +1,131 @@
+"""The command lines of `glot`'s commands beside `run`: what each takes."""
+
+import argparse
+from pathlib import Path
+
+from glot.errors import ConfigError
+from glot.settings.config import RunConfig
+from glot.settings.flags import Parser, parse
+
+INPUT = "csv, tsv, jsonl, json or parquet, also .gz; - = one text or JSON object per line of standard input"
+
+
+def parse_export(argv: list[str]) -> argparse.Namespace:
+    """The command line of `glot export`.
+
+    Raises:
+        ConfigError: a missing or malformed argument.
+    """
+    parser = Parser(prog="glot export", description="Write a run as a folder that SentenceTransformer(DIR, trust_remote_code=True) loads.")
+    parser.add_argument("run", type=Path, help="folder of a finished run")
+    parser.add_argument("--to", type=Path, required=True, metavar="DIR", help="new folder")
+    parser.add_argument("--head_only", action="store_true", help="name the backbone instead of storing its weights (megabytes)")
+    parser.add_argument("--exclude_prompt", action="store_true", help="leave a prompt's tokens out of the pooling")
+    parser.add_argument("--max_length", type=int, metavar="N", help="tokens a text is cut to [as in training]")
+    _add_trust(parser)
+    asked = parser.parse_args(argv)
+    if asked.max_length is not None and asked.max_length < 1:
+        raise ConfigError(f"--max_length={asked.max_length}: must be at least 1")
+    return asked
+
+
+def parse_predict(argv: list[str]) -> argparse.Namespace:
+    """The command line of `glot predict`.
+
+    Raises:
+        ConfigError: a missing or malformed argument.
+    """
+    about = "Label new texts with a trained run: prediction, a score per class (or the cosine), and the input's own columns."
+    parser = Parser(prog="glot predict", description=about)
+    parser.add_argument("run", type=Path, help="folder of a finished run")
+    _add_streams(parser, "csv, jsonl or parquet; - = JSON lines on standard output [-]")
+    return _checked(parser.parse_args(argv))
+
+
+def parse_encode(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    """The command line of `glot encode`, and the words that are flags of `main.py` (a pooler without a run).
+
+    Raises:
+        ConfigError: a missing or malformed argument.
+    """
+    about = "Write the vectors of new texts, by a trained run or by a pooler without training (--pooling_method=mean ...)."
+    parser = Parser(prog="glot encode", description=about, allow_abbrev=False)
+    parser.add_argument("run", type=Path, nargs="?", help="folder of a finished run; without one, flags of main.py say which pooler")
+    _add_streams(parser, "npy, jsonl or parquet; - = JSON lines on standard output [-]")
+    parser.add_argument("--normalize", type=int, choices=(0, 1), default=1, help="1 = vectors of length one [1]")
+    asked, others = parser.parse_known_args(argv)
+    return _checked(asked), others
+
+
+def parse_new(argv: list[str]) -> argparse.Namespace:
+    """The command line of `glot new`."""
+    parser = Parser(prog="glot new", description="Write a commented template, with a test of its own.")
+    parser.add_argument("kind", choices=("pooler",))
+    parser.add_argument("file", help="new file, e.g. my_pooler.py")
+    return parser.parse_args(argv)
+
+
+def parse_init(argv: list[str]) -> argparse.Namespace:
+    """The command line of `glot init`."""
+    parser = Parser(prog="glot init", description="Write a commented study file.")
+    parser.add_argument("file", help="new file, e.g. study.yaml")
+    return parser.parse_args(argv)
+
+
+def parse_runs(argv: list[str]) -> argparse.Namespace:
+    """The command line of `glot runs`."""
+    parser = Parser(prog="glot runs", description="A table of finished runs: date, task, pooler, score, floor.")
+    parser.add_argument("folder", type=Path, nargs="?", default=Path("runs"), help="that holds run folders [runs]")
+    parser.add_argument(
+        "--sort", default="date", metavar="COLUMN", help="date, task, model, pooler, seed, metric, score, floor or folder [date]"
+    )
+    parser.add_argument("--csv", action="store_true", help="as CSV")
+    return parser.parse_args(argv)
+
+
+def parse_rerun(argv: list[str]) -> argparse.Namespace:
+    """The command line of `glot rerun`."""
+    parser = Parser(prog="glot rerun", description="Do a finished run again, into a new folder.")
+    parser.add_argument("run", type=Path, help="folder of the finished run")
+    parser.add_argument("--check", action="store_true", help="compare weights, predictions and scores; exit code 1 where they differ")
+    parser.add_argument("--output_dir", metavar="DIR", help="where the new folder is made [beside the old one]")
+    return parser.parse_args(argv)
+
+
+def parse_report(argv: list[str]) -> argparse.Namespace:
+    """The command line of `glot report`."""
+    about = "Statistics of a study, or a table of the runs and seeds under any other folder."
+    parser = Parser(prog="glot report", description=about)
+    parser.add_argument("folder", type=Path, help="a study's folder (it holds study.json), or one that holds run folders")
+    return parser.parse_args(argv)
+
+
+def parse_plain_pooler(words: list[str]) -> RunConfig:
+    """The configuration of a pooler without a run, from flags of `main.py`; `--max_length` is the length that counts here.
+
+    Raises:
+        ConfigError: see `parse`.
+    """
+    renamed = [word.replace("--max_length", "--mteb_max_length", 1) for word in words]
+    return parse(["--task=mteb", *renamed], "glot encode", {"pooling_method": "mean"}).config
+
+
+def _add_trust(parser: argparse.ArgumentParser) -> None:
+    text = "1 = run the pooler's own code that the run carries, though it was never trained with here [0]"
+    parser.add_argument("--trust_pooler", type=int, choices=(0, 1), default=0, help=text)
+
+
+def _add_streams(parser: argparse.ArgumentParser, output: str) -> None:
+    parser.add_argument("--input", required=True, metavar="FILE", help=INPUT)
+    parser.add_argument("--output", default="-", metavar="FILE", help=output)
+    parser.add_argument("--text_columns", metavar="NAMES", help="one or two columns of texts [those of the run's training]")
+    parser.add_argument("--batch_size", type=int, default=32, metavar="N", help="texts that pass the backbone together [32]")
+    parser.add_argument("--device", default="auto", help="as in main.py [auto]")
+    parser.add_argument("--overwrite", type=int, choices=(0, 1), default=0, help="1 = replace --output [0]")
+    _add_trust(parser)
+
+
+def _checked(asked: argparse.Namespace) -> argparse.Namespace:
+    if asked.batch_size < 1:
+        raise ConfigError(f"--batch_size={asked.batch_size}: must be at least 1")
+    return asked

@@ -1,0 +1,107 @@
+"""Finished runs under a folder: a table of them, and the same run again."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from glot.errors import CheckpointError, ConfigError, nearest
+from glot.locate import read_facts
+from glot.recipes import choose_recipe
+from glot.settings.choices import short_name
+from glot.settings.config import RunConfig, read_config
+from glot.training.checkpoint import CONFIG, PREDICTIONS, RESULT, WEIGHTS
+
+COLUMNS = ("date", "task", "model", "pooler", "seed", "metric", "score", "floor", "folder")
+
+
+class Listed(NamedTuple):
+    """One finished run as a row of the table; fields are `COLUMNS`."""
+
+    date: str
+    task: str
+    model: str
+    pooler: str
+    seed: str
+    metric: str
+    score: str
+    floor: str
+    folder: str
+
+
+def list_runs(root: Path, sort: str = "date") -> list[Listed]:
+    """The finished runs under a folder, those of seeds and studies too.
+
+    Raises:
+        ConfigError: no such folder, or no such column to sort by.
+    """
+    if not root.is_dir():
+        raise ConfigError(f"{root}: no such folder; give one that holds run folders, such as runs")
+    if sort not in COLUMNS:
+        raise ConfigError(f"--sort={sort}: no such column{nearest(sort, COLUMNS)}; there are {', '.join(COLUMNS)}")
+    found = [row for path in root.rglob(RESULT) if (row := _listed(path, root)) is not None]
+    place = COLUMNS.index(sort)
+    return sorted(found, key=lambda row: (_as_number(row[place]), row[place]), reverse=sort == "score")
+
+
+def _as_number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return 0.0
+
+
+def _listed(path: Path, root: Path) -> Listed | None:
+    """A row; None of a folder of seeds, whose runs have rows of their own, and of a damaged file."""
+    result = read_facts(path)
+    if "best" not in result and "scores" not in result:
+        return None
+    metrics: dict[str, Any] = result["scores"] if "scores" in result else result["best"]["metrics"]
+    metric, value = next(iter(metrics.items()), ("-", None))
+    floor = result.get("floor", {}).get(metric)
+    return Listed(
+        time.strftime("%Y-%m-%d %H:%M", time.localtime(path.stat().st_mtime)),
+        str(result.get("task_name", result["task"])),
+        Path(str(result["model"])).name,
+        short_name(str(result["pooler"])),
+        str(result["seed"]),
+        metric,
+        "" if value is None else f"{value:.4f}",
+        "" if floor is None else f"{floor:.4f}",
+        str(path.parent.relative_to(root.parent) if root.name else path.parent),
+    )
+
+
+def rerun(folder: Path, output_dir: str | None, check: bool) -> tuple[str, bool]:
+    """Do a finished run once more, into a new folder.
+
+    Args:
+        folder: of the finished run.
+        output_dir: where the new folder is made; None = beside the old one.
+        check: compare weights, predictions and scores byte by byte.
+
+    Returns:
+        what came out, in words; whether all was equal (true without `check`).
+
+    Raises:
+        CheckpointError: no finished run.
+    """
+    saved = read_config(folder / CONFIG)
+    if not (folder / RESULT).is_file():
+        raise CheckpointError(f"{folder}: no {RESULT}; give the folder of a finished run")
+    config = RunConfig.from_dict(saved["flags"]).with_values(
+        output_dir=output_dir or str(folder.absolute().parent), run_name=f"{folder.name}-again", overwrite=False, override_precompute=False
+    )
+    result = choose_recipe(config)(config)
+    again = Path(result["run_dir"])
+    if not check:
+        return f"{again}: done", True
+    old = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+    facts = {
+        name: (folder / name).read_bytes() == (again / name).read_bytes() for name in (WEIGHTS, PREDICTIONS) if (folder / name).is_file()
+    }
+    facts["scores"] = old.get("best") == result.get("best") and old.get("scores") == result.get("scores")
+    lines = [f"{name}: {'equal' if same else 'DIFFERS'}" for name, same in facts.items()]
+    changed = {name: (old["versions"].get(name), version) for name, version in result["versions"].items()}
+    lines += [f"{name}: {before} then, {now} now" for name, (before, now) in changed.items() if before != now]
+    return "\n".join([f"{again}: compared with {folder}", *lines]), all(facts.values())

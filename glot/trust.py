@@ -1,0 +1,43 @@
+"""Sources of own poolers that this user has run: what comes with somebody else's run folder is not run unasked."""
+
+import contextlib
+import json
+import os
+from pathlib import Path
+
+from glot.errors import CheckpointError
+from glot.locate import read_facts
+
+
+def cache_folder() -> Path:
+    """Where converted models and remembered facts live: `$XDG_CACHE_HOME/glot`, else `~/.cache/glot`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "glot"
+
+
+def _trusted_file() -> Path:
+    return cache_folder() / "trusted-code.json"
+
+
+def remember_trusted(sha256: str, name: str) -> None:
+    """Write down that the user named this code in a command of their own."""
+    known = read_facts(_trusted_file())
+    if sha256 in known:
+        return
+    with contextlib.suppress(OSError):  # where nothing can be remembered, --trust_pooler=1 is needed to load the run
+        _trusted_file().parent.mkdir(parents=True, exist_ok=True)
+        partial = _trusted_file().with_suffix(f".{os.getpid()}")
+        partial.write_text(json.dumps({**known, sha256: name}, indent=1), encoding="utf-8")
+        partial.replace(_trusted_file())
+
+
+def check_trusted(sha256: str, name: str, where: Path) -> None:
+    """Refuse code that comes with a run folder and that this user has never trained with.
+
+    Raises:
+        CheckpointError: it is not known here.
+    """
+    if sha256 not in read_facts(_trusted_file()):
+        raise CheckpointError(
+            f"{where}: holds code of its own ({name}) that was never trained with here; look at it in config.json, "
+            "then run it with --trust_pooler=1 (in Python trust_pooler=True)"
+        )

@@ -1,0 +1,101 @@
+"""The public surface: names, `glot.train`, runs, stores and studies as values."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import glot
+from glot.cli import main
+from glot.errors import ConfigError, DataError, StoreError
+
+SURFACE = {
+    *("train", "load", "predict", "encode", "Run", "TokenBatch", "TokenGraph", "Pooler", "open_store", "read_study", "__version__"),
+    *("AdaPooler", "ClsPooler", "GlotPooler", "LatentPooler", "MaxPooler", "MeanPooler", "MlpPooler", "PmaPooler", "WeightedMeanPooler"),
+    *("segment_max", "segment_mean", "segment_softmax", "segment_sum"),
+}
+
+
+def test_the_public_surface_is_lazy_and_nothing_else():
+    assert set(dir(glot)) == SURFACE == set(glot.__all__)
+    for name in SURFACE:
+        assert getattr(glot, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'trian'"):
+        _ = glot.trian
+    code = "import sys, glot; print(sorted(name for name in ('torch', 'numpy', 'yaml') if name in sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+@pytest.fixture
+def flags(tiny_bert, mirror, tmp_path) -> dict:
+    where = {"output_dir": tmp_path / "runs", "store_dir": tmp_path / "hidden", "data_dir": mirror, "model_name_or_path": tiny_bert}
+    return {**where, "max_length": 16, "verbose": False}
+
+
+def test_train_is_the_command_line(flags, tiny_flags, tmp_path, capsys):
+    run = glot.train(task="cola", pooler="glot", tau=0.2, gat_hidden_dim=8, **flags)
+    assert run.runs == [run] and run.folder == Path(run.result["run_dir"])
+    words = [word for word in tiny_flags if not word.startswith("--output_dir")]
+    assert main([*words, "--pooling_method=glot", "--tau=0.2", "--gat_hidden_dim=8", f"--output_dir={tmp_path / 'cli'}"]) == 0
+    (other,) = (tmp_path / "cli").iterdir()
+    assert (other / "model.safetensors").read_bytes() == (run.folder / "model.safetensors").read_bytes()
+    assert run.classes == ("unacceptable", "acceptable") and run.predict("the red cat") in run.classes
+    assert run.predict_proba(["a", "b"]).shape == (2, 2) and run.encode(["a", "b"]).shape == (2, 16 + 2 * 8)
+    assert run.similarity(run.encode(["a"]), run.encode(["a"]))[0, 0] == pytest.approx(1)
+
+
+def test_several_seeds_and_an_iterable(flags):
+    run = glot.train(task="cola", pooler="mean", seeds=range(3), epochs=1, **flags)
+    assert len(run.runs) == 3 and run.summary["accuracy"]["n"] == 3
+    assert run.metrics == run.runs[0].metrics and run.predict(["the cat"]) == run.runs[0].predict(["the cat"])
+    values = [one.metrics["accuracy"] for one in run.runs]
+    assert run.summary["accuracy"]["mean"] == pytest.approx(np.mean(values))
+
+
+def test_mistakes_are_those_of_the_command_line(flags, tmp_path):
+    with pytest.raises(ConfigError, match=r"--tua: no such flag \(did you mean 'tau'\?\)"):
+        glot.train(task="cola", tua=0.5, **flags)
+    with pytest.raises(ConfigError, match="--lr=-1"):
+        glot.train(task="cola", lr=-1, **flags)
+    with pytest.raises(ConfigError, match=r"--train_file=nowhere\.csv: no such file"):
+        glot.train(train_file="nowhere.csv", **{name: value for name, value in flags.items() if name != "data_dir"})
+    with pytest.raises(StoreError, match="there is no complete store"):
+        glot.open_store(tmp_path)
+    with pytest.raises(DataError, match=r"no study\.json"):
+        glot.read_study(tmp_path)
+
+
+def test_own_rows_without_a_task_are_custom(flags, tmp_path):
+    (tmp_path / "a.csv").write_text("text,label\n" + "".join(f"the cat {row} runs,{'yes' if row % 2 else 'no'}\n" for row in range(20)))
+    own = {name: value for name, value in flags.items() if name != "data_dir"}
+    run = glot.train(train_file=tmp_path / "a.csv", pooler="mean", epochs=1, metrics=["macro_f1", "accuracy"], **own)
+    assert list(run.metrics) == ["macro_f1", "accuracy"] and run.classes == ("no", "yes")
+
+
+def test_a_store_is_a_sequence_of_states(flags):
+    run = glot.train(task="cola", pooler="mean", epochs=1, **flags)
+    store = glot.open_store(run.result["store"]["path"])
+    assert len(store) == run.result["store"]["sentences"] and sum(len(states) for states in store) == run.result["store"]["tokens"]
+    assert store[3].shape[1] == 16 and torch.equal(store[-1], store[len(store) - 1])
+    batch = store.gather(np.array([3, 0]))
+    assert isinstance(batch, glot.TokenBatch) and torch.equal(batch.tokens[: batch.ptr[1]], store[3])
+
+
+def test_a_study_is_a_table(tiny_bert, mirror, tmp_path):
+    from glot.study.sweep import run_study
+
+    path = tmp_path / "study.yaml"
+    path.write_text(f"""
+kind: study
+name: s
+runs_with: {{model_name_or_path: {tiny_bert}, data_dir: {mirror}, store_dir: {tmp_path / "hidden"}, max_length: 16, epochs: 1}}
+grid: {{task: [cola, mrpc]}}
+arms: {{mean: {{pooling_method: mean}}, max: {{pooling_method: max}}}}
+seeds: [0, 1]
+""")
+    frame = glot.read_study(run_study(path, str(tmp_path / "runs")))
+    assert len(frame) == 8 and {"arm", "task", "seed", "accuracy", "folder", "error"} <= set(frame.columns)
+    assert frame.pivot_table("accuracy", "arm", "task").shape == (2, 2) and frame["error"].isna().all()

@@ -1,0 +1,193 @@
+"""New texts through a trained run: `glot predict`, `glot encode`, `glot.load(run).predict`."""
+
+import csv
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import glot
+from glot.cli import glot_main, main
+from glot.errors import CheckpointError, ConfigError
+
+MOODS = {"happy": "the cat runs", "angry": "not the dog", "neutral": "a big cat sleeps"}
+
+
+def write_csv(path: Path, rows: list[dict]) -> Path:
+    with path.open("w", newline="") as stream:
+        table = csv.DictWriter(stream, rows[0])
+        table.writeheader()
+        table.writerows(rows)
+    return path
+
+
+def moods(count: int) -> list[dict]:
+    names = list(MOODS)
+    return [{"id": row, "review": f"{MOODS[names[row % 3]]} {'red ' * (row % 4)}".strip(), "mood": names[row % 3]} for row in range(count)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, tiny_bert) -> Path:
+    """Three runs: classes of a text, classes of a pair, scores of a pair; their evaluation files beside them."""
+    root = tmp_path_factory.mktemp("trained")
+    common = [f"--model_name_or_path={tiny_bert}", f"--output_dir={root / 'runs'}", f"--store_dir={root / 'hidden'}", "--verbose=0"]
+    common += ["--task=custom", "--max_length=12", "--lr=0.05", "--epochs=4"]
+    train, dev = write_csv(root / "train.csv", moods(60)), write_csv(root / "dev.csv", moods(20))
+    pairs = [{"a": row["review"], "b": MOODS["happy"], "same": row["mood"] == "happy", "score": row["id"] % 4 / 2} for row in moods(40)]
+    both = write_csv(root / "pairs.csv", pairs)
+    runs = {
+        "text": [f"--train_file={train}", f"--eval_file={dev}", "--text_columns=review", "--label_column=mood", "--pooling_method=glot"],
+        "pair": [f"--train_file={both}", f"--eval_file={both}", "--text_columns=a,b", "--label_column=same", "--pooling_method=adapool"],
+        "score": [f"--train_file={both}", f"--eval_file={both}", "--text_columns=a,b", "--label_column=score", "--pooling_method=mean"],
+    }
+    for name, words in runs.items():
+        assert main([*common, *words, f"--run_name={name}"]) == 0
+    return root
+
+
+def predictions(folder: Path, name: str) -> list[dict]:
+    return list(csv.DictReader((folder / "runs" / name / "predictions.csv").open()))
+
+
+@pytest.mark.parametrize(("name", "source"), [("text", "dev.csv"), ("pair", "pairs.csv"), ("score", "pairs.csv")])
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+def test_predictions_are_those_of_the_runs_own_evaluation(folder, name, source, suffix, tmp_path, capsys):
+    target = tmp_path / f"out{suffix}"
+    assert glot_main(["predict", str(folder / "runs" / name), f"--input={folder / source}", f"--output={target}"]) == 0
+    read = {".csv": pd.read_csv, ".jsonl": lambda path: pd.read_json(path, lines=True), ".parquet": pd.read_parquet}[suffix]
+    found, given, own = read(target), pd.read_csv(folder / source), predictions(folder, name)
+    assert list(found.columns[: len(given.columns)]) == list(given.columns) and len(found) == len(own)  # own columns kept, order kept
+    assert found[given.columns[0]].astype(str).tolist() == given[given.columns[0]].astype(str).tolist()
+    if name == "score":
+        np.testing.assert_allclose(found["prediction"], [float(row["prediction"]) for row in own], atol=2e-3)
+        return
+    assert [str(value).lower() for value in found["prediction"]] == [row["prediction_name"] for row in own]
+    classes = glot.load(folder / "runs" / name).classes
+    for place, label in enumerate(classes):
+        np.testing.assert_allclose(found[f"score_{label}"], [float(row[f"score_{place}"]) for row in own], atol=5e-3)
+    assert not list(tmp_path.glob("*.partial*"))
+
+
+def test_a_loaded_run_predicts_texts_pairs_and_single_ones(folder):
+    run = glot.load(folder / "runs/text")
+    texts = [row["review"] for row in moods(20)]
+    assert run.classes == ("angry", "happy", "neutral")
+    assert run.predict(texts) == [row["prediction_name"] for row in predictions(folder, "text")]
+    assert run.predict(texts[0]) == run.predict(texts)[0] and run.predict([]) == []
+    shares = run.predict_proba(texts)
+    assert shares.shape == (20, 3) and np.allclose(shares.sum(1), 1) and run.predict_proba(texts[0]).shape == (3,)
+    assert [run.classes[place] for place in shares.argmax(1)] == run.predict(texts)
+    assert run.encode(texts[0]).shape == (run.dim,) and run.similarity(run.encode(texts), run.encode(texts)).shape == (20, 20)
+    pair = glot.load(folder / "runs/pair")
+    assert pair.predict(("the cat", "the dog")) in pair.classes and len(pair.predict([("a", "b"), ["c", "d"]])) == 2
+    with pytest.raises(ConfigError, match=r"takes pairs of texts \(a, b\)"):
+        pair.predict(["one", "two", "three"])
+    with pytest.raises(ConfigError, match="takes texts"):
+        run.predict([("a", "b")])
+    score = glot.load(folder / "runs/score")
+    assert score.classes == () and -1 <= score.predict(("the cat", "the cat")) <= 1.0001
+    with pytest.raises(ConfigError, match="have no probabilities"):
+        score.predict_proba([("a", "b")])
+    assert glot.predict(folder / "runs/text", texts[:3]) == run.predict(texts[:3])
+
+
+def test_lines_of_standard_input(folder, capsys, monkeypatch):
+    lines = b'the cat runs\n\n{"review": "not the dog", "id": 7}\n'
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(lines)))
+    assert glot_main(["predict", str(folder / "runs/text"), "--input=-"]) == 0
+    out = capsys.readouterr()
+    first, second = (json.loads(line) for line in out.out.splitlines())
+    assert (first["text"], second["id"]) == ("the cat runs", 7) and {"prediction", "probability"} <= first.keys()
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"one text\n")))
+    assert glot_main(["predict", str(folder / "runs/pair"), "--input=-"]) == 2
+    assert "line 1 is one text; give a JSON object with a, b per line" in capsys.readouterr().err
+
+
+def test_vectors_of_a_run_and_of_a_plain_pooler(folder, tiny_bert, tmp_path, capsys):
+    texts = [row["review"] for row in moods(20)]
+    run = glot.load(folder / "runs/text")
+    words = ["encode", str(folder / "runs/text"), f"--input={folder / 'dev.csv'}"]
+    assert glot_main([*words, f"--output={tmp_path / 'v.npy'}"]) == 0
+    np.testing.assert_allclose(np.load(tmp_path / "v.npy"), run.encode(texts), atol=1e-6)
+    assert glot_main([*words, f"--output={tmp_path / 'v.parquet'}", "--normalize=0"]) == 0
+    frame = pd.read_parquet(tmp_path / "v.parquet")
+    np.testing.assert_allclose(np.stack(frame["vector"]), run.encode(texts, normalize=False), atol=1e-5)
+    assert frame["mood"].tolist() == [row["mood"] for row in moods(20)]
+    plain = [
+        "encode",
+        f"--model_name_or_path={tiny_bert}",
+        "--pooling_method=mean",
+        "--text_columns=review",
+        f"--input={folder / 'dev.csv'}",
+    ]
+    assert glot_main([*plain, f"--output={tmp_path / 'm.npy'}", "--max_length=12"]) == 0
+    expected = glot.encode(texts, pooler="mean", model=str(tiny_bert))
+    np.testing.assert_allclose(np.load(tmp_path / "m.npy"), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["--input=DEV", "--output=out.txt"], "--output=out.txt: is of no kind that is written; give .csv, .jsonl, .parquet"),
+        (["--input=nothing.csv"], "--input=nothing.csv: no such file"),
+        (["--input=DEV", "--text_columns=revue"], "no column 'revue' (--text_columns) (did you mean 'review'?)"),
+        (["--input=DEV", "--text_columns=a,b"], "--text_columns=a,b: "),
+        (["--input=DEV", "--output=/nowhere/out.csv"], "--output=/nowhere/out.csv: cannot be written"),
+        (["--input=DEV", "--batch_size=0"], "--batch_size=0: must be at least 1"),
+        (["--input=EMPTY", "--output=out.csv"], "holds no rows"),
+    ],
+)
+def test_what_cannot_be_predicted_is_one_line(folder, words, complaint, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty.csv").write_text("review,mood\n")
+    real = [word.replace("DEV", str(folder / "dev.csv")).replace("EMPTY", str(tmp_path / "empty.csv")) for word in words]
+    assert glot_main(["predict", str(folder / "runs/text"), *real]) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
+    assert complaint in line
+
+
+def test_a_finished_file_is_not_replaced_unasked(folder, tmp_path, capsys):
+    words = ["predict", str(folder / "runs/text"), f"--input={folder / 'dev.csv'}", f"--output={tmp_path / 'out.csv'}"]
+    assert glot_main(words) == 0 and glot_main(words) == 2
+    assert "is there already; choose another name, or --overwrite=1" in capsys.readouterr().err
+    assert glot_main([*words, "--overwrite=1"]) == 0
+    with pytest.raises(CheckpointError, match=r"no config\.json"):
+        glot.load(tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["predict", "encode"])
+def test_a_killed_command_goes_on_where_it_stopped(folder, kind, tmp_path):
+    source = write_csv(tmp_path / "many.csv", moods(40_000))
+    target = tmp_path / ("out.csv" if kind == "predict" else "out.npy")
+    words = [sys.executable, "-m", "glot", kind, str(folder / "runs/text"), f"--input={source}", f"--output={target}"]
+    own = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(words, env=own, stderr=subprocess.PIPE, text=True)
+    notes, until = Path(f"{target}.partial.json"), time.monotonic() + 60
+    while not notes.is_file() and time.monotonic() < until:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    done = json.loads(notes.read_text())["rows"]
+    assert 0 < done < 40_000 and not target.exists()
+    again = subprocess.run(words, env=own, capture_output=True, text=True, check=True)
+    assert "rows are there, going on" in again.stderr and "40,000" in again.stderr
+    run = glot.load(folder / "runs/text")
+    texts = [row["review"] for row in moods(60)]
+    if kind == "encode":
+        vectors = np.load(target)
+        assert vectors.shape == (40_000, run.dim)
+        np.testing.assert_allclose(vectors[:60], run.encode(texts), atol=1e-5)
+        np.testing.assert_allclose(vectors[-12:], vectors[-24:-12], atol=1e-5)  # the texts repeat every 12 rows
+    else:
+        rows = list(csv.DictReader(target.open()))
+        assert [int(row["id"]) for row in rows] == list(range(40_000))
+        assert [row["prediction"] for row in rows[:60]] == run.predict(texts)
