@@ -7,7 +7,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test quick bench backbones lint clean
+.PHONY: demo test quick bench backbones wheel lint clean
 .DELETE_ON_ERROR:
 
 demo: .venv/runtime
@@ -21,6 +21,12 @@ quick: .venv/runtime .venv/checks lint
 
 bench: .venv/runtime
 	$(BIN)/python -m benchmarks
+
+# the wheel in an environment of its own: what pip install 'glot-toolkit[minilm]' gives; some minutes and 2 GB
+wheel:
+	rm -rf build/wheel && $(PYTHON) -m venv build/wheel
+	build/wheel/bin/python -m pip install --quiet '.[minilm]'
+	cd build/wheel && bin/glot run --task=stress --num_train_samples=200 --epochs=1 --pooling_method=glot
 
 backbones: .venv/runtime
 	$(BIN)/python tests/list_backbones.py

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from glot.encoder import SentenceEncoder, open_encoder
-from glot.errors import ConfigError, DataError
+from glot.errors import ConfigError
 from glot.predictor import Predictor, Texts, load_any
 from glot.settings.commands import parse_plain_pooler
 from glot.settings.flags import parse
@@ -177,11 +177,10 @@ def read_study(folder: str | Path) -> "pd.DataFrame":
     """
     import pandas as pd
 
-    path = Path(folder) / "study.json"
-    if not path.is_file():
-        raise DataError(f"{folder}: no study.json; give the folder that glot sweep made")
+    from glot.study.report import load_study
+
     rows = []
-    for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+    for cell in load_study(Path(folder))["cells"]:
         for run in cell["runs"]:
             row = {"arm": cell["arm"], **cell["grid"], **cell["tuned"]["values"], "seed": run["seed"]}
             if run["run_dir"] is not None:

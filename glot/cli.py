@@ -10,13 +10,13 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from pathlib import Path
 from types import ModuleType
 
 from glot import __version__
 from glot.distributed import processes
-from glot.errors import ConfigError, GlotError, nearest
+from glot.errors import ConfigError, GlotError, nearest, need
 from glot.progress import AboveBars, log
+from glot.report.tables import csv_text, markdown, run_summary
 from glot.settings.commands import (
     parse_encode,
     parse_export,
@@ -24,16 +24,29 @@ from glot.settings.commands import (
     parse_new,
     parse_plain_pooler,
     parse_predict,
+    parse_report,
     parse_rerun,
     parse_runs,
 )
 from glot.settings.config import RunConfig
 from glot.settings.flags import STRESS_DEFAULTS, Parsed, parse, to_yaml
 
+FIRST_STEPS = """Nothing was asked for. Without a network, on the embedded backbone:
+
+  PROGRAM --task=stress --pooling_method=glot --tau=0.6                  the distractor stress test, under a minute
+  PROGRAM --task=custom --train_file=train.csv --text_columns=text       your own rows (csv, tsv, jsonl, json, parquet)
+  PROGRAM --task=cola --data_dir=MIRROR                                  a task from a local mirror; without the flag from the hub
+  PROGRAM --help                                                         every flag
+"""
+
 
 def main(argv: list[str] | None = None, program: str = "main.py") -> int:
     """`main.py ...` and `glot run ...`."""
-    return _guarded(lambda: _run(parse(_words(argv), program)))
+    words = _words(argv)
+    if not words:
+        print(FIRST_STEPS.replace("PROGRAM", "glot run" if program == "glot run" else "python main.py"))
+        return 0
+    return _guarded(lambda: _run(parse(words, program)))
 
 
 def stress_main(argv: list[str] | None = None, program: str = "diagnostic_stress_test.py") -> int:
@@ -188,6 +201,8 @@ def _run(parsed: Parsed) -> None:
         result = recipes.choose_recipe(config)(config)
     team.leave()
     if team.is_first:
+        if config.output.verbose and not config.output.estimate:
+            print(run_summary(result), file=sys.stderr)
         print(json.dumps(result, indent=1, allow_nan=False))
 
 
@@ -247,16 +262,19 @@ def _sweep(words: list[str]) -> None:
 
 
 def _report(words: list[str]) -> None:
-    if len(words) != 1 or words[0].startswith("-"):
-        raise ConfigError("usage: glot report DIR (a study's folder, which holds study.json)")
-    from glot.study import report as study
+    folder = parse_report(words).folder
+    if (folder / "study.json").is_file():
+        from glot.study import report as study
 
-    print(study.write_report(Path(words[0])))
+        print(study.write_report(folder))
+        return
+    from glot.study.runs import report_runs
+
+    print(report_runs(folder))
 
 
 def _runs(words: list[str]) -> None:
     asked = parse_runs(words)
-    from glot.report.tables import csv_text, markdown
     from glot.study.runs import COLUMNS, list_runs
 
     rows = [list(row) for row in list_runs(asked.folder, asked.sort)]
@@ -328,6 +346,7 @@ def _done(line: str) -> None:
 
 def _export(words: list[str]) -> None:
     asked = parse_export(words)
+    need("sentence_transformers", "st", "glot export")
     _load_recipes()
     from glot.integrations.export import export_run
 

@@ -12,6 +12,7 @@
 """
 
 import difflib
+import importlib.util
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TypeVar
@@ -97,6 +98,21 @@ def library_door(kind: type[GlotError], describe: Callable[[Exception], str]) ->
         raise
     except Exception as error:  # the one catch-all of the project: which exceptions a library raises is not ours to list
         raise kind(describe(error)) from error
+
+
+def need(module: str, extra: str, flag: str) -> None:
+    """Refuse what needs a package that is not installed.
+
+    Args:
+        module: the package's name in an import.
+        extra: of this package, which brings it.
+        flag: what was asked for, as it was written.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
+    if importlib.util.find_spec(module) is None:
+        raise ConfigError(f"{flag}: needs {module}, which is not installed; pip install 'glot-toolkit[{extra}]'")
 
 
 def nearest(name: str, allowed: Iterable[str]) -> str:

@@ -23,10 +23,10 @@ import torch
 from glot.data.hub import quiet_library as quiet_data_sets
 from glot.data.tasks import training_loss
 from glot.encoder import open_encoder
-from glot.errors import DataError, GlotError, library_door, reason
+from glot.errors import DataError, GlotError, library_door, need, reason
 from glot.nn.stack import StackedModel
 from glot.progress import Clock, say, warn
-from glot.report.graph_density import Counter
+from glot.report.graph_density import Counter, sample_density
 from glot.report.heatmap import draw_heat_map
 from glot.report.mteb_tables import write_mteb_tables
 from glot.report.plots import plot_graph_density
@@ -63,6 +63,7 @@ from glot.training.splits import Loaders
 from glot.training.switches import run_switches
 from glot.training.tracking import make_tracker, resolve_report_to
 from glot.training.train import fit
+from glot.types import TokenSource
 
 
 @run_switches()
@@ -83,7 +84,7 @@ def run_task(config: RunConfig, further: Callable[[Result], None] | None = None)
         fit(inputs.team.wrap(run.model), batches.train, loss, optimizer, record, options)
     with inputs.clock.phase("evaluate"):
         scores = batches.report(run.model, run.folder / PREDICTIONS)
-    return close_run(run, inputs, keeper.result, scores, task_facts(config), further)
+    return close_run(run, inputs, keeper.result, scores, task_facts(config, inputs.tokens), further)
 
 
 @run_switches()
@@ -109,7 +110,7 @@ def run_stack(configs: list[RunConfig]) -> list[Result]:
     with inputs.clock.phase("evaluate"):
         scores = batches.report_stack(stack, [run.folder / PREDICTIONS for run in runs])
     inputs.notes.append(f"trained side by side with {len(runs) - 1} other seeds: seconds are those of all {len(runs)}")
-    facts = task_facts(config)
+    facts = task_facts(config, inputs.tokens)
     return [close_run(run, inputs, keeper.result, found, facts) for run, keeper, found in zip(runs, keepers, scores, strict=True)]
 
 
@@ -144,7 +145,11 @@ def run_seeds(config: RunConfig) -> Result:
     seeds = parse_seeds(config.train.seeds or "")
     configs = [shared.with_values(seed=seed, run_name=f"seed-{seed}", save_dir=str(folder / f"seed-{seed}")) for seed in seeds]
     configs[1:] = [one.with_values(override_precompute=False) for one in configs[1:]]  # built anew once is enough
+    if config.data.task == "stress":
+        say_shortcuts(configs[0])
     runs = run_stack(configs) if config.train.stack_seeds else [choose_training(config)(one) for one in configs]
+    if config.data.task == "stress":
+        add_heat_map(configs[0], runs[0])
     result = {"runs": runs, "summary": summarise(runs), "run_dir": str(folder)}
     write_json(folder / RESULT, result)
     return result
@@ -152,13 +157,25 @@ def run_seeds(config: RunConfig) -> Result:
 
 def run_stress(config: RunConfig) -> Result:
     """`run_task` on the stress test, with what shortcuts score on its data and a heat map of one sentence."""
-    config = config.checked()
+    say_shortcuts(config.checked())
+    result = run_task(config)
+    add_heat_map(config, result)
+    return result
+
+
+def say_shortcuts(config: RunConfig) -> None:
+    """A line per rule that understands nothing, and the share of texts that keep their signal; wrong flags are found before."""
+    own_device(config)
+    resolve(config, find_source(config.backbone))
     facts = stress_facts(config)
     for name, accuracy in facts["shortcuts"].items():
         say(f"{name}: {100 * accuracy:.1f} % accuracy without understanding", config.output.verbose)
     kept = f"{100 * facts['signal_kept']:.1f} % of the evaluation texts keep their signal when cut to the backbone's tokens"
     say(kept, config.output.verbose)
-    result = run_task(config)
+
+
+def add_heat_map(config: RunConfig, result: Result) -> None:
+    """The heat map of a finished stress run, into its folder; where it fails, a note in its result."""
     folder, (data, _) = Path(result["run_dir"]), read_labelled(config, find_source(config.backbone))
     try:
         with library_door(DataError, lambda error: f"no heat map ({reason(error)})"):
@@ -167,12 +184,22 @@ def run_stress(config: RunConfig) -> Result:
         warn(str(error))
         result["notes"].append(str(error))
         write_json(folder / RESULT, result)
-    return result
 
 
-def task_facts(config: RunConfig) -> Result:
-    """What belongs into the result of a task beside its scores."""
-    return stress_facts(config) if config.data.task == "stress" else {}
+def task_facts(config: RunConfig, tokens: TokenSource) -> Result:
+    """What belongs into the result of a task beside its scores: shortcuts of the stress test, density of a graph that has a tau."""
+    facts = stress_facts(config) if config.data.task == "stress" else {}
+    if config.pooler.pooling_method != "glot" or config.pooler.num_layers == 0 or config.graph.graph_adj not in ("threshold", "random"):
+        return facts
+    if tokens.store is None:  # states that are computed would have to be computed once more
+        return facts
+    found = sample_density(tokens, config.graph.tau)
+    line = f"at tau = {found.tau:g} the graph joins {100 * found.density:.1f} % of the pairs of tokens"
+    if found.verdict:
+        warn(f"{line}: it is {found.verdict}; see glot graph")
+    else:
+        say(line, config.output.verbose)
+    return facts | {"graph": found._asdict()}
 
 
 def run_embedding(config: RunConfig) -> Result:
@@ -204,6 +231,7 @@ def score_untrained_mean(config: RunConfig) -> dict[str, float]:
 def run_mteb(config: RunConfig) -> Result:
     """Score a pooler, trained (`--checkpoint_path`) or as it is, on MTEB tasks; writes results, a table and the run folder."""
     config = config.checked()
+    need("mteb", "mteb", "--task=mteb")
     from glot.integrations import mteb
 
     clock = Clock("load", "evaluate")

@@ -45,6 +45,9 @@ def segment_mean(values: Tensor, batch: TokenBatch) -> Tensor:
 
 def segment_max(values: Tensor, batch: TokenBatch) -> Tensor:
     """Element-wise maximum over each sentence: (B, width)."""
+    if values.device.type == "mps":  # which has no kernel for segment_reduce
+        rows = batch.segment.unsqueeze(1).expand_as(values)
+        return values.new_full((len(batch), values.shape[1]), -torch.inf).scatter_reduce(0, rows, values, "amax")
     return torch.segment_reduce(values, "max", lengths=batch.lengths.to(values.device), axis=0)
 
 

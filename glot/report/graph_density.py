@@ -2,10 +2,11 @@
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
 from glot.nn.graph import GraphRule, TokenGraph
-from glot.types import TokenBatch
+from glot.types import TokenBatch, TokenSource
 
 NEARLY = 0.02
 """A graph that lacks less than this share of its pairs is nearly complete; one that has less than it is nearly empty."""
@@ -46,7 +47,7 @@ class Counter:
         self.taus = taus
         self._edges = torch.zeros(len(taus), dtype=torch.int64)
         self._isolated = torch.zeros(len(taus), dtype=torch.int64)
-        self._tokens = self._pairs = 0
+        self.tokens = self._pairs = 0
 
     @torch.no_grad()
     def add(self, batch: TokenBatch) -> None:
@@ -59,11 +60,27 @@ class Counter:
                 degree = ((similar > tau) & real).sum(2)[block.mask]
                 self._edges[index] += int(degree.sum())
                 self._isolated[index] += int((degree == 0).sum())
-            self._tokens += int(block.lengths.sum())
+            self.tokens += int(block.lengths.sum())
             self._pairs += int((block.lengths * (block.lengths - 1)).sum())
 
     def census(self) -> list[Census]:
         """One row per threshold."""
         rows = zip(self.taus, self._edges.tolist(), self._isolated.tolist(), strict=True)
-        tokens, pairs = max(1, self._tokens), max(1, self._pairs)
+        tokens, pairs = max(1, self.tokens), max(1, self._pairs)
         return [Census(tau, edges / pairs, edges / tokens, isolated / tokens) for tau, edges, isolated in rows]
+
+
+SAMPLED, MOST_TOKENS = 256, 1 << 15
+"""Texts, and tokens of them, that the density of a run's graph is taken from."""
+
+
+def sample_density(tokens: TokenSource, tau: float) -> Census:
+    """Density of the threshold graph at one tau on some texts of a source, evenly spaced."""
+    counter, read = Counter([tau]), 0
+    for row in np.linspace(0, len(tokens) - 1, min(SAMPLED, len(tokens))).round().astype(np.int64):
+        batch = tokens.gather(np.array([row]))
+        read += len(batch.tokens)
+        if read > MOST_TOKENS and counter.tokens:
+            break
+        counter.add(batch)
+    return counter.census()[0]

@@ -1,6 +1,7 @@
 """Figures. The only module that imports matplotlib."""
 
 import itertools
+import math
 from pathlib import Path
 from typing import Any
 
@@ -87,23 +88,44 @@ def _spread(heights: list[float], gap: float) -> list[float]:
     return [height - overshoot for height in placed]
 
 
-def plot_arms(rows: list[tuple[str, str, str, Any]], path: Path) -> None:
-    """Mean and 95 % interval of every arm, one panel per grid point: rows of (point, arm, metric, Spread)."""
+RANGES = {"mcc": (-1.0, 1.0), "spearman": (-1.0, 1.0), "pearson": (-1.0, 1.0)}
+"""Metric -> smallest and largest value."""
+FRACTIONS = ("accuracy", "macro_f1", "f1", "auroc", "mrr_at_10", "recall_at_1")
+
+
+def _inside(metric: str, value: float) -> float:
+    """A bound of an interval, inside the metric's range; metrics of other tools may leave 0 to 1."""
+    low, high = RANGES.get(metric, (0.0, 1.0) if metric in FRACTIONS else (-math.inf, math.inf))
+    return min(max(value, low), high)
+
+
+def save_both(figure: Figure, path: Path) -> None:
+    """As PNG, and as PDF beside it."""
+    figure.savefig(path)
+    figure.savefig(path.with_suffix(".pdf"))
+
+
+def plot_arms(rows: list[tuple[str, str, str, Any]], path: Path, floors: dict[str, float] | None = None) -> None:
+    """Mean and 95 % interval of every arm, one panel per grid point: rows of (point, arm, metric, Spread); point -> floor, dashed."""
     points = list(dict.fromkeys(point for point, _, _, _ in rows))
     arms = list(dict.fromkeys(arm for _, arm, _, _ in rows))
     figure, panels = _subplots(1, max(1, len(points)), figsize=(2 + 2.3 * len(points), 1.2 + 0.3 * len(arms)), dpi=150, squeeze=False)
     for axes, point in zip(panels[0], points, strict=False):
         for _, arm, metric, found in (row for row in rows if row[0] == point):
             half = found.half_width if found.half_width == found.half_width else 0
-            axes.errorbar(found.mean, arms.index(arm), xerr=half, fmt="o", color=COLOURS.get(arm, "#444444"), capsize=2, markersize=4)
+            low, high = (abs(_inside(metric, found.mean + sign * half) - found.mean) for sign in (-1, 1))
+            colour = COLOURS.get(arm, "#444444")
+            axes.errorbar(found.mean, arms.index(arm), xerr=[[low], [high]], fmt="o", color=colour, capsize=2, markersize=4)
             axes.set_xlabel(metric)
+        if (floors or {}).get(point) is not None:
+            axes.axvline((floors or {})[point], color="#b0b0b0", linestyle="--", linewidth=1, zorder=0)
         axes.set_title(point, fontsize=10)
         axes.set_yticks(range(len(arms)), arms if axes is panels[0][0] else [])
         axes.invert_yaxis()
         axes.grid(axis="x", color="#e5e5e5")
         axes.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
-    figure.savefig(path)
+    save_both(figure, path)
 
 
 def plot_graph_density(census: list[Any], tau: float, path: Path) -> None:
@@ -149,9 +171,9 @@ def plot_lines(
             line = sorted((x, found) for where, x, own, found in rows if (where, own) == (panel, arm))
             xs, means = [x for x, _ in line], [found.mean for _, found in line]
             half = [found.half_width if found.n > 1 else 0.0 for _, found in line]
-            axes.plot(xs, means, marker="o", markersize=3.5, color=colour, label=arm)
-            low, high = ([mean + sign * width for mean, width in zip(means, half, strict=True)] for sign in (-1, 1))
-            axes.fill_between(xs, low, high, color=colour, alpha=0.15, linewidth=0)
+            axes.plot(xs, means, marker="o", markersize=3.5, color=colour, label=arm, zorder=3)
+            low, high = ([_inside(names[1], mean + sign * width) for mean, width in zip(means, half, strict=True)] for sign in (-1, 1))
+            axes.fill_between(xs, low, high, color=colour, alpha=0.12, linewidth=0, zorder=1)
         places = sorted(x for where, x in shortcuts if where == panel)
         for name, style in zip(shortcuts[panel, places[0]] if places else (), ("-.", "-", "--", ":"), strict=False):
             values = [shortcuts[panel, x][name] for x in places]
@@ -163,6 +185,6 @@ def plot_lines(
     margin = 0.15 * (max(shown) - min(shown)) or 0.05
     grid[0][0].set_ylim(min(shown) - margin, max(shown) + margin)  # by means alone: with few seeds a band may leave the metric's range
     grid[0][0].set_ylabel(names[1])
-    grid[0][-1].legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    grid[0][-1].legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
     figure.tight_layout()
-    figure.savefig(path)
+    save_both(figure, path)

@@ -19,6 +19,41 @@ def markdown(header: list[str], rows: list[list[str]]) -> str:
     return "\n".join([line(header), rule, *(line(row) for row in rows)])
 
 
+def run_summary(result: dict[str, Any]) -> str:
+    """What a run gave, in a few lines: metrics of the selected and the last epoch beside the floor; of several seeds mean and spread."""
+    if "runs" in result:
+        return _seeds_summary(result)
+    title = f"{result.get('task_name', result['task'])}, {result['model']}, {result['pooler']}, seed {result['seed']}"
+    if "scores" in result:
+        rows = [[name, number(value)] for name, value in result["scores"].items()] + [[name, "failed"] for name in result["failed"]]
+        return f"\n{title}\n{markdown(['task', 'score'], rows)}\n{result['run_dir']}"
+    best, last, floor = result["best"], result["last"], result.get("floor", {})
+    rows = [
+        [name, number(value), number(last["metrics"][name]) if last else "-", number(floor.get(name))]
+        for name, value in best["metrics"].items()
+    ]
+    header = ["metric", f"epoch {best['epoch']}, selected", f"epoch {last['epoch']}, last" if last else "last", "floor"]
+    seconds = ", ".join(f"{phase} {value:.1f} s" for phase, value in result["seconds"].items())
+    return f"\n{title}\n{markdown(header, rows)}\n{seconds}\n{result['run_dir']}"
+
+
+def _seeds_summary(result: dict[str, Any]) -> str:
+    first = result["runs"][0]
+    floor = first.get("floor", {})
+    rows = [
+        [name, number(found["mean"]), number(found["sd"]), str(found["n"]), number(floor.get(name))]
+        for name, found in result["summary"].items()
+    ]
+    total = sum(sum(run["seconds"].values()) for run in result["runs"])
+    title = f"{first.get('task_name', first['task'])}, {first['model']}, {first['pooler']}, {len(result['runs'])} seeds"
+    return f"\n{title}\n{markdown(['metric', 'mean', 'sd', 'n', 'floor'], rows)}\n{total:.1f} s\n{result['run_dir']}"
+
+
+def number(value: float | None) -> str:
+    """Four digits; a dash where there is no number."""
+    return "-" if value is None else f"{value:.4f}"
+
+
 def percent(value: float | None) -> str:
     """A fraction of 1 as a percentage; None is a dash."""
     return "-" if value is None else f"{100 * value:.1f} %"

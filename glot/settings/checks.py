@@ -31,7 +31,7 @@ def check(config: "RunConfig") -> list[str]:
         problems.append(f"--tau={config.graph.tau}: must be at least -1 and below 1 (an edge needs cosine > tau)")
     if not 0 < config.data.heldout_fraction < 1:
         problems.append(f"--heldout_fraction={config.data.heldout_fraction}: must be above 0 and below 1")
-    for one in (_check_rows, _check_files, _check_pooler, _check_backbone, _check_stress, _check_seeds, _check_folders, _check_processes):
+    for one in (_check_rows, _check_files, _check_folders, _check_pooler, _check_backbone, _check_stress, _check_seeds, _check_processes):
         problems += one(config)
     return problems
 

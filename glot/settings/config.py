@@ -148,5 +148,8 @@ def versions() -> dict[str, str]:
 
     found = {"glot": __version__}
     for library in ("torch", "transformers", "torch-geometric", "numpy", "scikit-learn", "scipy", "datasets"):
-        found[library] = metadata.version(library)
+        try:
+            found[library] = metadata.version(library)
+        except metadata.PackageNotFoundError:  # torch-geometric is an extra
+            continue
     return found

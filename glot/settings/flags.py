@@ -130,7 +130,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raise instead of exiting."""
-        raise ConfigError(message)
+        raise ConfigError(f"{message}; see {self.prog} --help")
 
 
 def make_parser(program: str, defaults: dict[str, Any]) -> argparse.ArgumentParser:
@@ -184,6 +184,8 @@ def parse(argv: list[str], program: str = "main.py", defaults: dict[str, Any] | 
             problems.append(str(error))
     if values.get("finetune_backbone") and "precompute_hidden_states" not in explicit:
         values["precompute_hidden_states"] = False
+    if values.get("task") == "embedding" and "pooling_method" not in explicit:
+        values["pooling_method"] = "glot"  # the release's default, max, has no weights to train
     config = RunConfig.from_dict({**base, **values})
     if config.data.task == "mteb" and config.mteb.checkpoint is not None and not problems:
         config, problems = adopt_checkpoint(config, set(explicit))

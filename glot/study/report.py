@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from glot.data.shortcuts import SHORTCUTS
-from glot.errors import DataError
+from glot.errors import DataError, library_door, reason
 from glot.report.plots import plot_arms, plot_lines
 from glot.report.published import published_score
 from glot.report.tables import latex, markdown
@@ -55,10 +55,7 @@ def write_report(folder: Path) -> str:
     Raises:
         DataError: no study there, or runs that cannot be compared.
     """
-    path = folder / "study.json"
-    if not path.is_file():
-        raise DataError(f"{folder}: no study.json; give the folder that glot sweep made")
-    study = json.loads(path.read_text())
+    study = load_study(folder)
     rows = [read_row(cell, study["published"]) for cell in study["cells"]]
     check_together(rows, study["cells"])
     tests = compare(rows, study["baseline"])
@@ -71,14 +68,34 @@ def write_report(folder: Path) -> str:
     with (folder / "report.csv").open("w", newline="", encoding="utf-8") as stream:
         csv.writer(stream).writerows([table[0], *table[1]])
     draw([row for row in rows if row.values], study["cells"], folder / "report.png")
-    return f"{text}\nwritten: {folder}/report.md, .csv, .tex, .png"
+    return f"{text}\nwritten: {folder}/report.md, .csv, .tex, .png, .pdf"
+
+
+def load_study(folder: Path) -> dict[str, Any]:
+    """`study.json`, its runs found wherever the folder was moved to.
+
+    Raises:
+        DataError: no study there, or a damaged file.
+    """
+    path = folder / "study.json"
+    if not path.is_file():
+        raise DataError(f"{folder}: no study.json; give the folder that glot sweep made")
+    with library_door(DataError, lambda error: f"{path}: is damaged ({reason(error)}); run glot sweep again, finished runs are found"):
+        study = json.loads(path.read_text(encoding="utf-8"))
+        for cell in study["cells"]:
+            for run in cell["runs"]:
+                inside = folder / "runs" / Path(run["run_dir"] or "").name
+                if run["run_dir"] is not None and inside.is_dir():
+                    run["run_dir"] = str(inside)
+    return study
 
 
 def draw(rows: list[Row], cells: list[dict[str, Any]], path: Path) -> None:
     """Plot lines over the first key of `AXES` with more than two values; without one, plot intervals side by side."""
     axis = next((key for key in AXES if len({row.point.get(key) for row in rows} - {None}) > 2), None)
     if axis is None:
-        plot_arms([(label(row.point), row.arm, row.metric, _spread(row)) for row in rows], path)
+        floors = {label(row.point): row.floor for row in rows if row.floor is not None}
+        plot_arms([(label(row.point), row.arm or "run", row.metric, _spread(row)) for row in rows], path, floors)
         return
     layers = {"-1": max((int(row.point[axis]) for row in rows if row.point[axis].lstrip("-").isdecimal()), default=0) + 1}
 
@@ -257,8 +274,12 @@ def explain(study: dict[str, Any], rows: list[Row]) -> str:
 
 
 def label(point: dict[str, str]) -> str:
-    """The values of a grid point, joined by spaces."""
-    return " ".join(point.values()) or "-"
+    """A grid point in words: its values, numbers behind the name of their flag."""
+    return " ".join(f"{name.replace('_', ' ')} {value}" if _is_number(value) else value for name, value in point.items()) or "-"
+
+
+def _is_number(text: str) -> bool:
+    return text.lstrip("-").replace(".", "", 1).isdecimal()
 
 
 def _spread(row: Row) -> Spread:

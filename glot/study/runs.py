@@ -1,6 +1,7 @@
 """Finished runs under a folder: a table of them, and the same run again."""
 
 import json
+import statistics
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -8,6 +9,7 @@ from typing import Any, NamedTuple
 from glot.errors import CheckpointError, ConfigError, nearest
 from glot.locate import read_facts
 from glot.recipes import choose_recipe
+from glot.report.tables import markdown
 from glot.settings.choices import short_name
 from glot.settings.config import RunConfig, read_config
 from glot.training.checkpoint import CONFIG, PREDICTIONS, RESULT, WEIGHTS
@@ -42,6 +44,28 @@ def list_runs(root: Path, sort: str = "date") -> list[Listed]:
     found = [row for path in root.rglob(RESULT) if (row := _listed(path, root)) is not None]
     place = COLUMNS.index(sort)
     return sorted(found, key=lambda row: (_as_number(row[place]), row[place]), reverse=sort == "score")
+
+
+def report_runs(root: Path) -> str:
+    """Runs under a folder that differ in nothing but their seed, as one row each: mean, sd and number of seeds.
+
+    Raises:
+        ConfigError: no such folder, or no finished run in it.
+    """
+    groups: dict[tuple[str, str, str, str, str], list[Listed]] = {}
+    for row in list_runs(root):
+        folder = Path(row.folder)
+        place = str(folder.parent) if folder.name.startswith("seed-") else row.folder
+        groups.setdefault((place, row.task, row.model, row.pooler, row.metric), []).append(row)
+    if not groups:
+        raise ConfigError(f"{root}: holds neither study.json nor a finished run; give a study's folder, or one that holds run folders")
+    rows = []
+    for (place, *names, metric), found in groups.items():
+        values = [float(row.score) for row in found if row.score]
+        sd = f"{statistics.stdev(values):.4f}" if len(values) > 1 else ""
+        mean = f"{statistics.mean(values):.4f}" if values else "-"
+        rows.append([place, *names, metric, mean, sd, str(len(values)), found[0].floor])
+    return markdown(["folder", "task", "model", "pooler", "metric", "mean", "sd", "n", "floor"], rows)
 
 
 def _as_number(text: str) -> float:

@@ -10,7 +10,7 @@ import json
 import random
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,17 @@ WANDB_KEYS = ("program", "method", "metric", "parameters", "command", "run_cap",
 STUDY_KEYS = ("kind", "name", "runs_with", "grid", "arms", "tune", "seeds", "baseline", "published", "program")
 PROGRAMS: dict[str, dict[str, Any]] = {"main.py": {}, "diagnostic_stress_test.py": STRESS_DEFAULTS}
 Flags = dict[str, str]
+KEYS_EXPLAINED = """keys of a study file (glot init study.yaml writes a commented one):
+  kind: study       what tells it from a wandb sweep file
+  name              folder under --output_dir
+  runs_with         flags that all runs share
+  grid              flag: list of values, all crossed; or a list of such grids
+  arms              name: flags; what is compared at each point of the grid
+  tune              flag: list of values that each arm chooses from on held-out rows; seeds: of these runs [100, 101]
+  seeds             of the reported runs
+  baseline          arm that the others are tested against
+  published         table N of the paper's figures, shown beside ours
+  program           main.py or diagnostic_stress_test.py, whose defaults hold"""
 
 
 @dataclass(frozen=True)
@@ -298,7 +309,12 @@ def _heldout_score(run_dir: str) -> float:
 
 def parse_sweep(argv: list[str]) -> argparse.Namespace:
     """The command line of `glot sweep`."""
-    parser = argparse.ArgumentParser(prog="glot sweep", description="Run a wandb sweep file or a study file on this machine.")
+    parser = argparse.ArgumentParser(
+        prog="glot sweep",
+        description="Run a wandb sweep file or a study file on this machine.",
+        epilog=KEYS_EXPLAINED,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("file", type=Path)
     parser.add_argument("--seeds", help="0,1,2 or 0..9, in place of the file's")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time, each with its share of the cores [1]")
@@ -308,9 +324,13 @@ def parse_sweep(argv: list[str]) -> argparse.Namespace:
 
 
 def list_runs(path: Path, seeds: list[int] | None) -> Iterator[str]:
-    """One line per cell, for `--dry_run`."""
+    """One line per cell, for `--dry_run`; a checkpoint need not be there yet."""
     study = read_study(path)
-    configs = resolve_cells(path, study)
+    missing = {file for cell in study.cells if (file := cell.flags.get("checkpoint_path", "")) and not Path(file).exists()} - {"standard"}
+    cells = [replace(cell, flags={name: value for name, value in cell.flags.items() if value not in missing}) for cell in study.cells]
+    configs = resolve_cells(path, replace(study, cells=cells))
+    for file in sorted(missing):
+        yield f"not there yet: --checkpoint_path={file}"
     count = len(seeds or study.seeds or [0])
     tuning = len(study.tune_seeds) * len(_crossed(study.tune)) if study.tune else 0
     for cell, config in zip(study.cells, configs, strict=True):

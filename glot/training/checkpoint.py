@@ -13,6 +13,7 @@ runs/<run_name>/
 
 import csv
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -70,9 +71,17 @@ def write_json(path: Path, value: object) -> None:
     partial.replace(path)
 
 
+def allow_as_others(path: Path) -> None:
+    """Give a file the rights that every other new file has: safetensors lets nobody but the owner read."""
+    mask = os.umask(0)
+    os.umask(mask)
+    path.chmod(0o666 & ~mask)
+
+
 def save_model(folder: Path, model: nn.Module) -> None:
     """Pooler and head as `model.safetensors`."""
     save_file({name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}, folder / WEIGHTS)
+    allow_as_others(folder / WEIGHTS)
 
 
 def write_config(folder: Path, config: RunConfig, resolved: dict[str, object]) -> None:

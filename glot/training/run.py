@@ -69,8 +69,8 @@ def load_inputs(config: RunConfig) -> Inputs:
     report_to, device = resolve_report_to(config.output.report_to), own_device(config, team)
     with clock.phase("load"):
         source = find_source(config.backbone)
-        data, texts = read_texts(config, source)
         config, notes = resolve(config, source)
+        data, texts = read_texts(config, source)
     for note in data.notes:
         say(note, config.output.verbose or note.startswith(WARNING))
     if own_codes(config.pooler, config.graph):

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from glot.errors import ConfigError
+from glot.errors import ConfigError, need
 from glot.training.metrics import finite
 from glot.types import Tracker
 
@@ -112,7 +112,9 @@ def resolve_report_to(report_to: str) -> str:
     """
     if report_to == "auto":
         report_to = "wandb" if os.environ.get("WANDB_MODE") or os.environ.get("WANDB_SWEEP_ID") else "none"
-    if report_to != "none" and importlib.util.find_spec(report_to) is None:
+    if report_to == "wandb":
+        need("wandb", "wandb", "--report_to=wandb")
+    elif report_to != "none" and importlib.util.find_spec(report_to) is None:
         raise ConfigError(f"--report_to={report_to}: the package is not installed; pip install {report_to}")
     if report_to == "wandb" and os.environ.get("WANDB_MODE") not in ("offline", "disabled", "dryrun"):
         import wandb

