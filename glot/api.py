@@ -32,9 +32,9 @@ class Run:
         folder: where it lies.
         runs: one Run per seed; of a single run itself.
 
-    Example:
-        run = glot.train(task="cola", pooler="glot", tau=0.6)
-        run.metrics, run.predict(["The book was read."])
+    Examples:
+        >>> run = glot.train(task="cola", pooler="glot", tau=0.6)
+        >>> run.metrics, run.predict(["The book was read."])
     """
 
     def __init__(self, result: Result) -> None:

@@ -18,6 +18,7 @@ from glot.errors import ConfigError, GlotError, nearest, need
 from glot.progress import AboveBars, log
 from glot.report.tables import csv_text, markdown, run_summary
 from glot.settings.commands import (
+    complete,
     parse_encode,
     parse_export,
     parse_init,
@@ -137,6 +138,8 @@ SHARED = ("run", "stress")
 def glot_main(argv: list[str] | None = None) -> int:
     """`glot <command> ...`."""
     words = _words(argv)
+    if "_ARGCOMPLETE" in os.environ:
+        complete(list(COMMANDS))
     if words[:1] == ["--version"]:
         print(f"glot {__version__}")
         return 0

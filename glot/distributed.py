@@ -26,8 +26,8 @@ class Processes:
         rank: this process's rank, from 0.
         count: world size, the number of processes.
 
-    Example:
-        Processes(rank=1, count=4).split([7, 3, 9, 1, 5])
+    Examples:
+        >>> Processes(rank=1, count=4).split([7, 3, 9, 1, 5])
     """
 
     rank: int = 0

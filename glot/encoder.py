@@ -54,9 +54,9 @@ class SentenceEncoder:
         settings: flags of the pooler and its graph, which its weights do not tell (for `fingerprint`).
         prompts: what may be put before a text, by name.
 
-    Example:
-        encoder = SentenceEncoder(backbone, MeanPooler(backbone.hidden_size))
-        vectors = encoder.encode(["one text", "another"])
+    Examples:
+        >>> encoder = SentenceEncoder(backbone, MeanPooler(backbone.hidden_size))
+        >>> vectors = encoder.encode(["one text", "another"])
     """
 
     def __init__(

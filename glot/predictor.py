@@ -34,9 +34,9 @@ class Predictor(SentenceEncoder):
         used: what stood before the texts in training.
         precision: of the run's stored states; None = they were not stored.
 
-    Example:
-        run = glot.load("runs/my-run")
-        run.predict(["a text", "another"])
+    Examples:
+        >>> run = glot.load("runs/my-run")
+        >>> run.predict(["a text", "another"])
     """
 
     def __init__(

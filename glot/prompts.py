@@ -45,8 +45,8 @@ class Prompts:
         exclude: leave the prompt's tokens out of pooling.
         from_file: whether they come from the user's own file. Then a labelled task may have a prompt under its name.
 
-    Example:
-        Prompts({"query": "query: ", "document": "passage: "}).named("query")
+    Examples:
+        >>> Prompts({"query": "query: ", "document": "passage: "}).named("query")
     """
 
     texts: Mapping[str, str] = field(default_factory=dict)

@@ -103,9 +103,9 @@ class Output:
         done: rows that are written, those of an earlier command among them.
         columns: of the first row, where it has any.
 
-    Example:
-        with Output(Path("out.csv"), "run and input") as output:
-            output.add(b"a,b\n", 1)
+    Examples:
+        >>> with Output(Path("out.csv"), "run and input") as output:
+        ...     output.add(b"a,b\n", 1)
     """
 
     def __init__(self, path: Path, asked: str) -> None:
@@ -160,9 +160,9 @@ class RowOutput:
         text: as in `--output`: a path, or `-`.
         asked: see `Output`.
 
-    Example:
-        with RowOutput("-", "") as output:
-            output.add([{"text": "a", "prediction": "b"}])
+    Examples:
+        >>> with RowOutput("-", "") as output:
+        ...     output.add([{"text": "a", "prediction": "b"}])
     """
 
     def __init__(self, text: str, asked: str) -> None:

@@ -17,7 +17,7 @@ from glot.errors import ConfigError, DataError
 from glot.nn.heads import CosineHead, InBatchHead, PairHead, SingleHead
 from glot.nn.losses import cosine_mse, cross_entropy, symmetric_info_nce
 from glot.prompts import NO_PROMPTS, UsedPrompts
-from glot.settings.sections import DataConfig, StressConfig
+from glot.settings.data_sections import DataConfig, StressConfig
 from glot.types import Examples, texts_sha256
 
 

@@ -41,8 +41,8 @@ class MtebScore(NamedTuple):
 class MtebModel(AbsEncoder):
     """mteb's encoder protocol over a SentenceEncoder. Vectors have length one, as in the release's evaluation.
 
-    Example:
-        MtebModel(encoder, revision="1", settings={"pooling_method": "glot"})
+    Examples:
+        >>> MtebModel(encoder, revision="1", settings={"pooling_method": "glot"})
     """
 
     def __init__(self, encoder: SentenceEncoder, revision: str, settings: dict[str, Any]) -> None:

@@ -40,8 +40,8 @@ class BackboneModule(InputModule):
         backbone: loaded.
         by_name: save the backbone's name and identity instead of its weights.
 
-    Example:
-        SentenceTransformer(modules=[BackboneModule(backbone), pooling])
+    Examples:
+        >>> SentenceTransformer(modules=[BackboneModule(backbone), pooling])
     """
 
     def __init__(self, backbone: Backbone, by_name: bool = False) -> None:
@@ -159,8 +159,8 @@ class GlotPooling(Module):
         graph_seed: seed of random graphs.
         include_prompt: False leaves the prompt's tokens out.
 
-    Example:
-        GlotPooling(dataclasses.asdict(config.pooler), dataclasses.asdict(config.graph), in_dim=384)
+    Examples:
+        >>> GlotPooling(dataclasses.asdict(config.pooler), dataclasses.asdict(config.graph), in_dim=384)
     """
 
     config_keys = ["pooler", "graph", "in_dim", "graph_seed", "include_prompt", "sources"]  # noqa: RUF012 - the library's own declaration

@@ -21,9 +21,9 @@ class SparseRows:
         columns: (E,) int32 column indices.
         counts: (N,) int64, values per row.
 
-    Example:
-        pattern = SparseRows.from_sorted(torch.tensor([0, 0, 1]), torch.tensor([0, 1, 1]), 2)
-        product = pattern.matrix(torch.ones(3)) @ torch.ones(2, 4)
+    Examples:
+        >>> pattern = SparseRows.from_sorted(torch.tensor([0, 0, 1]), torch.tensor([0, 1, 1]), 2)
+        >>> product = pattern.matrix(torch.ones(3)) @ torch.ones(2, 4)
     """
 
     starts: Tensor
@@ -59,9 +59,9 @@ class Edges:
         by_sender: (E,) int64, the permutation that sorts the edges by sender.
         sender_rows: one row per sender; its columns are the receivers. Values are taken in the order `by_sender`.
 
-    Example:
-        edges = Edges.from_pairs(torch.tensor([[0, 1, 0], [0, 1, 1]]), 2)
-        mixed = edges.mix(edges.softmax(torch.zeros(3)), torch.eye(2))
+    Examples:
+        >>> edges = Edges.from_pairs(torch.tensor([[0, 1, 0], [0, 1, 1]]), 2)
+        >>> mixed = edges.mix(edges.softmax(torch.zeros(3)), torch.eye(2))
     """
 
     receivers: Tensor

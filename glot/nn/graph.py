@@ -45,8 +45,8 @@ class GraphRule:
         seed: seed of the random graph.
         function: a user's own rule, token states (n, d) of one sentence -> (n, n) bool; `kind` is then its name.
 
-    Example:
-        GraphRule("knn", knn_k=4)
+    Examples:
+        >>> GraphRule("knn", knn_k=4)
     """
 
     kind: str = "threshold"
@@ -67,9 +67,9 @@ class View:
         lengths: (b,) on the CPU.
         rule: how edges are chosen.
 
-    Example:
-        block = TokenGraph(batch, rule).blocks[0]
-        View(batch.tokens, block.index, block.mask, block.lengths, rule).cosines(0, 1)
+    Examples:
+        >>> block = TokenGraph(batch, rule).blocks[0]
+        >>> View(batch.tokens, block.index, block.mask, block.lengths, rule).cosines(0, 1)
     """
 
     def __init__(self, tokens: Tensor, index: Tensor, mask: Tensor, lengths: Tensor, rule: GraphRule) -> None:
@@ -197,8 +197,8 @@ class Block:
         rule: how edges are chosen.
         index, mask, lengths: see `View`.
 
-    Example:
-        TokenGraph(batch, GraphRule()).blocks[0].dense
+    Examples:
+        >>> TokenGraph(batch, GraphRule()).blocks[0].dense
     """
 
     tokens: Tensor
@@ -243,8 +243,8 @@ class Block:
 class TokenGraph:
     """One rule applied to one batch: in `blocks`, or as `edges` of the whole batch.
 
-    Example:
-        TokenGraph(batch, GraphRule("threshold", tau=0.6)).edges
+    Examples:
+        >>> TokenGraph(batch, GraphRule("threshold", tau=0.6)).edges
     """
 
     batch: TokenBatch

@@ -8,8 +8,8 @@ from torch.nn import functional as F
 class SingleHead(nn.Module):
     """One vector z (B, D) -> logits (B, C).
 
-    Example:
-        SingleHead(384, 2)(torch.zeros(8, 384))
+    Examples:
+        >>> SingleHead(384, 2)(torch.zeros(8, 384))
     """
 
     def __init__(self, in_dim: int, num_labels: int) -> None:
@@ -24,8 +24,8 @@ class SingleHead(nn.Module):
 class PairHead(nn.Module):
     """Two vectors (B, D), concatenated as [z_a, z_b] -> logits (B, C).
 
-    Example:
-        PairHead(384, 2)(torch.zeros(8, 384), torch.zeros(8, 384))
+    Examples:
+        >>> PairHead(384, 2)(torch.zeros(8, 384), torch.zeros(8, 384))
     """
 
     def __init__(self, in_dim: int, num_labels: int) -> None:
@@ -42,8 +42,8 @@ class InBatchHead(nn.Module):
 
     It has no parameters. The release compares vectors as they are; `contrastive_normalize` scales them to length one first.
 
-    Example:
-        InBatchHead(384, contrastive_normalize=True)(torch.ones(8, 384), torch.ones(8, 384))
+    Examples:
+        >>> InBatchHead(384, contrastive_normalize=True)(torch.ones(8, 384), torch.ones(8, 384))
     """
 
     def __init__(self, in_dim: int, num_labels: int = 0, contrastive_normalize: bool = False) -> None:
@@ -61,8 +61,8 @@ class InBatchHead(nn.Module):
 class CosineHead(nn.Module):
     """Two vectors (B, D) through one shared square projection -> their cosine (B,).
 
-    Example:
-        CosineHead(384)(torch.ones(8, 384), torch.ones(8, 384))
+    Examples:
+        >>> CosineHead(384)(torch.ones(8, 384), torch.ones(8, 384))
     """
 
     def __init__(self, in_dim: int, num_labels: int = 1) -> None:

@@ -14,8 +14,8 @@ from glot.types import Batch
 class SentenceModel(nn.Module):
     """One pooler, applied to each side of a batch, and one head, applied to all sides together.
 
-    Example:
-        SentenceModel(MeanPooler(384), SingleHead(384, 2))(Batch((tokens,), labels))
+    Examples:
+        >>> SentenceModel(MeanPooler(384), SingleHead(384, 2))(Batch((tokens,), labels))
     """
 
     def __init__(self, pooler: Pooler, head: nn.Module) -> None:

@@ -253,8 +253,8 @@ class OwnPooler(Pooler):
     Raises:
         ConfigError: it cannot be made, or has no usable `out_dim`.
 
-    Example:
-        OwnPooler(find_code("my_pooler.py:Gated", "pooling_method"), 384, {"heads": 4})
+    Examples:
+        >>> OwnPooler(find_code("my_pooler.py:Gated", "pooling_method"), 384, {"heads": 4})
     """
 
     def __init__(self, code: OwnCode, in_dim: int, options: dict[str, Any]) -> None:

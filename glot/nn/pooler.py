@@ -14,13 +14,13 @@ class Pooler(nn.Module):
         in_dim: d.
         out_dim: D, known without a forward pass.
 
-    Example:
-        class FirstToken(Pooler):
-            def __init__(self, in_dim: int) -> None:
-                super().__init__(in_dim, in_dim)
-
-            def forward(self, batch: TokenBatch) -> Tensor:
-                return batch.tokens[batch.ptr[:-1]]
+    Examples:
+        >>> class FirstToken(Pooler):
+        ...     def __init__(self, in_dim: int) -> None:
+        ...         super().__init__(in_dim, in_dim)
+        ...
+        ...     def forward(self, batch: TokenBatch) -> Tensor:
+        ...         return batch.tokens[batch.ptr[:-1]]
     """
 
     def __init__(self, in_dim: int, out_dim: int) -> None:

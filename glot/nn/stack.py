@@ -23,8 +23,8 @@ class StackedModel(nn.Module):
     Raises:
         ValueError: a model has buffers, which a forward pass would change (batch norm).
 
-    Example:
-        StackedModel([SentenceModel(AdaPooler(384, 128), SingleHead(384, 2)) for _ in range(4)])
+    Examples:
+        >>> StackedModel([SentenceModel(AdaPooler(384, 128), SingleHead(384, 2)) for _ in range(4)])
     """
 
     def __init__(self, models: list[nn.Module]) -> None:

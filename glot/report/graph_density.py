@@ -38,9 +38,9 @@ class Census(NamedTuple):
 class Counter:
     """Counts edges and isolated tokens over batches, for a fixed list of thresholds.
 
-    Example:
-        counter = Counter([0.3, 0.6])
-        counter.add(batch)
+    Examples:
+        >>> counter = Counter([0.3, 0.6])
+        >>> counter.add(batch)
     """
 
     def __init__(self, taus: list[float]) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from glot.errors import ConfigError
 from glot.settings.config import RunConfig
 from glot.settings.flags import Parser, parse
+from glot.settings.index import flag_facts
 
 INPUT = "csv, tsv, jsonl, json or parquet, also .gz; - = one text or JSON object per line of standard input"
 
@@ -27,6 +28,24 @@ def parse_export(argv: list[str]) -> argparse.Namespace:
     if asked.max_length is not None and asked.max_length < 1:
         raise ConfigError(f"--max_length={asked.max_length}: must be at least 1")
     return asked
+
+
+def complete(names: list[str]) -> None:
+    """Answer the shell's question for completions (`eval "$(register-python-argcomplete glot)"`), and leave.
+
+    Args:
+        names: of the commands.
+    """
+    import argcomplete
+
+    parser = Parser(prog="glot", add_help=False)
+    commands = parser.add_subparsers()
+    for name in names:
+        own = commands.add_parser(name, add_help=False)
+        flags = flag_facts() if name in ("run", "stress", "graph", "doctor", "encode") else {}
+        for flag, facts in flags.items():
+            own.add_argument(f"--{flag}", choices=facts.choices or None)
+    argcomplete.autocomplete(parser)
 
 
 def parse_predict(argv: list[str]) -> argparse.Namespace:

@@ -11,19 +11,17 @@ from pathlib import Path
 
 from glot.errors import CheckpointError, ConfigError, nearest
 from glot.settings.checks import check
+from glot.settings.data_sections import DataConfig, FilesConfig, StressConfig
 from glot.settings.index import flag_facts, sections
 from glot.settings.sections import (
     DEFAULT_PAIRS,
     BackboneConfig,
     ContrastiveConfig,
-    DataConfig,
-    FilesConfig,
     GraphConfig,
     MtebConfig,
     OutputConfig,
     PoolerConfig,
     StoreConfig,
-    StressConfig,
     TrainConfig,
 )
 

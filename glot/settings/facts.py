@@ -27,6 +27,7 @@ class FlagFacts:
         brought: `WEIGHTS` where a pooler's weights belong to it, `ORIGIN` where it says what they were trained on; a checkpoint brings
             both.
         own: whether a user's own definition may be named in place of a choice (`file.py:Name`).
+        rare: shown by `--help_all` alone.
         switch: `--name` alone means 1.
         environment: variable that gives it a value where the command line does not.
     """
@@ -41,6 +42,7 @@ class FlagFacts:
     later: bool = False
     brought: str | None = None
     own: bool = False
+    rare: bool = False
     switch: bool = False
     environment: str | None = None
 

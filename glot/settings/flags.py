@@ -133,15 +133,24 @@ class Parser(argparse.ArgumentParser):
         raise ConfigError(f"{message}; see {self.prog} --help")
 
 
-def make_parser(program: str, defaults: dict[str, Any]) -> argparse.ArgumentParser:
-    """The parser behind both programs; every value stays text until `parse` converts it."""
-    about = "Train a pooler on the token states of a frozen language model. In brackets: choices and default."
-    parser = Parser(prog=program, allow_abbrev=False, usage=f"{program} [--flag=value ...]", description=about)
+EXAMPLES = """examples:
+  PROGRAM --task=stress --pooling_method=glot --tau=0.6 --epochs=3
+  PROGRAM --task=cola --data_dir=MIRROR --pooling_method=adapool --seeds=0..4
+  PROGRAM --task=custom --train_file=train.csv --text_columns=text --label_column=label
+  PROGRAM --task=mteb --checkpoint_path=runs/my-run --mteb_task=STSBenchmark
+
+Trains a pooler on the token states of a frozen language model. In braces: choices; in brackets: default. --help_all: rare flags too."""
+
+
+def make_parser(program: str, defaults: dict[str, Any], show_all: bool = False) -> argparse.ArgumentParser:
+    """The parser behind both programs; every value stays text until `parse` converts it. Rare flags are shown with `show_all` alone."""
+    about, form = EXAMPLES.replace("PROGRAM", program), argparse.RawDescriptionHelpFormatter
+    parser = Parser(prog=program, allow_abbrev=False, usage=f"{program} [--flag=value ...]", description=about, formatter_class=form)
     groups = {name: parser.add_argument_group(name) for name in GROUPS}
     for name, facts in flag_facts().items():
         allowed = f" {{{', '.join(facts.choices)}}}" if facts.choices else ""
         shown = "unset" if defaults[name] is None else _as_text(defaults[name])
-        text = f"{facts.help}{allowed} [{shown}]".replace("%", "%%")
+        text = f"{facts.help}{allowed} [{shown}]".replace("%", "%%") if show_all or not facts.rare else argparse.SUPPRESS
         optional: dict[str, Any] = {"nargs": "?", "const": "1"} if facts.switch else {}
         metavar = kinds()[name].__name__.upper().replace("BOOL", "0|1")
         groups[facts.group].add_argument(f"--{name}", metavar=metavar, help=text, default=argparse.SUPPRESS, **optional)
@@ -150,6 +159,7 @@ def make_parser(program: str, defaults: dict[str, Any]) -> argparse.ArgumentPars
         "--config", action="append", default=[], metavar="FILE", help="YAML of flag: value, repeatable; default < YAML < flag"
     )
     files.add_argument("--print_config", action="store_true", help="print the resolved configuration as YAML and stop")
+    parser.add_argument("--help_all", action="store_true", help="show every flag and exit")
     return parser
 
 
@@ -162,6 +172,9 @@ def parse(argv: list[str], program: str = "main.py", defaults: dict[str, Any] | 
     base = RunConfig().with_values(**(defaults or {})).to_dict()
     spaces, unknown = make_parser(program, base).parse_known_args(argv)
     typed = vars(spaces)
+    if typed.pop("help_all"):
+        make_parser(program, base, show_all=True).print_help()
+        raise SystemExit(0)
     files, print_config = typed.pop("config"), typed.pop("print_config")
     problems = [_unknown_flag(word) for word in unknown]
     variables = {name: facts.environment for name, facts in flag_facts().items() if facts.environment}

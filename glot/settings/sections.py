@@ -11,19 +11,13 @@ from glot.locate import expand_user
 from glot.settings.choices import (
     BACKBONE_DTYPES,
     DTYPES,
-    EVALUATIONS,
     GNN_TYPES,
     GRAPHS,
     JK_MODES,
-    LABEL_KINDS,
-    LABEL_SCALES,
     POOLERS,
-    SELECTIONS,
-    SIGNAL_POSITIONS,
-    STRESS_VARIANTS,
-    TASKS,
     TRACKERS,
 )
+from glot.settings.data_sections import DataConfig, FilesConfig, StressConfig
 from glot.settings.facts import BACKBONE, DATA, MANY, ORIGIN, OUTPUT, POOLER, STORE, TRAINING, VAST, WEIGHTS, flag
 from glot.settings.seeds import LARGEST_SEED
 
@@ -43,6 +37,7 @@ class BackboneConfig:
         ours=True,
         identity=False,
         brought=ORIGIN,
+        rare=True,
     )
     prompts: str = flag(
         "auto",
@@ -51,8 +46,11 @@ class BackboneConfig:
         ours=True,
         identity=False,
         brought=ORIGIN,
+        rare=True,
     )
-    exclude_prompt: bool = flag(False, BACKBONE, "1 = leave the prompt's tokens out of pooling", ours=True, identity=False, brought=ORIGIN)
+    exclude_prompt: bool = flag(
+        False, BACKBONE, "1 = leave the prompt's tokens out of pooling", ours=True, identity=False, brought=ORIGIN, rare=True
+    )
     max_length: int = flag(
         128, BACKBONE, "tokens a text is cut to; with --task=stress also the words generated", bounds=(1, MANY), acts="length"
     )
@@ -70,11 +68,17 @@ class BackboneConfig:
     )
     trust_remote_code: bool = flag(False, BACKBONE, "1 = run code that comes with a hub model", ours=True, brought=ORIGIN)
     trust_pooler: bool = flag(
-        False, BACKBONE, "1 = run the pooler's own code that comes with --checkpoint_path", acts="mteb", ours=True, identity=False
+        False,
+        BACKBONE,
+        "1 = run the pooler's own code that comes with --checkpoint_path",
+        acts="mteb",
+        ours=True,
+        identity=False,
+        rare=True,
     )
     finetune_backbone: bool = flag(False, BACKBONE, "1 = train the backbone too (implies --precompute_hidden_states=0)", acts="trains")
     backbone_lr: float = flag(
-        2e-05, BACKBONE, "learning rate of the backbone when it is fine-tuned", bounds=(0, 1000.0), acts="finetune", ours=True
+        2e-05, BACKBONE, "learning rate of the backbone when it is fine-tuned", bounds=(0, 1000.0), acts="finetune", ours=True, rare=True
     )
     device: str = flag(
         "auto", BACKBONE, "auto, cpu, mps, cuda, cuda:N, or spread (a backbone larger than one card over all of them)", ours=True
@@ -94,7 +98,7 @@ class PoolerConfig:
         own=True,
     )
     decoder_cls_last_token: bool = flag(
-        False, POOLER, "1 = cls takes the last real token of a decoder (stress: unset = 1 for decoders)", acts="cls"
+        False, POOLER, "1 = cls takes the last real token of a decoder (stress: unset = 1 for decoders)", acts="cls", rare=True
     )
     scorer_hidden: int = flag(
         256, POOLER, "width of AdaPool's scorer; GLOT's follows from D", bounds=(1, MANY), acts="adapool", brought=WEIGHTS
@@ -118,7 +122,14 @@ class PoolerConfig:
     )
     jk_mode: str = flag("cat", POOLER, "how the layers are joined; cat keeps the raw token", choices=JK_MODES, acts="glot", brought=WEIGHTS)
     pooler_options: str | None = flag(
-        None, POOLER, 'arguments of your own class as JSON or YAML: {"heads": 4}', acts="own", ours=True, later=True, brought=WEIGHTS
+        None,
+        POOLER,
+        'arguments of your own class as JSON or YAML: {"heads": 4}',
+        acts="own",
+        ours=True,
+        later=True,
+        brought=WEIGHTS,
+        rare=True,
     )
 
 
@@ -136,108 +147,16 @@ class GraphConfig:
         own=True,
     )
     tau: float = flag(0.3, POOLER, "cosine above which two tokens are joined, in [-1, 1)", acts="tau", brought=WEIGHTS)
-    knn_k: int = flag(8, POOLER, "neighbours of a token", bounds=(1, MANY), acts="knn", ours=True, brought=WEIGHTS)
+    knn_k: int = flag(8, POOLER, "neighbours of a token", bounds=(1, MANY), acts="knn", ours=True, brought=WEIGHTS, rare=True)
     window_size: int = flag(
-        2, POOLER, "distance in the text up to which tokens are joined", bounds=(1, MANY), acts="window", ours=True, brought=WEIGHTS
-    )
-
-
-@dataclass(frozen=True)
-class DataConfig:
-    """Which task and rows."""
-
-    task: str = flag("stsb", DATA, "what to train and score", choices=TASKS + EVALUATIONS)
-    data_dir: str | None = flag(
-        None,
-        DATA,
-        "local mirror of the hub's layout (or GLOT_DATA_DIR); unset = the hub",
-        acts="hub",
+        2,
+        POOLER,
+        "distance in the text up to which tokens are joined",
+        bounds=(1, MANY),
+        acts="window",
         ours=True,
-        identity=False,
-        environment="GLOT_DATA_DIR",
-    )
-    num_train_samples: str = flag(
-        "subset",
-        DATA,
-        "subset (20,000 rows of qqp, qnli, mnli, embedding; 2,000 of stress; all of others), full, or a number",
-        acts="trains",
-    )
-    num_eval_samples: int | None = flag(
-        None,
-        DATA,
-        "evaluation rows, evenly spaced over the split (stress: generated ones); unset = all (stress: 500)",
-        bounds=(1, VAST),
-        acts="eval_rows",
-        ours=True,
-    )
-    eval_split: str | None = flag(None, DATA, "another split to report on", acts="split", ours=True)
-    label_scale: str = flag(
-        "0_1", DATA, "target of the cosine: scores to 0..1, to -1..1, or as they are", choices=LABEL_SCALES, acts="scores"
-    )
-    selection: str = flag(
-        "best",
-        DATA,
-        "which epoch is reported: best on the reported split, last, or best on held-out training rows",
-        choices=SELECTIONS,
-        acts="trains",
-        ours=True,
-    )
-    heldout_fraction: float = flag(0.1, DATA, "share of training rows held out (embedding: at most 2,000 rows)", acts="heldout", ours=True)
-    data_seed: int | None = flag(
-        None,
-        DATA,
-        "seed of generated data, held-out rows and random graphs; unset = --seed",
-        bounds=(0, LARGEST_SEED),
-        acts="data_seed",
-        ours=True,
-        brought=ORIGIN,
-    )
-
-
-@dataclass(frozen=True)
-class StressConfig:
-    """The generated data of the stress test."""
-
-    stress_variant: str = flag("faithful", DATA, "which generator", choices=STRESS_VARIANTS, acts="stress", ours=True)
-    distractor_ratio: float = flag(0.8, DATA, "share of --max_length filled with noise words", bounds=(0, 1), acts="stress", ours=True)
-    signal_position: str = flag(
-        "random", DATA, "where the signal stands among the noise", choices=SIGNAL_POSITIONS, acts="placed", ours=True
-    )
-    relational_distance: int = flag(10, DATA, "noise words between modifier and noun", bounds=(0, MANY), acts="distance", ours=True)
-
-
-@dataclass(frozen=True)
-class FilesConfig:
-    """Your own rows (`--task=custom`)."""
-
-    eval_file: str | None = flag(
-        None,
-        DATA,
-        "evaluation rows, as --train_file; unset = a share of the training rows (--heldout_fraction)",
-        acts="custom",
-        ours=True,
-        later=True,
-    )
-    text_columns: str = flag("text", DATA, "one or two columns of texts: text, or premise,hypothesis", acts="custom", ours=True, later=True)
-    label_column: str = flag("label", DATA, "column of the labels", acts="custom", ours=True, later=True)
-    label_kind: str = flag(
-        "auto", DATA, "what labels are; auto = by their look, said in one line", choices=LABEL_KINDS, acts="custom", ours=True, later=True
-    )
-    label_range: str | None = flag(
-        None, DATA, "smallest and largest score, e.g. 0,5; unset = those of the training rows", acts="custom", ours=True, later=True
-    )
-    metrics: str | None = flag(
-        None,
-        DATA,
-        "comma list; the first is reported and picks the epoch; unset = accuracy, macro_f1 (two classes: f1, mcc, auroc too), "
-        "or spearman, pearson",
-        acts="custom",
-        ours=True,
-        later=True,
-    )
-    train_split: str | None = flag(None, DATA, "split of a hub: table to train on; unset = train", acts="table", ours=True, later=True)
-    task_name: str | None = flag(
-        None, DATA, "what a custom task is called in folders and results; unset = custom", acts="custom", ours=True, identity=False
+        brought=WEIGHTS,
+        rare=True,
     )
 
 
@@ -248,12 +167,14 @@ class StoreConfig:
     precompute_hidden_states: bool = flag(
         True, STORE, "1 = encode once and keep the states on disk; 0 = encode in every epoch", acts="trains"
     )
-    override_precompute: bool = flag(False, STORE, "1 = build the store anew", acts="store", identity=False)
+    override_precompute: bool = flag(False, STORE, "1 = build the store anew", acts="store", identity=False, rare=True)
     store_dir: str = flag(
         "data/hidden", STORE, "where stores live (or GLOT_STORE_DIR)", acts="store", ours=True, identity=False, environment="GLOT_STORE_DIR"
     )
-    store_dtype: str = flag("float16", STORE, "precision on disk", choices=DTYPES, acts="store", ours=True)
-    resume: bool = flag(True, STORE, "0 = start a half-written store from the beginning", acts="store", ours=True, identity=False)
+    store_dtype: str = flag("float16", STORE, "precision on disk", choices=DTYPES, acts="store", ours=True, rare=True)
+    resume: bool = flag(
+        True, STORE, "0 = start a half-written store from the beginning", acts="store", ours=True, identity=False, rare=True
+    )
 
 
 @dataclass(frozen=True)
@@ -264,7 +185,7 @@ class TrainConfig:
     batch_size: int = flag(32, TRAINING, "sentences (or pairs) a step", bounds=(1, MANY), acts="trains")
     eval_batch_size: int = flag(64, TRAINING, "sentences (or pairs) in an evaluation batch", bounds=(1, MANY), acts="scored")
     lr: float = flag(0.0002, TRAINING, "learning rate of Adam", bounds=(0, 1000.0), acts="trains")
-    weight_decay: float = flag(0.0, TRAINING, "of Adam", bounds=(0, 1000.0), acts="trains")
+    weight_decay: float = flag(0.0, TRAINING, "of Adam", bounds=(0, 1000.0), acts="trains", rare=True)
     seed: int = flag(42, TRAINING, "initialisation and batch order (and --data_seed, where that is unset)", bounds=(0, LARGEST_SEED))
     seeds: str | None = flag(
         None,
@@ -275,7 +196,7 @@ class TrainConfig:
         identity=False,
     )
     order_seed: int | None = flag(
-        None, TRAINING, "seed of the batch order; unset = --seed", bounds=(0, LARGEST_SEED), acts="trains", ours=True
+        None, TRAINING, "seed of the batch order; unset = --seed", bounds=(0, LARGEST_SEED), acts="trains", ours=True, rare=True
     )
     stack_seeds: bool = flag(
         False,
@@ -286,7 +207,7 @@ class TrainConfig:
         identity=False,
     )
     num_workers: int = flag(
-        0, TRAINING, "processes that read the store ahead; 0 = none", bounds=(0, 256), acts="live", ours=True, identity=False
+        0, TRAINING, "processes that read the store ahead; 0 = none", bounds=(0, 256), acts="live", ours=True, identity=False, rare=True
     )
 
 
@@ -300,7 +221,9 @@ class OutputConfig:
     report_to: str = flag(
         "auto", OUTPUT, "auto = wandb when WANDB_MODE or WANDB_SWEEP_ID is set, else none", choices=TRACKERS, ours=True, identity=False
     )
-    log_every: int = flag(10, OUTPUT, "steps between two logged losses", bounds=(1, VAST), acts="trains", ours=True, identity=False)
+    log_every: int = flag(
+        10, OUTPUT, "steps between two logged losses", bounds=(1, VAST), acts="trains", ours=True, identity=False, rare=True
+    )
     verbose: bool = flag(True, OUTPUT, "0 = no bars and no line an epoch", identity=False)
     estimate: bool = flag(
         False,
@@ -333,18 +256,25 @@ class ContrastiveConfig:
         "parquet, also .gz; a pattern, a comma list, or hub:owner/name[:config][@revision]",
         acts="files",
     )
-    skip_bad_rows: bool = flag(False, DATA, "1 = count malformed rows of --train_file instead of stopping", acts="embedding", ours=True)
-    temperature: float = flag(0.07, TRAINING, "of the contrastive loss", bounds=(1e-06, 1000.0), acts="embedding")
-    contrastive_normalize: bool = flag(False, TRAINING, "1 = vectors of length one before the dot product", acts="embedding", ours=True)
-    hard_negatives: int = flag(0, TRAINING, "negatives of each row that join the batch", bounds=(0, 1024), acts="embedding", ours=True)
+    skip_bad_rows: bool = flag(
+        False, DATA, "1 = count malformed rows of --train_file instead of stopping", acts="embedding", ours=True, rare=True
+    )
+    temperature: float = flag(0.07, TRAINING, "of the contrastive loss", bounds=(1e-06, 1000.0), acts="embedding", rare=True)
+    contrastive_normalize: bool = flag(
+        False, TRAINING, "1 = vectors of length one before the dot product", acts="embedding", ours=True, rare=True
+    )
+    hard_negatives: int = flag(
+        0, TRAINING, "negatives of each row that join the batch", bounds=(0, 1024), acts="embedding", ours=True, rare=True
+    )
     save_dir: str = flag(
         "./saved_models/",
         OUTPUT,
         "where embedding checkpoints go (with --seeds each stays in its run folder)",
         acts="released",
         identity=False,
+        rare=True,
     )
-    proj_dim: int = flag(256, OUTPUT, "part of the embedding checkpoint's name", bounds=(1, MANY), acts="embedding")
+    proj_dim: int = flag(256, OUTPUT, "part of the embedding checkpoint's name", bounds=(1, MANY), acts="embedding", rare=True)
 
     @property
     def pairs_file(self) -> str:
@@ -358,8 +288,8 @@ class MtebConfig:
 
     checkpoint_path: str = flag("standard", OUTPUT, "a run folder or a .pth file; standard = none", acts="mteb")
     mteb_task: str = flag("SciFact", OUTPUT, "task name, comma list or benchmark", acts="mteb")
-    mteb_max_length: int = flag(512, OUTPUT, "tokens a text is cut to in mteb", bounds=(1, MANY), acts="mteb", ours=True)
-    return_all_hidden_states: bool = flag(False, OUTPUT, "must be 0; known to the release's sweep file alone", acts="mteb")
+    mteb_max_length: int = flag(512, OUTPUT, "tokens a text is cut to in mteb", bounds=(1, MANY), acts="mteb", ours=True, rare=True)
+    return_all_hidden_states: bool = flag(False, OUTPUT, "must be 0; known to the release's sweep file alone", acts="mteb", rare=True)
 
     @property
     def checkpoint(self) -> Path | None:

@@ -168,9 +168,9 @@ class TokenIds(Sequence[list[int]]):
         lengths: (S,) int64, tokens that the backbone reads of each text.
         skips: (S,) int64, how many of them belong to a prompt that is left out of pooling.
 
-    Example:
-        ids = TokenIds(backbone, texts)
-        backbone.encode([ids[0], ids[1]])
+    Examples:
+        >>> ids = TokenIds(backbone, texts)
+        >>> backbone.encode([ids[0], ids[1]])
     """
 
     def __init__(self, backbone: Backbone, texts: Texts, verbose: bool = False) -> None:

@@ -35,8 +35,8 @@ class Row:
         floor: score of a constant answer, where it is known.
         published: the paper's figure for this backbone, pooler and task.
 
-    Example:
-        Row({"tau": "0.6"}, "glot", "accuracy", {0: 0.91, 1: 0.93}, {}, 0, 0.5, None)
+    Examples:
+        >>> Row({"tau": "0.6"}, "glot", "accuracy", {0: 0.91, 1: 0.93}, {}, 0, 0.5, None)
     """
 
     point: dict[str, str]

@@ -44,8 +44,8 @@ KEYS_EXPLAINED = """keys of a study file (glot init study.yaml writes a commente
 class Cell:
     """One arm at one grid point: all flags except the seed and those that tuning chooses.
 
-    Example:
-        Cell("glot", {"tau": "0.6"}, {"task": "cola", "pooling_method": "glot", "tau": "0.6"})
+    Examples:
+        >>> Cell("glot", {"tau": "0.6"}, {"task": "cola", "pooling_method": "glot", "tau": "0.6"})
     """
 
     arm: str
@@ -67,8 +67,8 @@ class Study:
         baseline: the arm that the others are compared with.
         published: table of the paper (`table N`) whose figures are shown beside ours.
 
-    Example:
-        Study("tau", "main.py", [Cell("glot", {}, {"task": "cola", "pooling_method": "glot"})], seeds=[0, 1, 2])
+    Examples:
+        >>> Study("tau", "main.py", [Cell("glot", {}, {"task": "cola", "pooling_method": "glot"})], seeds=[0, 1, 2])
     """
 
     name: str

@@ -18,9 +18,9 @@ from glot.settings.config import RunConfig
 class RunPool:
     """Runs configurations on a pool of workers; equal configurations run once.
 
-    Example:
-        with open_pool(jobs=2) as pool:
-            outcomes = RunPool(pool, "runs").run(configs, "tau: runs")
+    Examples:
+        >>> with open_pool(jobs=2) as pool:
+        ...     outcomes = RunPool(pool, "runs").run(configs, "tau: runs")
     """
 
     def __init__(self, pool: Executor, runs_dir: str) -> None:

@@ -25,7 +25,7 @@ from glot.progress import Clock, say
 from glot.prompts import UsedPrompts
 from glot.settings.choices import short_name
 from glot.settings.config import RunConfig, versions
-from glot.settings.sections import DataConfig, StressConfig
+from glot.settings.data_sections import DataConfig, StressConfig
 from glot.states.backbone import Backbone, BackboneSource, pick_device, recall_facts
 from glot.states.tokens import find_prompts, find_source, open_tokens, used_prompts
 from glot.training.checkpoint import BACKBONE, RESULT, WEIGHTS, build_model, create_run_folder, save_model, write_config, write_json

@@ -42,6 +42,7 @@ DOORS = {
     "sentence_transformers": ("integrations",),
     "wandb": ("training/tracking",),
     "matplotlib": ("report/plots",),
+    "argcomplete": ("settings/commands",),
     "argparse": ("settings/flags", "settings/commands", "study/sweep"),
     "yaml": ("settings/flags", "study/sweep", "nn/poolers"),
     "sklearn": ("training/metrics", "data"),

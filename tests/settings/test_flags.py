@@ -233,34 +233,6 @@ def test_fingerprint_follows_what_matters():
     assert base.fingerprint("data") != base.fingerprint()
 
 
-def readme_commands() -> list[str]:
-    """Every `python main.py ...`, `python diagnostic_stress_test.py ...` and `glot ...` line of the documents, continuations joined."""
-    text = "".join((ROOT / name).read_text() for name in ("README.md", "DEVIATIONS.md", "data/README.md", "benchmarks/README.md"))
-    blocks = re.findall(r"```(?:bash|sh)\n(.*?)```", text, re.S)
-    lines = [line.strip() for block in blocks for line in block.replace("\\\n", " ").splitlines()]
-    return [
-        line
-        for line in lines
-        if re.match(r"(\w+=\S+ )*(python (main|diagnostic_stress_test)\.py|(python -m )?glot (run|stress|demo))\b", line)
-    ]
-
-
-def test_documents_hold_commands():
-    assert len(readme_commands()) >= 4
-
-
-@pytest.mark.parametrize("line", readme_commands())
-def test_every_command_of_the_documents_parses(line, monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "data").mkdir()
-    (tmp_path / "data/msmarco-triplets.jsonl").touch()
-    words = [word for word in shlex.split(line, comments=True) if not re.match(r"[A-Z_]+=", word)]
-    rest = words[next(i for i, word in enumerate(words) if word in ("main.py", "diagnostic_stress_test.py", "run", "stress", "demo")) + 1 :]
-    rest = [word for word in rest if not word.startswith(("--data_dir", "--checkpoint_path"))]
-    stress = "diagnostic_stress_test.py" in words or "stress" in words
-    assert parse(rest, defaults=STRESS_DEFAULTS if stress else None).config
-
-
 def test_the_makefile_has_the_readme_targets():
     makefile = (ROOT / "Makefile").read_text()
     for target in re.findall(r"^make (\w+)", (ROOT / "README.md").read_text(), re.M):

@@ -18,8 +18,8 @@ class PmaPooler(Pooler):
 
     Source: Lee et al. 2019, Set Transformer, section 3.2 (one seed vector, no feed-forward block).
 
-    Example:
-        PmaPooler(384)(batch)
+    Examples:
+        >>> PmaPooler(384)(batch)
     """
 
     def __init__(self, in_dim: int) -> None:
@@ -46,8 +46,8 @@ class LatentPooler(Pooler):
 
     Source: Lee et al. 2024, NV-Embed, section 3.2.
 
-    Example:
-        LatentPooler(384, num_latents=128)(batch)
+    Examples:
+        >>> LatentPooler(384, num_latents=128)(batch)
     """
 
     def __init__(self, in_dim: int, num_latents: int) -> None:

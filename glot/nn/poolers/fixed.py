@@ -11,8 +11,8 @@ from glot.types import TokenBatch
 class ClsPooler(Pooler):
     """The first token of each sentence, or with `last=True` the last (for decoders, whose last token has seen all others).
 
-    Example:
-        ClsPooler(384, last=True)(batch)
+    Examples:
+        >>> ClsPooler(384, last=True)(batch)
     """
 
     def __init__(self, in_dim: int, last: bool = False) -> None:
@@ -28,8 +28,8 @@ class ClsPooler(Pooler):
 class MeanPooler(Pooler):
     """The mean of all real tokens, special tokens included.
 
-    Example:
-        MeanPooler(384)(batch)
+    Examples:
+        >>> MeanPooler(384)(batch)
     """
 
     def __init__(self, in_dim: int) -> None:
@@ -45,8 +45,8 @@ class WeightedMeanPooler(Pooler):
 
     Source: Muennighoff 2022, SGPT.
 
-    Example:
-        WeightedMeanPooler(384)(batch)
+    Examples:
+        >>> WeightedMeanPooler(384)(batch)
     """
 
     def __init__(self, in_dim: int) -> None:
@@ -64,8 +64,8 @@ class WeightedMeanPooler(Pooler):
 class MaxPooler(Pooler):
     """The element-wise maximum over all real tokens.
 
-    Example:
-        MaxPooler(384)(batch)
+    Examples:
+        >>> MaxPooler(384)(batch)
     """
 
     def __init__(self, in_dim: int) -> None:

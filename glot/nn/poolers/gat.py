@@ -31,8 +31,8 @@ class GatConv(nn.Module):
         engine: `dense` (blocks), `edges` or `auto`. `auto` skips mixing under the rule `none`, takes edges where they are few, else blocks.
             Except with `dense`, blocks take a sentence beyond `DENSE_TOKENS` tokens by row ranges.
 
-    Example:
-        GatConv(384, 128)(batch.tokens, TokenGraph(batch, GraphRule()))
+    Examples:
+        >>> GatConv(384, 128)(batch.tokens, TokenGraph(batch, GraphRule()))
     """
 
     def __init__(self, in_dim: int, out_dim: int, engine: str = "auto") -> None:

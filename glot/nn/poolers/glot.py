@@ -63,8 +63,8 @@ class GlotPooler(Pooler):
         ConfigError: unknown conv or jump.
         ValueError: K = 0 with a jump other than `cat`.
 
-    Example:
-        GlotPooler(384, 128, 2, "gat", "cat", GraphRule(tau=0.6))(batch)
+    Examples:
+        >>> GlotPooler(384, 128, 2, "gat", "cat", GraphRule(tau=0.6))(batch)
     """
 
     def __init__(self, in_dim: int, hidden_dim: int, num_layers: int, gnn_type: str, jk_mode: str, rule: GraphRule) -> None:

@@ -19,8 +19,8 @@ class Scorer(nn.Sequential):
         in_dim: D, width of the states.
         hidden: width of the hidden layer.
 
-    Example:
-        Scorer(384, 256).score([states])
+    Examples:
+        >>> Scorer(384, 256).score([states])
     """
 
     def __init__(self, in_dim: int, hidden: int) -> None:
@@ -48,8 +48,8 @@ class AdaPooler(Pooler):
 
     Source: the release's baseline `adapool`.
 
-    Example:
-        AdaPooler(384, scorer_hidden=256)(batch)
+    Examples:
+        >>> AdaPooler(384, scorer_hidden=256)(batch)
     """
 
     def __init__(self, in_dim: int, scorer_hidden: int) -> None:
@@ -69,8 +69,8 @@ class AdaPooler(Pooler):
 class MlpPooler(Pooler):
     """PyG's MLP on every token, then the mean. out_dim = h. The release offers this name, but raises an error.
 
-    Example:
-        MlpPooler(384, hidden_dim=128, num_layers=2)(batch)
+    Examples:
+        >>> MlpPooler(384, hidden_dim=128, num_layers=2)(batch)
     """
 
     def __init__(self, in_dim: int, hidden_dim: int, num_layers: int) -> None:

@@ -26,8 +26,8 @@ class LiveTokens:
         skips: (S,) number of leading tokens of each text that are read but left out.
         where: index of a text -> its row in words, for messages.
 
-    Example:
-        LiveTokens(backbone, backbone.tokenise(["one text", "another"])).gather(np.array([0, 1]))
+    Examples:
+        >>> LiveTokens(backbone, backbone.tokenise(["one text", "another"])).gather(np.array([0, 1]))
     """
 
     def __init__(

@@ -52,10 +52,10 @@ class Backbone:
             state per token.
         StateError: the model fails on a batch of the check at load.
 
-    Example:
-        source = find_backbone("minilm")
-        backbone = Backbone(source, 128, "float32", source.resolve_layer("-1"), torch.device("cpu"))
-        batch = backbone.encode(backbone.tokenise(["a text"]))
+    Examples:
+        >>> source = find_backbone("minilm")
+        >>> backbone = Backbone(source, 128, "float32", source.resolve_layer("-1"), torch.device("cpu"))
+        >>> batch = backbone.encode(backbone.tokenise(["a text"]))
     """
 
     def __init__(

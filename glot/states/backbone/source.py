@@ -131,9 +131,9 @@ class BackboneSource:
         trust_remote_code: run code that comes with the model.
         revision: commit of a hub repository; None for a local folder.
 
-    Example:
-        source = find_backbone("minilm")
-        source.resolve_layer("-1")
+    Examples:
+        >>> source = find_backbone("minilm")
+        >>> source.resolve_layer("-1")
     """
 
     name: str

@@ -61,9 +61,9 @@ class StateReader:
     Raises:
         StateError: the model gives no state per token, or the same state for every token.
 
-    Example:
-        reader = StateReader(model, ReaderOptions("bert", num_layers=12, fill=0, rows=30522))
-        reader.read([[101, 7592, 102]], ["12"])
+    Examples:
+        >>> reader = StateReader(model, ReaderOptions("bert", num_layers=12, fill=0, rows=30522))
+        >>> reader.read([[101, 7592, 102]], ["12"])
     """
 
     def __init__(self, model: nn.Module, options: ReaderOptions) -> None:

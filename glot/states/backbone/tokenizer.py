@@ -59,8 +59,8 @@ class Tokeniser:
     Raises:
         ConfigError: see `load_tokenizer`.
 
-    Example:
-        ids, skips = Tokeniser(find_backbone("minilm")).tokenise(["a text"], max_length=128)
+    Examples:
+        >>> ids, skips = Tokeniser(find_backbone("minilm")).tokenise(["a text"], max_length=128)
     """
 
     def __init__(self, source: BackboneSource) -> None:

@@ -26,8 +26,8 @@ class StoreKey:
         texts: SHA-256 of the distinct texts in order.
         prompts: `UsedPrompts.key`. An empty one is not part of the key, so that stores without prompts keep their names.
 
-    Example:
-        StoreKey("owner/name@commit", "6", 128, "float32", "float16", texts_sha256(["a text"])).fingerprint
+    Examples:
+        >>> StoreKey("owner/name@commit", "6", 128, "float32", "float16", texts_sha256(["a text"])).fingerprint
     """
 
     backbone: str
@@ -67,8 +67,8 @@ class Manifest:
 
     `backbone` holds the facts measured on the model that made it; None in stores of older versions.
 
-    Example:
-        Manifest.read(key.folder(root))
+    Examples:
+        >>> Manifest.read(key.folder(root))
     """
 
     key: dict[str, object]

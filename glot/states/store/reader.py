@@ -16,8 +16,8 @@ from glot.types import TokenBatch
 class StoredTokens:
     """A TokenSource over a complete store. Its pickle, for worker processes, holds the path and not the memory map.
 
-    Example:
-        StoredTokens(folder, Manifest.read(folder)).gather(np.array([3, 0]))
+    Examples:
+        >>> StoredTokens(folder, Manifest.read(folder)).gather(np.array([3, 0]))
     """
 
     def __init__(self, folder: Path, manifest: Manifest) -> None:

@@ -37,8 +37,8 @@ class StorePlan:
         hidden_size: d.
         dtype: a name of `DTYPES`.
 
-    Example:
-        StorePlan(np.array([7, 12, 5]), 384, "float16").size_bytes
+    Examples:
+        >>> StorePlan(np.array([7, 12, 5]), 384, "float16").size_bytes
     """
 
     lengths: np.ndarray
@@ -79,8 +79,8 @@ class WriteOptions:
         verbose: print a line and a progress bar.
         team: processes that share the chunks. Rank 0 locks, prepares and writes the manifest.
 
-    Example:
-        WriteOptions(rebuild=True, verbose=True)
+    Examples:
+        >>> WriteOptions(rebuild=True, verbose=True)
     """
 
     resume: bool = True
