@@ -23,7 +23,7 @@ CPU = torch.device("cpu")
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["minilm", "smollm2"])
 def test_live_states_equal_a_float32_store(name, real_data, tmp_path):
-    examples = load_hub_examples("rte", "train", real_data, 40)
+    examples = load_hub_examples("rte", "train", real_data, {"minilm": 40, "smollm2": 8}[name])
     index = TextIndex([examples])
     source = find_backbone(name)
     config = RunConfig().with_values(model_name_or_path=name, store_dir=str(tmp_path), store_dtype="float32", verbose=False)
@@ -31,8 +31,8 @@ def test_live_states_equal_a_float32_store(name, real_data, tmp_path):
     live = open_tokens(config.with_values(precompute_hidden_states=False), source, index, CPU, Clock())
     assert isinstance(live, LiveTokens) and len(live) == len(stored) == len(index.texts)
     rows = np.random.default_rng(0).permutation(len(index.texts))
-    for start in range(0, len(rows), 16):
-        one, other = stored.gather(rows[start : start + 16]), live.gather(rows[start : start + 16])
+    for start in range(0, len(rows), 5):
+        one, other = stored.gather(rows[start : start + 5]), live.gather(rows[start : start + 5])
         scale = max(1.0, float(one.tokens.abs().max()))  # smollm2 has states of size 30
         torch.testing.assert_close(one.tokens / scale, other.tokens / scale, atol=1e-5, rtol=1e-5)
 

@@ -124,7 +124,7 @@ class BackboneModule(InputModule):
         source = _find_named(model_name_or_path, facts, trust) if facts["by_name"] else open_folder(str(root), root, trust)
         asked = given.pop("dtype", given.pop("torch_dtype", None))
         dtype = facts["dtype"] if asked in (None, "auto") else str(asked).removeprefix("torch.")
-        backbone = Backbone(source, None, dtype, facts["layer"], torch.device("cpu"), given)
+        backbone = Backbone(source, facts["max_seq_length"], dtype, facts["layer"], torch.device("cpu"), given)
         module = cls(backbone, facts["by_name"])
         module.max_seq_length = facts["max_seq_length"]
         return module
