@@ -152,3 +152,58 @@ def test_data_sets_of_the_hub(call, hub, tiny_bert, mirror, tmp_path):
         assert one["code"] == 2 and len(one["err"].splitlines()) == 1, one
         assert words.split("(")[0] in one["err"] and "--data_dir or GLOT_DATA_DIR" in one["err"], one
     assert "gated" in refused[0]["err"] and "nothing of that name" in refused[1]["err"]
+
+
+def test_an_export_is_pushed_and_loaded_from_the_hub(call, hub, mirror, tiny_bert, tmp_path):
+    (trained, exported) = call(
+        [*command(str(tiny_bert), "--run_name=run", data=mirror), f"--output_dir={tmp_path / 'runs'}"],
+        ["export", str(tmp_path / "runs/run"), f"--to={tmp_path / 'model'}"],
+    )
+    assert trained["code"] == exported["code"] == 0, (trained, exported)
+    code = f"""
+from sentence_transformers import SentenceTransformer
+whole = SentenceTransformer({str(tmp_path / "model")!r}, trust_remote_code=True)
+whole.push_to_hub("acme/pushed", token="hf_not_a_secret")
+print(whole.encode(["the red cat"]).tolist())
+"""
+    load = """
+import sys
+sys.modules["glot"] = None
+from sentence_transformers import SentenceTransformer
+print(SentenceTransformer("acme/pushed", trust_remote_code=True).encode(["the red cat"]).tolist())
+"""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "GLOT_", "HUGGING"))}
+    clean |= {"HF_ENDPOINT": hub.address, "HF_HOME": str(tmp_path / "hf"), "OMP_NUM_THREADS": "1", "HF_HUB_DISABLE_XET": "1"}
+    vectors = []
+    for script in (code, load):
+        done = subprocess.run([sys.executable, "-c", script], env=clean, cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-3000:]
+        vectors.append(json.loads(done.stdout.splitlines()[-1]))
+    np.testing.assert_allclose(vectors[0], vectors[1], atol=1e-6)
+    pushed = {str(path.relative_to(hub.root / "models/acme/pushed")) for path in (hub.root / "models/acme/pushed").rglob("*")}
+    assert {"glot_model.py", "modules.json", "README.md", "config_sentence_transformers.json"} <= pushed
+
+
+def test_own_rows_from_a_table_of_the_hub(call, hub, tiny_bert, tmp_path):
+    words = [
+        "run",
+        "--task=custom",
+        f"--model_name_or_path={tiny_bert}",
+        "--epochs=1",
+        "--max_length=16",
+        "--verbose=0",
+        "--pooling_method=mean",
+    ]
+    words += ["--train_file=hub:nyu-mll/glue:cola", "--text_columns=sentence"]
+    whole, held, wrong, missing = call(
+        [*words, "--eval_split=validation"],
+        words,
+        [*words, "--text_columns=sentenc"],
+        [*words, "--train_file=hub:acme/nothing"],
+    )
+    assert whole["code"] == held["code"] == 0, (whole, held)
+    result = json.loads(whole["out"])
+    assert result["rows"] == {"train": 12, "evaluation": 12} and result["labels"]["classes"] == ["0", "1"]
+    assert json.loads(held["out"])["rows"] == {"train": 10, "evaluation": 2}
+    assert wrong["code"] == 2 and "no column 'sentenc' (--text_columns) (did you mean 'sentence'?)" in wrong["err"]
+    assert missing["code"] == 2 and "hub:acme/nothing (train) cannot be had: " in missing["err"] and len(missing["err"].splitlines()) == 1
