@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from types import ModuleType
+from typing import Any
 
 from glot import __version__
 from glot.distributed import processes
@@ -28,9 +29,11 @@ from glot.settings.commands import (
     parse_report,
     parse_rerun,
     parse_runs,
+    parse_store,
 )
 from glot.settings.config import RunConfig
 from glot.settings.flags import STRESS_DEFAULTS, Parsed, parse, to_yaml
+from glot.trust import Trust
 
 FIRST_STEPS = """Nothing was asked for. Without a network, on the embedded backbone:
 
@@ -105,6 +108,11 @@ def doctor_main(argv: list[str] | None = None, program: str = "glot doctor") -> 
     return _guarded(lambda: _doctor(parse(_words(argv), program)))
 
 
+def store_main(argv: list[str] | None = None, program: str = "glot store") -> int:
+    """`glot store list|verify|gc|rm`: the stores of token states."""
+    return _guarded(lambda: _store(_words(argv)))
+
+
 def new_main(argv: list[str] | None = None, program: str = "glot new") -> int:
     """`glot new pooler FILE`: a template with its test."""
     return _guarded(lambda: _write_starter("pooler", parse_new(_words(argv)).file))
@@ -127,6 +135,7 @@ COMMANDS: dict[str, tuple[Callable[[list[str], str], int], str]] = {
     "report": (report_main, "what a study's runs say: intervals, paired tests, floors, published figures"),
     "runs": (runs_main, "a table of finished runs"),
     "rerun": (rerun_main, "do a finished run again, and compare"),
+    "store": (store_main, "stores of token states: list, verify, gc, rm"),
     "new": (new_main, "a template of your own pooler, with its test"),
     "init": (init_main, "a study file to begin with"),
     "doctor": (doctor_main, "versions, devices, folders: what works here"),
@@ -249,19 +258,23 @@ def _graph(parsed: Parsed) -> None:
         print(warning, file=sys.stderr)
 
 
-def _sweep(words: list[str]) -> None:
+def _sweep(words: list[str]) -> int:
     from glot.study import sweep
 
     asked = sweep.parse_sweep(words)
     seeds = sweep.sweep_seeds(asked.seeds)
     if asked.dry_run:
         print("\n".join(sweep.list_runs(asked.file, seeds)))
-        return
+        return 0
     if asked.jobs < 1:
         raise ConfigError(f"--jobs={asked.jobs}: must be at least 1")
     _load_recipes()
-    folder = sweep.run_study(asked.file, asked.output_dir, seeds, asked.jobs)
+    folder = sweep.run_study(asked.file, asked.output_dir, seeds, asked.jobs, asked.retry)
     _report([str(folder)])
+    failed = sweep.failed_runs(folder)
+    for line in failed:
+        print(f"failed: {line}", file=sys.stderr)
+    return 1 if failed else 0
 
 
 def _report(words: list[str]) -> None:
@@ -291,9 +304,27 @@ def _rerun(words: list[str]) -> int:
     _load_recipes()
     from glot.study.runs import rerun
 
-    text, equal = rerun(asked.run, asked.output_dir, asked.check)
+    text, equal = rerun(asked.run, asked.output_dir, asked.check, _trust(asked))
     print(text)
     return 0 if equal else 1
+
+
+def _store(words: list[str]) -> int:
+    asked = parse_store(words)
+    from glot.study import stores
+
+    if asked.what == "list":
+        rows = [list(row) for row in stores.list_stores(asked.store_dir, asked.output_dir)]
+        print(markdown(list(stores.COLUMNS), rows))
+    elif asked.what == "verify":
+        lines, fine = stores.verify_stores(asked.store_dir, asked.names, asked.adopt)
+        print("\n".join(lines))
+        return 0 if fine else 1
+    elif asked.what == "gc":
+        print("\n".join(stores.collect_garbage(asked.store_dir, asked.output_dir, asked.dry_run)))
+    else:
+        print("\n".join(stores.remove_stores(asked.store_dir, asked.names)))
+    return 0
 
 
 def _doctor(parsed: Parsed) -> int:
@@ -319,7 +350,7 @@ def _predict(words: list[str]) -> None:
     from glot.new_texts import Streams, predict_file
 
     streams = Streams(asked.input, asked.output, asked.text_columns, asked.batch_size, bool(asked.overwrite))
-    _done(predict_file(asked.run, streams, asked.device, bool(asked.trust_pooler)))
+    _done(predict_file(asked.run, streams, asked.device, _trust(asked)))
 
 
 def _encode(words: list[str]) -> None:
@@ -335,11 +366,15 @@ def _encode(words: list[str]) -> None:
     if config is not None:
         encoder, column = new_texts.open_plain_encoder(config)
     else:
-        encoder, column = new_texts.open_run_encoder(asked.run, asked.device, bool(asked.trust_pooler))
+        encoder, column = new_texts.open_run_encoder(asked.run, asked.device, _trust(asked))
     names = (asked.text_columns or column).split(",")
     if len(names) > 1:
         raise ConfigError(f"--text_columns={asked.text_columns}: one column at a time has vectors; name one")
     _done(new_texts.encode_file(encoder, names[0], streams, bool(asked.normalize)))
+
+
+def _trust(asked: Any) -> Trust:
+    return Trust(bool(asked.trust_remote_code), bool(asked.trust_pooler))
 
 
 def _done(line: str) -> None:
@@ -353,4 +388,4 @@ def _export(words: list[str]) -> None:
     _load_recipes()
     from glot.integrations.export import export_run
 
-    print(export_run(asked.run, asked.to, asked.head_only, asked.max_length, asked.exclude_prompt, bool(asked.trust_pooler)))
+    print(export_run(asked.run, asked.to, asked.head_only, asked.max_length, asked.exclude_prompt, _trust(asked)))

@@ -235,6 +235,7 @@ def load_encoder(
     device: str = "auto",
     backbone_dtype: str | None = None,
     trust_pooler: bool = False,
+    trust_remote_code: bool = False,
 ) -> SentenceEncoder:
     """The trained pooler of a run folder (or of a `.pth` with its configuration beside it) on its backbone.
 
@@ -244,6 +245,7 @@ def load_encoder(
         device: as `--device`.
         backbone_dtype: float32, float16, bfloat16 or autocast; default: as in training.
         trust_pooler: run a pooler's own code that the checkpoint carries, whoever wrote it.
+        trust_remote_code: run code that comes with the backbone; what the checkpoint says of it does not count.
 
     Raises:
         CheckpointError: no such checkpoint, or the backbone on this machine is not the one it was trained on.
@@ -259,7 +261,7 @@ def load_encoder(
         raise ConfigError(f"max_length={max_length}: must be at least 1")
     precision = backbone_dtype or config.backbone.backbone_dtype
     lookup(DTYPES, precision, "backbone_dtype")
-    asked = config.with_values(device=device, backbone_dtype=precision)
+    asked = config.with_values(device=device, backbone_dtype=precision, trust_remote_code=trust_remote_code)
     backbone = _open_backbone(asked, path, trained_length if max_length is None else max_length)
     pooler, prompts = load_pooler(path, config, backbone.hidden_size, trust_pooler), Prompts.from_dict(saved["resolved"].get("prompts"))
     return SentenceEncoder(backbone, pooler, path.stem, pooler_settings(config), prompts)

@@ -19,6 +19,7 @@ from glot.files import find_files
 from glot.predictor import Predictor, load_predictor, text_columns
 from glot.progress import counter, say
 from glot.settings.config import RunConfig, read_saved
+from glot.trust import DISTRUST, Trust
 
 AT_ONCE = 2048
 """Rows between two writes: about what a killed command repeats."""
@@ -58,14 +59,14 @@ class Streams(NamedTuple):
         return hashlib.sha256(json.dumps([listing, self.columns, self.batch_size, facts]).encode()).hexdigest()
 
 
-def predict_file(run: Path, streams: Streams, device: str = "auto", trust_pooler: bool = False) -> str:
+def predict_file(run: Path, streams: Streams, device: str = "auto", trust: Trust = DISTRUST) -> str:
     """Label the rows of a file; returns what was done, in words.
 
     Raises:
         ConfigError, CheckpointError, DataError, StateError: one line each.
     """
     streams.check(PREDICTED)
-    predictor = load_predictor(run, device=device, trust_pooler=trust_pooler)
+    predictor = load_predictor(run, device=device, trust_pooler=trust.pooler, trust_remote_code=trust.remote_code)
     names = split_names(streams.columns) if streams.columns else predictor.columns
     if len(names) != len(predictor.columns):
         raise ConfigError(f"--text_columns={streams.columns}: {run} takes {len(predictor.columns)}: {', '.join(predictor.columns)}")
@@ -139,11 +140,11 @@ def encode_file(encoder: SentenceEncoder, name: str, streams: Streams, normalize
     return f"{streams.target}: {total:,} vectors of {encoder.dim} numbers"
 
 
-def open_run_encoder(run: Path, device: str, trust_pooler: bool = False) -> tuple[SentenceEncoder, str]:
+def open_run_encoder(run: Path, device: str, trust: Trust = DISTRUST) -> tuple[SentenceEncoder, str]:
     """The encoder of a run, and the column of its texts; a run on pairs has the first one's."""
     saved = read_saved(run)
     columns = text_columns(RunConfig.from_dict(saved["flags"])) if saved is not None else ("text",)
-    return load_encoder(run, device=device, trust_pooler=trust_pooler), columns[0]
+    return load_encoder(run, device=device, trust_pooler=trust.pooler, trust_remote_code=trust.remote_code), columns[0]
 
 
 def open_plain_encoder(config: RunConfig) -> tuple[SentenceEncoder, str]:

@@ -179,7 +179,7 @@ def add_heat_map(config: RunConfig, result: Result) -> None:
     folder, (data, _) = Path(result["run_dir"]), read_labelled(config, find_source(config.backbone))
     try:
         with library_door(DataError, lambda error: f"no heat map ({reason(error)})"):
-            draw_heat_map(folder, data.reported[0].columns[0][0])
+            draw_heat_map(folder, data.reported[0].columns[0][0], config.backbone.trust_remote_code)
     except GlotError as error:  # the result is written; its picture is an extra
         warn(str(error))
         result["notes"].append(str(error))

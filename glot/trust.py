@@ -4,9 +4,20 @@ import contextlib
 import json
 import os
 from pathlib import Path
+from typing import NamedTuple
 
 from glot.errors import CheckpointError
 from glot.locate import read_facts
+
+
+class Trust(NamedTuple):
+    """Whose code a command may run: that of a model (`--trust_remote_code`), that of a run's pooler (`--trust_pooler`)."""
+
+    remote_code: bool = False
+    pooler: bool = False
+
+
+DISTRUST = Trust()
 
 
 def cache_folder() -> Path:

@@ -221,6 +221,10 @@ class TokenSource(Protocol):
         """Write the backbone, where it was trained."""
         ...
 
+    def check(self) -> None:
+        """Make sure that what was read is what was written; called before a result is written."""
+        ...
+
     def __len__(self) -> int: ...
 
     def gather(self, rows: np.ndarray) -> TokenBatch:

@@ -3,6 +3,10 @@
 import dataclasses
 import json
 import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 
@@ -18,8 +22,11 @@ from glot.nn.poolers import own_codes
 from glot.prompts import DOCUMENT, Prompts
 from glot.settings.config import RunConfig, read_config
 from glot.states.backbone import Backbone, pick_device
-from glot.training.checkpoint import BACKBONE, CONFIG, RESULT, find_trained_backbone, load_run
+from glot.training.checkpoint import BACKBONE, CONFIG, RESULT, current_umask, find_trained_backbone, load_run
+from glot.trust import DISTRUST, Trust
 
+CHECKED_TEXTS = ["the red cat", "Unbelievably, 3.14 tokenizers' <tests>!", "a", ""]
+"""What run and export must agree on."""
 IMPLIED = ("torch", "numpy", "transformers")
 """What sentence-transformers brings along."""
 NEEDS_PYG = ("gcn", "gin", "gine")
@@ -31,7 +38,7 @@ def export_run(
     head_only: bool = False,
     max_length: int | None = None,
     exclude_prompt: bool = False,
-    trust_pooler: bool = False,
+    trust: Trust = DISTRUST,
 ) -> str:
     """Write the export. Returns a line that describes it.
 
@@ -41,19 +48,20 @@ def export_run(
         head_only: name the backbone instead of storing its weights.
         max_length: number of tokens that a text is cut to; default: as in training.
         exclude_prompt: leave a prompt's tokens out of pooling.
-        trust_pooler: run a pooler's own code that the run carries, whoever wrote it.
+        trust: whether code of the run's pooler and of its backbone may run.
 
     Raises:
         CheckpointError: no finished run, or its backbone is not the one on this machine.
         ConfigError: the folder is in use, or `max_length` is more than the backbone reads.
     """
     _check_target(folder)
-    model, config, resolved = load_run(run_dir, trust_pooler)
+    model, config, resolved = load_run(run_dir, trust.pooler)
     if not (run_dir / RESULT).is_file():
         raise CheckpointError(f"{run_dir}: no {RESULT}; give the folder of a finished run")
     result = json.loads((run_dir / RESULT).read_text())
     if (run_dir / BACKBONE).is_dir() and head_only:
         raise ConfigError(f"--head_only: {run_dir} has trained its backbone too; export it whole")
+    config = config.with_values(trust_remote_code=trust.remote_code)
     source = find_trained_backbone(run_dir, read_config(run_dir / CONFIG), config)
     length = max_length or (None if config.backbone.adaptive_length else config.backbone.max_length)
     backbone = Backbone(source, length, config.backbone.backbone_dtype, config.backbone.hidden_layer, pick_device("cpu"))
@@ -67,12 +75,49 @@ def export_run(
         texts.setdefault(DOCUMENT, prompts.for_pairs().document)
     modules = [BackboneModule(backbone, head_only), pooling, Normalize()]
     whole = SentenceTransformer(modules=modules, device="cpu", prompts=texts, default_prompt_name=prompts.default)
-    whole.save(str(folder), create_model_card=False)
-    _make_independent(folder, requirements(config, sources))
     card = model_card(config, result, source, pooling.net.out_dim, backbone.max_length, pooling.include_prompt)
-    (folder / "README.md").write_text(card, encoding="utf-8")
+    with _written_beside(folder) as partial:
+        whole.save(str(partial), create_model_card=False)
+        _make_independent(partial, requirements(config, sources))
+        (partial / "README.md").write_text(card, encoding="utf-8")
+        _check_export(partial, whole, backbone.dtype)
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     return f"{folder}: {config.pooler.pooling_method}, D = {pooling.net.out_dim}, {size / 2**20:.1f} MiB{', backbone by name' * head_only}"
+
+
+@contextmanager
+def _written_beside(folder: Path) -> Iterator[Path]:
+    """A folder beside the target, which takes its name when the block is through: what is killed before loads as nothing.
+
+    Raises:
+        ConfigError: the disk is full, or cannot be written.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        yield partial
+        for path in (partial, *partial.rglob("*")):
+            path.chmod((0o777 if path.is_dir() else 0o666) & ~current_umask())
+        if folder.is_dir():
+            folder.rmdir()  # empty, as was checked
+        partial.rename(folder)
+    except OSError as error:
+        raise ConfigError(f"--to={folder}: cannot be written ({error.strerror or error}); make room, or name another folder") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _check_export(folder: Path, whole: SentenceTransformer, dtype: str) -> None:
+    """Load what was written, and compare its vectors of a few texts with those of the run.
+
+    Raises:
+        CheckpointError: they differ.
+    """
+    again = SentenceTransformer(str(folder), trust_remote_code=True, device="cpu")
+    one, other = (model.encode(CHECKED_TEXTS, show_progress_bar=False, convert_to_numpy=True) for model in (whole, again))
+    largest = float(abs(one - other).max())
+    if not largest <= (1e-4 if dtype == "float32" else 1e-2):
+        raise CheckpointError(f"{folder}: the export gives other vectors than the run (by {largest:g}); please report this")
 
 
 def _check_target(folder: Path) -> None:

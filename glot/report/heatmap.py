@@ -16,12 +16,13 @@ HEAT_MAP = "augmented_similarity"
 
 
 @torch.inference_mode()
-def draw_heat_map(run_dir: Path, text: str) -> None:
+def draw_heat_map(run_dir: Path, text: str, trust_remote_code: bool = False) -> None:
     """Write `augmented_similarity.{png,pdf}`: cosines of one sentence's tokens and pooled vectors, the trained pooler's among them.
 
     A pooler with token weights is shown as the weighted sum of the raw tokens, which has width d for every jump.
     """
     model, config, _ = load_run(run_dir)
+    config = config.with_values(trust_remote_code=trust_remote_code)
     source = find_trained_backbone(run_dir, read_config(run_dir / CONFIG), config)
     asked = config.backbone
     device, options = pick_device(asked.device), load_options(asked.device)

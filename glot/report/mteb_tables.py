@@ -1,13 +1,12 @@
 """Tables of MTEB scores: tasks, means per category, and the paper's figures beside ours."""
 
-import csv
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
 from glot.report.published import published_score
-from glot.report.tables import markdown
+from glot.report.tables import csv_text, markdown
 
 MEAN = "mean"
 
@@ -31,8 +30,7 @@ def write_mteb_tables(run_dir: Path, scores: Sequence[Score], backbone: str, poo
     """Write table.md and table.csv of the tasks scored so far."""
     header, rows = mteb_table(scores, backbone, pooler)
     (run_dir / "table.md").write_text(markdown(header, rows) + "\n", encoding="utf-8")
-    with (run_dir / "table.csv").open("w", newline="", encoding="utf-8") as stream:
-        csv.writer(stream).writerows([header, *rows])
+    (run_dir / "table.csv").write_text(csv_text(header, rows) + "\n", encoding="utf-8")
 
 
 def mteb_table(scores: Sequence[Score], backbone: str, pooler: str) -> tuple[list[str], list[list[str]]]:

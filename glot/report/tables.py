@@ -7,6 +7,7 @@ from typing import Any
 
 def markdown(header: list[str], rows: list[list[str]]) -> str:
     """A Markdown table with padded columns, the first left-aligned, the others right-aligned."""
+    header, rows = [plain_cell(cell) for cell in header], [[plain_cell(cell) for cell in row] for row in rows]
     widths = [max(len(line[column]) for line in [header, *rows]) for column in range(len(header))]
 
     def line(cells: list[str]) -> str:
@@ -17,6 +18,20 @@ def markdown(header: list[str], rows: list[list[str]]) -> str:
 
     rule = "|" + "|".join("-" * (width + 2) if not column else "-" * (width + 1) + ":" for column, width in enumerate(widths)) + "|"
     return "\n".join([line(header), rule, *(line(row) for row in rows)])
+
+
+def plain_cell(cell: str) -> str:
+    """A cell of Markdown: no line break, no bar that would end it."""
+    return " ".join(cell.split()).replace("|", "\\|")
+
+
+def safe_cell(cell: str) -> str:
+    """A cell of CSV that no spreadsheet takes for a formula; numbers stay."""
+    try:
+        float(cell)
+    except ValueError:
+        return f"'{cell}" if cell != "-" and cell[:1] in tuple("=+-@\t\r") else cell
+    return cell
 
 
 def run_summary(result: dict[str, Any]) -> str:
@@ -82,16 +97,26 @@ def demo_table(runs: list[dict[str, Any]], shortcuts: dict[str, float]) -> str:
 def csv_text(header: list[str], rows: list[list[str]]) -> str:
     """The same table as CSV."""
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([header, *rows])
+    csv.writer(text, lineterminator="\n").writerows([[safe_cell(cell) for cell in row] for row in [header, *rows]])
     return text.getvalue().rstrip("\n")
+
+
+LATEX = {sign: rf"\{sign}" for sign in "&%$#_{}"} | {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "±": r"$\pm$",
+}
+"""Sign -> how LaTeX prints it."""
 
 
 def latex(header: list[str], rows: list[list[str]]) -> str:
     """A LaTeX table (booktabs)."""
 
     def line(cells: list[str]) -> str:
-        escaped = [cell.replace("%", r"\%").replace("_", r"\_").replace("±", r"$\pm$") for cell in cells]
-        return " & ".join(escaped) + r" \\"
+        return " & ".join("".join(LATEX.get(sign, sign) for sign in " ".join(cell.split())) for cell in cells) + r" \\"
 
     body = "\n".join(line(row) for row in rows)
     columns = "l" + "r" * (len(header) - 1)

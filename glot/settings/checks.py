@@ -209,6 +209,16 @@ def _check_processes(config: "RunConfig") -> list[str]:
     return problems
 
 
+LONGEST_NAME = 200
+"""Bytes of a folder's name: systems take 255, and runs put numbers behind it."""
+
+
+def is_folder_name(name: str) -> bool:
+    """Whether a name is one folder and leads nowhere else."""
+    plain = name.strip(". ") != "" and "/" not in name and "\0" not in name and not any(ord(sign) < 32 for sign in name)
+    return plain and len(name.encode("utf-8", "surrogatepass")) <= LONGEST_NAME
+
+
 def _check_folders(config: "RunConfig") -> list[str]:
     problems = []
     if config.data.data_dir is not None and not Path(config.data.data_dir).is_dir():
@@ -230,6 +240,6 @@ def _check_folders(config: "RunConfig") -> list[str]:
         if not path.is_dir() or not os.access(path, os.W_OK):
             problems.append(f"--{flag}={folder}: cannot be written ({path} is not a writable folder)")
     name = config.output.run_name
-    if name is not None and (name in ("", ".", "..", MTEB_CACHE) or "/" in name):
+    if name is not None and (not is_folder_name(name) or name == MTEB_CACHE):
         problems.append(f"--run_name={name}: must be a folder name without slashes, and not {MTEB_CACHE}")
     return problems

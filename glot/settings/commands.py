@@ -1,6 +1,7 @@
 """The command lines of `glot`'s commands beside `run`: what each takes."""
 
 import argparse
+import os
 from pathlib import Path
 
 from glot.errors import ConfigError
@@ -108,6 +109,31 @@ def parse_rerun(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("run", type=Path, help="folder of the finished run")
     parser.add_argument("--check", action="store_true", help="compare weights, predictions and scores; exit code 1 where they differ")
     parser.add_argument("--output_dir", metavar="DIR", help="where the new folder is made [beside the old one]")
+    _add_trust(parser)
+    return parser.parse_args(argv)
+
+
+def parse_store(argv: list[str]) -> argparse.Namespace:
+    """The command line of `glot store`."""
+    parser = Parser(prog="glot store", description="Stores of token states: list them, verify their bytes, remove them.")
+    commands = parser.add_subparsers(dest="what", required=True, metavar="list|verify|gc|rm")
+    verbs = {
+        "list": "a table: model, layer, texts, size, which runs use it",
+        "verify": "compare with the checksums; exit code 1 where a store is damaged",
+        "gc": "remove stores that no run folder names and nobody is writing",
+        "rm": "remove stores by name",
+    }
+    for name, text in verbs.items():
+        own = commands.add_parser(name, help=text, description=text)
+        own.add_argument("--store_dir", type=Path, default=Path(os.environ.get("GLOT_STORE_DIR") or "data/hidden"), help="[data/hidden]")
+        if name in ("verify", "rm"):
+            own.add_argument("names", nargs="*", help="of the stores" + " [all]" * (name == "verify"))
+        if name in ("list", "gc"):
+            own.add_argument("--output_dir", type=Path, default=Path("runs"), help="where run folders are looked for [runs]")
+        if name == "verify":
+            own.add_argument("--adopt", action="store_true", help="give stores of older versions the checksums of what they hold now")
+        if name == "gc":
+            own.add_argument("--dry_run", action="store_true", help="say what would be removed, and stop")
     return parser.parse_args(argv)
 
 
@@ -132,6 +158,8 @@ def parse_plain_pooler(words: list[str]) -> RunConfig:
 def _add_trust(parser: argparse.ArgumentParser) -> None:
     text = "1 = run the pooler's own code that the run carries, though it was never trained with here [0]"
     parser.add_argument("--trust_pooler", type=int, choices=(0, 1), default=0, help=text)
+    text = "1 = run code that comes with the backbone; what the run's configuration says of it does not count [0]"
+    parser.add_argument("--trust_remote_code", type=int, choices=(0, 1), default=0, help=text)
 
 
 def _add_streams(parser: argparse.ArgumentParser, output: str) -> None:

@@ -66,7 +66,7 @@ class BackboneConfig:
     hidden_layer: str = flag(
         "-1", BACKBONE, "which hidden states: -1 last, 0 embeddings, an index, or mean4 (mean of the last four)", ours=True, brought=ORIGIN
     )
-    trust_remote_code: bool = flag(False, BACKBONE, "1 = run code that comes with a hub model", ours=True, brought=ORIGIN)
+    trust_remote_code: bool = flag(False, BACKBONE, "1 = run code that comes with a model", ours=True)
     trust_pooler: bool = flag(
         False,
         BACKBONE,

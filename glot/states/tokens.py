@@ -16,7 +16,7 @@ import torch
 from glot.distributed import ALONE, Processes
 from glot.errors import StateError
 from glot.hub import find_file
-from glot.progress import Clock, counter
+from glot.progress import Clock, counter, say
 from glot.prompts import AUTO, MODEL_FILE, Prompts, UsedPrompts, read_prompts
 from glot.settings.config import RunConfig, versions
 from glot.settings.sections import BackboneConfig
@@ -29,6 +29,8 @@ from glot.types import Texts, TokenBatch, TokenSource
 SAMPLED_TEXTS, TIMED_TEXTS = 2000, 256
 """Number of texts that `--estimate` tokenises, and the approximate number of them that it runs through the backbone."""
 TOKENISED_AT_ONCE = 1000
+CHECKED_FIRST = 1 << 30
+"""Bytes of a store up to which it is checked before training: a fraction of a second."""
 
 
 def max_tokens(backbone: BackboneConfig) -> int | None:
@@ -101,6 +103,10 @@ def open_tokens(
         write_layers(config, source, texts, [config.backbone.hidden_layer], device, clock, team)
         stored = open_store(root, key)
         assert stored is not None
+    if stored.manifest.chunk_checksums is None:
+        say(f"store {stored.folder}: has no checksums (an older version wrote it); glot store verify --adopt adds them")
+    if stored.manifest.size_bytes <= CHECKED_FIRST:
+        stored.check()  # before anything is trained on it; a larger one is checked while training reads it
     return stored
 
 

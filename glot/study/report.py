@@ -13,7 +13,7 @@ from glot.data.shortcuts import SHORTCUTS
 from glot.errors import DataError, library_door, reason
 from glot.report.plots import plot_arms, plot_lines
 from glot.report.published import published_score
-from glot.report.tables import latex, markdown
+from glot.report.tables import csv_text, latex, markdown
 from glot.study.statistics import LEVEL, Paired, Spread, holm, paired, spread
 from glot.training.metrics import floors
 
@@ -65,8 +65,7 @@ def write_report(folder: Path) -> str:
     text = "\n\n".join(filter(None, parts)) + "\n"
     (folder / "report.md").write_text(text, encoding="utf-8")
     (folder / "report.tex").write_text(latex(*table), encoding="utf-8")
-    with (folder / "report.csv").open("w", newline="", encoding="utf-8") as stream:
-        csv.writer(stream).writerows([table[0], *table[1]])
+    (folder / "report.csv").write_text(csv_text(*table) + "\n", encoding="utf-8")
     draw([row for row in rows if row.values], study["cells"], folder / "report.png")
     return f"{text}\nwritten: {folder}/report.md, .csv, .tex, .png, .pdf"
 

@@ -12,7 +12,8 @@ from glot.recipes import choose_recipe
 from glot.report.tables import markdown
 from glot.settings.choices import short_name
 from glot.settings.config import RunConfig, read_config
-from glot.training.checkpoint import CONFIG, PREDICTIONS, RESULT, WEIGHTS
+from glot.training.checkpoint import CONFIG, PREDICTIONS, RESULT, WEIGHTS, own_sources
+from glot.trust import DISTRUST, Trust
 
 COLUMNS = ("date", "task", "model", "pooler", "seed", "metric", "score", "floor", "folder")
 
@@ -96,13 +97,14 @@ def _listed(path: Path, root: Path) -> Listed | None:
     )
 
 
-def rerun(folder: Path, output_dir: str | None, check: bool) -> tuple[str, bool]:
+def rerun(folder: Path, output_dir: str | None, check: bool, trust: Trust = DISTRUST) -> tuple[str, bool]:
     """Do a finished run once more, into a new folder.
 
     Args:
         folder: of the finished run.
         output_dir: where the new folder is made; None = beside the old one.
         check: compare weights, predictions and scores byte by byte.
+        trust: whether code of the run's pooler and of its backbone may run.
 
     Returns:
         what came out, in words; whether all was equal (true without `check`).
@@ -113,7 +115,8 @@ def rerun(folder: Path, output_dir: str | None, check: bool) -> tuple[str, bool]
     saved = read_config(folder / CONFIG)
     if not (folder / RESULT).is_file():
         raise CheckpointError(f"{folder}: no {RESULT}; give the folder of a finished run")
-    config = RunConfig.from_dict(saved["flags"]).with_values(
+    own_sources(folder, saved["resolved"], trust.pooler)
+    config = RunConfig.from_dict({**saved["flags"], "trust_remote_code": trust.remote_code}).with_values(
         output_dir=output_dir or str(folder.absolute().parent), run_name=f"{folder.name}-again", overwrite=False, override_precompute=False
     )
     result = choose_recipe(config)(config)

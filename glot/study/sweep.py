@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 
 from glot.errors import ConfigError, nearest
+from glot.settings.checks import is_folder_name
 from glot.settings.choices import EVALUATIONS
 from glot.settings.config import RunConfig
 from glot.settings.flags import STRESS_DEFAULTS, parse
@@ -98,6 +99,9 @@ def read_study(path: Path) -> Study:
     reader, keys = (_read_arms, STUDY_KEYS) if content.get("kind") == "study" else (_read_wandb, WANDB_KEYS)
     problems = [f"{path}: {key}: no such key{nearest(key, keys)}; allowed: {', '.join(keys)}" for key in content if key not in keys]
     program = Path(content.get("program", "main.py")).name
+    name = str(content.get("name", path.stem))
+    if not is_folder_name(name):
+        problems.append(f"{path}: name: {name[:60]} must be a folder name without slashes, and no dots alone")
     if program not in PROGRAMS:
         problems.append(f"{path}: program: {program} is none of {', '.join(PROGRAMS)}")
     if problems:
@@ -227,7 +231,7 @@ def resolve_cells(path: Path, study: Study) -> list[RunConfig]:
     return configs
 
 
-def run_study(path: Path, output_dir: str = "runs", seeds: list[int] | None = None, jobs: int = 1) -> Path:
+def run_study(path: Path, output_dir: str = "runs", seeds: list[int] | None = None, jobs: int = 1, retry: int = 0) -> Path:
     """Run every cell of a file with every seed. Returns the study's folder, which `glot report` reads.
 
     A run that fails is recorded and does not stop the others.
@@ -242,6 +246,8 @@ def run_study(path: Path, output_dir: str = "runs", seeds: list[int] | None = No
     configs = resolve_cells(path, study)
     chosen_seeds = seeds or study.seeds
     folder = Path(output_dir) / study.name
+    if not folder.resolve().is_relative_to(Path(output_dir).resolve()):
+        raise ConfigError(f"--output_dir={output_dir}: {folder} is a link that leads out of it; move it away")
     (folder / "runs").mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
     encoded = recipes.encode_once(configs)
@@ -253,7 +259,13 @@ def run_study(path: Path, output_dir: str = "runs", seeds: list[int] | None = No
             [config.with_values(**choice["values"], seed=seed) for seed in chosen_seeds or [config.train.seed]]
             for config, choice in zip(configs, tuned, strict=True)
         ]
-        outcomes = work.run([config for runs in plan for config in runs], f"{study.name}: runs")
+        asked = [config for runs in plan for config in runs]
+        outcomes = work.run(asked, f"{study.name}: runs")
+        for again in range(retry):
+            failed = [place for place, outcome in enumerate(outcomes) if outcome["run_dir"] is None]
+            tried = work.run([asked[place] for place in failed], f"{study.name}: retry {again + 1}") if failed else []
+            for place, outcome in zip(failed, tried, strict=True):
+                outcomes[place] = outcome
     cells, results = [], iter(outcomes)
     for cell, runs, choice in zip(study.cells, plan, tuned, strict=True):
         rows = [{"seed": config.train.seed, **next(results)} for config in runs]
@@ -319,8 +331,16 @@ def parse_sweep(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--seeds", help="0,1,2 or 0..9, in place of the file's")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time, each with its share of the cores [1]")
     parser.add_argument("--output_dir", default="runs", help="the study's folder is made under it [runs]")
+    parser.add_argument("--retry", type=int, default=0, help="how often runs that failed are tried again [0]")
     parser.add_argument("--dry_run", action="store_true", help="check the file, list the runs, and stop")
     return parser.parse_args(argv)
+
+
+def failed_runs(folder: Path) -> list[str]:
+    """A line per run of a finished study that failed."""
+    study = json.loads((folder / "study.json").read_text(encoding="utf-8"))
+    cells = [(cell, run) for cell in study["cells"] for run in cell["runs"] if run["run_dir"] is None]
+    return [f"{cell['arm'] or '-'} {' '.join(cell['grid'].values())} seed {run['seed']}: {run['error']}" for cell, run in cells]
 
 
 def list_runs(path: Path, seeds: list[int] | None) -> Iterator[str]:

@@ -12,9 +12,11 @@ runs/<run_name>/
 """
 
 import csv
+import errno
 import json
 import os
 import shutil
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,7 +34,7 @@ from glot.nn.model import SentenceModel
 from glot.nn.own import OwnCode
 from glot.nn.poolers import build_pooler
 from glot.settings.config import RunConfig, read_config
-from glot.states.backbone import BackboneSource, find_backbone
+from glot.states.backbone import BackboneSource, find_backbone, identity_of
 from glot.training.metrics import class_table, confusion
 from glot.trust import check_trusted
 from glot.types import Examples
@@ -51,15 +53,20 @@ def create_run_folder(root: Path, name: str, overwrite: bool) -> Path:
     """
     folder, count = root / name, 1
     if overwrite and folder.is_dir():
-        if not (folder / MARK).is_file():
+        if not (folder / MARK).is_file() and any(folder.iterdir()):
             raise ConfigError(f"--overwrite=1: {folder} is no run folder (it has no {MARK}); move it away, or choose another --run_name")
         shutil.rmtree(folder)
+    root.mkdir(parents=True, exist_ok=True)
+    fresh = Path(tempfile.mkdtemp(prefix=f".{name[:64]}.", dir=root))  # marked before it has its name: a kill leaves no folder without
+    fresh.chmod(0o777 & ~current_umask())
+    (fresh / MARK).touch()
     while True:
         try:
-            folder.mkdir(parents=True)
-            (folder / MARK).touch()
+            fresh.rename(folder)
             return folder
-        except FileExistsError:
+        except OSError as error:
+            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
+                raise
             count += 1
             folder = root / f"{name}-{count}"
 
@@ -73,9 +80,14 @@ def write_json(path: Path, value: object) -> None:
 
 def allow_as_others(path: Path) -> None:
     """Give a file the rights that every other new file has: safetensors lets nobody but the owner read."""
+    path.chmod(0o666 & ~current_umask())
+
+
+def current_umask() -> int:
+    """Rights that new files do not get."""
     mask = os.umask(0)
     os.umask(mask)
-    path.chmod(0o666 & ~mask)
+    return mask
 
 
 def save_model(folder: Path, model: nn.Module) -> None:
@@ -146,7 +158,7 @@ def find_trained_backbone(checkpoint: Path, saved: dict[str, Any], config: RunCo
     Args:
         checkpoint: a run folder, or a `.pth` with its configuration beside it.
         saved: of `read_saved`.
-        config: what is asked for now; its model's name and trust count.
+        config: what is asked for now; its model's name counts, and whether this command trusts the model's own code.
 
     Raises:
         CheckpointError: the backbone on this machine is not the one of the training, or the one that was trained is gone.
@@ -161,6 +173,9 @@ def find_trained_backbone(checkpoint: Path, saved: dict[str, Any], config: RunCo
     name, trained_on = config.backbone.model_name_or_path, resolved["backbone"]
     repository, _, commit = trained_on.partition("@")
     pinned = commit if commit and repository == name.partition("@")[0] else None
+    found = identity_of(repository if pinned else name, pinned, resolved.get("folder"))
+    if found != trained_on:  # before a line of the model's own code can run
+        raise CheckpointError(f"{checkpoint}: was trained on another {name} ({trained_on} there, {found} here)")
     source = find_backbone(repository if pinned else name, config.backbone.trust_remote_code, pinned, resolved.get("folder"))
     if source.identity != trained_on:
         raise CheckpointError(f"{checkpoint}: was trained on another {name} ({trained_on} there, {source.identity} here)")

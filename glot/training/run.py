@@ -171,6 +171,7 @@ def close_run(
 ) -> Result:
     """Write the weights of the selected epoch and, last, `result.json` with its scores and `facts`; `further` adds to both before that."""
     config, data, tokens = run.config, inputs.data, inputs.tokens
+    tokens.check()
     save_model(run.folder, run.model)
     tokens.save(run.folder / BACKBONE)
     result = make_result(config, inputs.task, fitted, scores, inputs.clock.seconds) | {

@@ -48,6 +48,7 @@ DOORS = {
     "sklearn": ("training/metrics", "data"),
     "scipy": ("training/metrics", "study/statistics"),
     "tqdm": ("progress",),
+    "xxhash": ("states/store/checksums",),
 }
 """Library -> the only files or wings that import it."""
 FORBIDDEN_NAMES = ("utils", "helpers", "common", "misc", "manager")

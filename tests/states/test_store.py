@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 import torch
 
-from glot.errors import StoreError
-from glot.states.store import Manifest, StoreKey, StorePlan, layout, open_store, write_stores, writer
+from glot.errors import ConfigError, StoreError
+from glot.states.store import Manifest, StoreKey, StorePlan, layout, open_store, reader, write_stores, writer
 from glot.states.store.writer import WriteOptions
+from glot.study.stores import collect_garbage, list_stores, remove_stores, verify_stores
 from glot.types import TokenBatch, texts_sha256
 
 KEY = StoreKey("backbone@1", "6", 128, "float32", "float32", "texts")
@@ -208,11 +209,12 @@ def test_a_disk_that_cannot_hold_what_is_left_is_found_before_encoding(tmp_path,
 
 def test_a_foreign_or_damaged_store_is_never_used(tmp_path):
     folder = write(tmp_path)
-    manifest = json.loads((folder / "manifest.json").read_text())
-    (folder / "manifest.json").write_text(json.dumps({**manifest, "key": {**manifest["key"], "max_length": 64}}))
+    manifest = Manifest.read(folder)
+    assert manifest is not None
+    dataclasses.replace(manifest, key={**manifest.key, "max_length": 64}).write(folder)
     with pytest.raises(StoreError, match=r"was made with another max_length; build it anew with --override_precompute=1"):
         open_store(tmp_path, KEY)
-    Manifest(**manifest).write(folder)
+    manifest.write(folder)
     with (folder / "tokens.bin").open("ab") as stream:
         stream.write(b"x")
     with pytest.raises(StoreError, match="holds 257 bytes, its manifest says 256"):
@@ -223,6 +225,106 @@ def test_a_foreign_or_damaged_store_is_never_used(tmp_path):
     (folder / "manifest.json").write_text("{")
     with pytest.raises(StoreError, match="its manifest is damaged"):
         open_store(tmp_path, KEY)
+
+
+def flip(path: Path, place: int) -> None:
+    """One bit of one byte."""
+    data = bytearray(path.read_bytes())
+    data[place] ^= 1
+    path.write_bytes(bytes(data))
+
+
+@pytest.mark.parametrize("memory", [0, 1 << 40])
+def test_every_flipped_byte_of_a_complete_store_is_found(tmp_path, monkeypatch, memory):
+    """In the background where there is memory to read ahead, else when it is asked for."""
+    monkeypatch.setattr(writer, "CHUNK_TOKENS", 6)
+    monkeypatch.setattr(reader, "available_memory", lambda: memory)
+    folder = write(tmp_path)
+    open_store(tmp_path, KEY).check()
+    for name in ("tokens.bin", "plan.npz", "manifest.json"):
+        whole = (folder / name).read_bytes()
+        for place in range(0, len(whole), max(1, len(whole) // 40)):
+            flip(folder / name, place)
+            with pytest.raises(StoreError, match=r"damaged|made with another|build it anew"):
+                stored = open_store(tmp_path, KEY)
+                stored.gather(np.arange(6))
+                stored.check()
+            (folder / name).write_bytes(whole)
+    flip(folder / "tokens.bin", 0)
+    stored = open_store(tmp_path, KEY)
+    with pytest.raises(StoreError, match=r"tokens\.bin: is damaged in texts 0 to 0 of its order; build it anew"):
+        stored.check()
+    restored = pickle.loads(pickle.dumps(stored))  # a worker's rows are checked by its parent
+    assert restored.gather(np.array([1])).tokens.shape == (1, 4)
+
+
+def test_damaged_chunks_of_a_half_store_are_encoded_anew(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(writer, "CHUNK_TOKENS", 6)
+    whole = (write(tmp_path / "whole") / "tokens.bin").read_bytes()
+    folder = write(tmp_path / "half")
+    (folder / "manifest.json").unlink()  # as a kill before the last step leaves it
+    flip(folder / "tokens.bin", 3)
+    calls = []
+    write(tmp_path / "half", calls=calls)
+    assert (folder / "tokens.bin").read_bytes() == whole and 0 < len(calls) < 6
+    assert "1 chunks are damaged and are encoded anew" in caplog.text
+    open_store(tmp_path / "half", KEY).check()
+    for damage in (b"\x00\xff{", b'{"first": "x"}\n[1]\n'):  # lines that say nothing are chunks that are not there
+        (folder / "manifest.json").unlink()
+        (folder / "chunks.jsonl").write_bytes(damage)
+        write(tmp_path / "half")
+        open_store(tmp_path / "half", KEY).check()
+    (folder / "manifest.json").unlink()
+    (folder / "plan.npz").write_bytes(b"PK\x03\x04 nonsense")
+    write(tmp_path / "half")
+    assert (folder / "tokens.bin").read_bytes() == whole
+
+
+def test_a_store_of_an_older_version_is_read_and_can_be_given_checksums(tmp_path):
+    folder = write(tmp_path)
+    body = json.loads((folder / "manifest.json").read_text())
+    older = {name: value for name, value in body.items() if not name.endswith(("checksum", "checksums"))}
+    (folder / "manifest.json").write_text(json.dumps(older))
+    stored = open_store(tmp_path, KEY)
+    stored.check()
+    assert stored.manifest.chunk_checksums is None
+    lines, fine = verify_stores(tmp_path, [], adopt=False)
+    assert fine and "has no checksums; --adopt" in lines[0]
+    assert verify_stores(tmp_path, [folder.name], adopt=True)[0] == [f"{folder.name}: checksums added"]
+    assert verify_stores(tmp_path, [], adopt=False)[0] == [f"{folder.name}: as written"]
+    flip(folder / "tokens.bin", 9)
+    lines, fine = verify_stores(tmp_path, [], adopt=False)
+    assert not fine and "tokens.bin: is damaged" in lines[0]
+
+
+def test_a_rebuild_never_takes_a_store_away_from_its_readers(tmp_path):
+    folder = write(tmp_path)
+    before = open_store(tmp_path, KEY)  # open, not mapped yet
+
+    def watched(rows, calls):
+        assert (folder / "manifest.json").is_file() and open_store(tmp_path, KEY) is not None
+        yield from encode(rows, calls)
+
+    write(tmp_path, source=watched, rebuild=True)
+    assert torch.equal(before.gather(np.arange(6)).tokens, open_store(tmp_path, KEY).gather(np.arange(6)).tokens)
+    assert not before.gather(np.arange(6)).tokens.eq(0).all() and [path.name for path in tmp_path.iterdir()] == [folder.name]
+
+
+def test_stores_are_listed_and_removed(tmp_path):
+    folder, other = write(tmp_path / "hidden"), write(tmp_path / "hidden", key=dataclasses.replace(KEY, layer="0"))
+    run = tmp_path / "runs/a"
+    run.mkdir(parents=True)
+    (run / "result.json").write_text(json.dumps({"model": "minilm", "store": {"path": str(folder)}}))
+    rows = {row.name: row for row in list_stores(tmp_path / "hidden", tmp_path / "runs")}
+    assert rows[folder.name].model == "minilm" and rows[folder.name].used_by == "a" and rows[other.name].used_by == ""
+    assert collect_garbage(tmp_path / "hidden", tmp_path / "runs", dry_run=True) == [f"{other.name}: would be removed"]
+    assert other.is_dir() and collect_garbage(tmp_path / "hidden", tmp_path / "runs", dry_run=False)[0].startswith(f"{other.name}: removed")
+    assert not other.is_dir() and folder.is_dir()
+    with pytest.raises(ConfigError, match="abc: no such store"):
+        remove_stores(tmp_path / "hidden", ["abc"])
+    assert remove_stores(tmp_path / "hidden", [folder.name])[0].startswith(f"{folder.name}: removed")
+    with pytest.raises(ConfigError, match="no such folder"):
+        list_stores(tmp_path / "none", tmp_path)
 
 
 def test_chunks_cover_every_sentence_once(monkeypatch):

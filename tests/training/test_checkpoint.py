@@ -87,6 +87,7 @@ def test_run_folders_never_collide(tmp_path):
     (tmp_path / "runs/a/old").touch()
     assert create_run_folder(tmp_path / "runs", "a", overwrite=True).name == "a" and not (tmp_path / "runs/a/old").exists()
     (tmp_path / "runs/thesis").mkdir()
+    (tmp_path / "runs/thesis/chapter").touch()
     with pytest.raises(ConfigError, match=r"--overwrite=1: .*thesis is no run folder"):
         create_run_folder(tmp_path / "runs", "thesis", overwrite=True)
 

@@ -3,7 +3,16 @@
 from glot.states.backbone.facts import recall_facts
 from glot.states.backbone.live import LiveTokens
 from glot.states.backbone.model import DTYPES, Backbone
-from glot.states.backbone.source import SPREAD, BackboneSource, file_sha256, find_backbone, find_embedded, pick_device, quiet_library
+from glot.states.backbone.source import (
+    SPREAD,
+    BackboneSource,
+    file_sha256,
+    find_backbone,
+    find_embedded,
+    identity_of,
+    pick_device,
+    quiet_library,
+)
 from glot.states.backbone.tokenizer import Tokeniser, kept_characters
 
 __all__ = [
@@ -16,6 +25,7 @@ __all__ = [
     "file_sha256",
     "find_backbone",
     "find_embedded",
+    "identity_of",
     "kept_characters",
     "pick_device",
     "quiet_library",

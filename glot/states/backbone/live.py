@@ -66,6 +66,9 @@ class LiveTokens:
         if self._trainable:
             self.backbone.save(folder)
 
+    def check(self) -> None:
+        """Nothing is stored, so nothing can have changed."""
+
     def gather(self, rows: np.ndarray) -> TokenBatch:
         """The states of `rows (B,)`: float32 (N, d) on the backbone's device.
 

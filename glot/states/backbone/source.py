@@ -262,6 +262,19 @@ def find_backbone(
     return BackboneSource(name, repository, f"{repository}@{commit}", config, trust_remote_code, commit)
 
 
+def identity_of(name: str, revision: str | None = None, folder: str | Path | None = None) -> str:
+    """The identity of a backbone, by its files alone: nothing of it is run. Arguments as in `find_backbone`.
+
+    Raises:
+        ConfigError: not there.
+    """
+    local = _model_folder(name, folder)
+    if local is not None:
+        return _hash_folder(local)
+    repository, wanted = split_revision(name, revision)
+    return f"{repository}@{_find_commit(name, repository, wanted)}"
+
+
 def open_folder(name: str, folder: Path, trust_remote_code: bool = False) -> BackboneSource:
     """The backbone in a folder, with an empty identity, because its files are not hashed.
 

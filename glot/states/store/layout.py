@@ -8,6 +8,8 @@ from pathlib import Path
 
 import torch
 
+from glot.states.store.checksums import checksum
+
 FORMAT_VERSION = 1
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 KEY, PLAN, TOKENS, CHUNKS, MANIFEST, LOCK = "key.json", "plan.npz", "tokens.bin", "chunks.jsonl", "manifest.json", "lock"
@@ -67,6 +69,8 @@ class Manifest:
 
     `backbone` holds the facts measured on the model that made it; None in stores of older versions.
 
+    `plan_checksum` is that of `plan.npz`; `chunk_checksums` holds (first, last, checksum) of each chunk. Older stores have neither.
+
     Examples:
         >>> Manifest.read(key.folder(root))
     """
@@ -79,15 +83,32 @@ class Manifest:
     chunks: int
     versions: dict[str, str]
     backbone: dict[str, object] | None = None
+    plan_checksum: str | None = None
+    chunk_checksums: list[tuple[int, int, str]] | None = None
 
     def write(self, folder: Path) -> None:
-        """Write to a temporary name and rename, so that a manifest is complete or absent."""
+        """Write to a temporary name and rename, so that a manifest is complete or absent; its own checksum is its last field."""
+        body = dataclasses.asdict(self)
         partial = folder / (MANIFEST + ".partial")
-        partial.write_text(json.dumps(dataclasses.asdict(self), indent=1))
+        partial.write_text(json.dumps({**body, "checksum": _checksum_of(body)}, indent=1))
         partial.replace(folder / MANIFEST)
 
     @classmethod
     def read(cls, folder: Path) -> "Manifest | None":
-        """The manifest of a folder, or None where the store is not complete."""
+        """The manifest of a folder, or None where the store is not complete.
+
+        Raises:
+            ValueError: it is not what was written.
+        """
         path = folder / MANIFEST
-        return cls(**json.loads(path.read_text())) if path.is_file() else None
+        if not path.is_file():
+            return None
+        body = json.loads(path.read_text())
+        known = body.pop("checksum", None)  # stores of older versions have none
+        if known is not None and known != _checksum_of(body):
+            raise ValueError("its checksum differs")
+        return cls(**body)
+
+
+def _checksum_of(body: dict[str, object]) -> str:
+    return checksum(json.dumps(body, sort_keys=True).encode())

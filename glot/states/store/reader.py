@@ -1,6 +1,5 @@
 """StoredTokens: a store read through a memory map, any rows in any order."""
 
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +7,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from glot.errors import StoreError
+from glot.errors import StoreError, library_door, reason
+from glot.states.store.checksums import BackgroundCheck, Part, checksum, damaged_parts
 from glot.states.store.layout import DTYPES, PLAN, TOKENS, Manifest, StoreKey
 from glot.types import TokenBatch
+
+ANEW = "build it anew with --override_precompute=1"
 
 
 class StoredTokens:
@@ -26,9 +28,11 @@ class StoredTokens:
         self._dtype = DTYPES[str(manifest.key["store_dtype"])]
         with np.load(folder / PLAN) as plan:
             order, lengths = plan["order"], plan["lengths"]
-        self._lengths, self._starts = lengths, np.empty_like(lengths)
+        self._lengths, self._order, self._starts = lengths, order, np.empty_like(lengths)
         self._starts[order] = np.cumsum(lengths[order]) - lengths[order]
         self._tokens: torch.Tensor | None = None
+        self._check: BackgroundCheck | None = None
+        self._checks, self._is_checked = manifest.chunk_checksums is not None, False
 
     def __len__(self) -> int:
         return self.manifest.num_sentences
@@ -58,17 +62,46 @@ class StoredTokens:
         return self.gather(np.array([place])).tokens
 
     def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "_tokens": None}
+        return {**self.__dict__, "_tokens": None, "_check": None, "_checks": False}  # a worker's rows are checked by its parent
 
     @property
     def tokens(self) -> torch.Tensor:
-        """(N, d) in the store's precision, memory-mapped on each process's first use."""
+        """(N, d) in the store's precision, memory-mapped on each process's first use, and checked in the background from then on."""
         if self._tokens is None:
             size = self.manifest.num_tokens * self.hidden_size
-            read_ahead(self.folder / TOKENS)
+            if self._checks and 2 * self.manifest.size_bytes <= available_memory():
+                self._check = BackgroundCheck(self.folder / TOKENS, self.parts)  # which also reads ahead
             mapped = torch.from_file(str(self.folder / TOKENS), shared=False, size=size, dtype=self._dtype)
             self._tokens = mapped.view(-1, self.hidden_size)
         return self._tokens
+
+    @property
+    def parts(self) -> list[Part]:
+        """The chunks of `tokens.bin` with their checksums; one part without a checksum of a store of an older version."""
+        width = self.hidden_size * self._dtype.itemsize
+        if self.manifest.chunk_checksums is None:
+            return [Part(0, self.manifest.size_bytes, "")]
+        ends = np.concatenate([[0], np.cumsum(self._lengths[self._order])]) * width
+        return [Part(int(ends[first]), int(ends[last]), known) for first, last, known in self.manifest.chunk_checksums]
+
+    def check(self) -> None:
+        """Compare every byte with its checksum, once per process; called before a result is written.
+
+        Raises:
+            StoreError: a chunk is not what was written; its texts are named.
+        """
+        if self.manifest.chunk_checksums is None or self._is_checked:
+            return
+        path = self.folder / TOKENS
+        try:
+            found = self._check.result() if self._check is not None else damaged_parts(path, self.parts)
+        except OSError as error:
+            raise StoreError(f"{path}: cannot be read ({error.strerror}); {ANEW}") from error
+        if found:
+            first, last, _ = self.manifest.chunk_checksums[found[0]]
+            more = f" and {len(found) - 1} more chunks" if len(found) > 1 else ""
+            raise StoreError(f"{path}: is damaged in texts {first} to {last - 1} of its order{more}; {ANEW}")
+        self._is_checked = True
 
     def gather(self, rows: np.ndarray) -> TokenBatch:
         """The states of `rows (B,)` in that order: float32 (N, d) on the CPU."""
@@ -77,30 +110,6 @@ class StoredTokens:
         np.cumsum(lengths, out=ptr[1:])
         positions = np.arange(ptr[-1]) + np.repeat(self._starts[rows] - ptr[:-1], lengths)
         return TokenBatch(self.tokens.index_select(0, torch.from_numpy(positions)).float(), torch.from_numpy(ptr))
-
-
-READ_AT_ONCE = 8 << 20
-
-
-def read_ahead(path: Path) -> threading.Thread | None:
-    """Read a file sequentially in the background, so that the page cache holds it before training reads it in random order.
-
-    Sequential reads are much faster than random ones (benchmarks/README.md). Nothing is read, and None is returned, where the available
-    memory is less than twice the file's size.
-    """
-    if 2 * path.stat().st_size > available_memory():
-        return None
-
-    def stream() -> None:
-        """Read into one buffer; the page cache keeps the data."""
-        buffer = bytearray(READ_AT_ONCE)
-        with path.open("rb", buffering=0) as file:
-            while file.readinto(buffer):
-                pass
-
-    thread = threading.Thread(target=stream, daemon=True)
-    thread.start()
-    return thread
 
 
 def available_memory() -> int:
@@ -119,7 +128,7 @@ def open_store_folder(folder: Path) -> StoredTokens:
     try:
         manifest = Manifest.read(folder)
     except (ValueError, TypeError) as error:
-        raise StoreError(f"store {folder}: its manifest is damaged ({error}); build it anew with --override_precompute=1") from error
+        raise StoreError(f"store {folder}: its manifest is damaged ({error}); {ANEW}") from error
     if manifest is None:
         raise StoreError(f"store {folder}: there is no complete store; give a folder under --store_dir")
     return _check_files(folder, manifest)
@@ -132,26 +141,27 @@ def open_store(root: Path, key: StoreKey) -> StoredTokens | None:
         StoreError: the folder holds another key, a damaged manifest, or other files or sizes than its manifest says.
     """
     folder = key.folder(root)
-    again = "build it anew with --override_precompute=1"
     try:
         manifest = Manifest.read(folder)
     except (ValueError, TypeError) as error:
-        raise StoreError(f"store {folder}: its manifest is damaged ({error}); {again}") from error
+        raise StoreError(f"store {folder}: its manifest is damaged ({error}); {ANEW}") from error
     if manifest is None:
         return None
     different = key.differences(manifest.key)
     if different:
-        raise StoreError(f"store {folder}: was made with another {', '.join(different)}; {again}")
+        raise StoreError(f"store {folder}: was made with another {', '.join(different)}; {ANEW}")
     return _check_files(folder, manifest)
 
 
 def _check_files(folder: Path, manifest: Manifest) -> StoredTokens:
     """The store, where its files are those that the manifest promises."""
-    again = "build it anew with --override_precompute=1"
     if not (folder / PLAN).is_file():
-        raise StoreError(f"store {folder}: {PLAN} is missing; {again}")
+        raise StoreError(f"store {folder}: {PLAN} is missing; {ANEW}")
+    if manifest.plan_checksum is not None and checksum((folder / PLAN).read_bytes()) != manifest.plan_checksum:
+        raise StoreError(f"store {folder}: {PLAN} is damaged; {ANEW}")
     path = folder / TOKENS
     size = path.stat().st_size if path.is_file() else 0
     if size != manifest.size_bytes:
-        raise StoreError(f"store {folder}: holds {size} bytes, its manifest says {manifest.size_bytes}; {again}")
-    return StoredTokens(folder, manifest)
+        raise StoreError(f"store {folder}: holds {size} bytes, its manifest says {manifest.size_bytes}; {ANEW}")
+    with library_door(StoreError, lambda error: f"store {folder}: {PLAN} is damaged ({reason(error)}); {ANEW}"):
+        return StoredTokens(folder, manifest)

@@ -1,5 +1,6 @@
 """Write a store: the plan, then chunk after chunk, each recorded when finished, and the manifest last."""
 
+import contextlib
 import errno
 import fcntl
 import json
@@ -15,8 +16,9 @@ import numpy as np
 import torch
 
 from glot.distributed import ALONE, Processes
-from glot.errors import StoreError
+from glot.errors import StoreError, library_door, reason
 from glot.progress import counter, say, warn
+from glot.states.store.checksums import Part, checksum, damaged_parts, new_checksum
 from glot.states.store.layout import CHUNKS, DTYPES, KEY, LOCK, MANIFEST, PLAN, TOKENS, Manifest, StoreKey
 from glot.types import TokenBatch
 
@@ -24,6 +26,8 @@ CHUNK_TOKENS = 1 << 14
 """Tokens per chunk: four encoding batches. A killed process repeats about one chunk, and small chunks give processes equal shares."""
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)
 ELSEWHERE = "choose another folder"
+Chunk = tuple[int, int]
+"""[first, last) positions in a plan's order."""
 Encode = Callable[[np.ndarray], Iterable[Sequence[TokenBatch]]]
 """rows (n,) of one chunk -> their states in that order, some sentences at a time, one batch per store."""
 
@@ -61,7 +65,7 @@ class StorePlan:
         return int(self.lengths.sum()) * self.bytes_per_token
 
     @cached_property
-    def chunks(self) -> list[tuple[int, int]]:
+    def chunks(self) -> list["Chunk"]:
         """[first, last) positions in `order` of each chunk of about `CHUNK_TOKENS` tokens."""
         ends = np.cumsum(self.lengths[self.order])
         chunk = (ends - 1) // CHUNK_TOKENS
@@ -105,14 +109,16 @@ def write_stores(
     Raises:
         StoreError: not enough room on the disk, or a state that the store's precision cannot hold.
     """
-    folders = [key.folder(root) for key in keys]
+    finals = [key.folder(root) for key in keys]
+    folders = [folder.with_name(f".{folder.name}.rebuild") for folder in finals] if options.rebuild else finals
     team = options.team
     with ExitStack() as locks:
         if team.is_first:
-            for folder in sorted(folders):  # one lock order for all runs, else two could deadlock
-                folder.mkdir(parents=True, exist_ok=True)
-                locks.enter_context(_locked(folder, options.verbose))
+            for final in sorted(finals):  # one lock order for all runs, else two could deadlock
+                final.mkdir(parents=True, exist_ok=True)
+                locks.enter_context(_locked(final, options.verbose))
             for folder in folders if options.rebuild else []:
+                folder.mkdir(exist_ok=True)
                 _remove(folder)
             # another run may have written some while this one waited
             missing = [(folder, key) for folder, key in zip(folders, keys, strict=True) if not (folder / MANIFEST).is_file()]
@@ -120,14 +126,27 @@ def write_stores(
         team.wait()
         places = {folder: place for place, folder in enumerate(folders) if not (folder / MANIFEST).is_file()}
         if places:
-            done = set.intersection(*(_finished_chunks(folder, plan) for folder in places))
+            done = set.intersection(*(set(_finished_chunks(folder, plan)) for folder in places))
             _write_chunks(places, plan, encode, done, options)
         team.wait()
         for folder, place in places.items() if team.is_first else ():
             totals = len(plan.lengths), int(plan.lengths.sum()), plan.hidden_size, plan.size_bytes, len(plan.chunks)
-            Manifest(json.loads(keys[place].to_json()), *totals, versions, backbone).write(folder)
+            sums = sorted((first, last, known) for (first, last), known in _noted_chunks(folder, plan).items())
+            plan_sum = checksum((folder / PLAN).read_bytes())
+            Manifest(json.loads(keys[place].to_json()), *totals, versions, backbone, plan_sum, sums).write(folder)
+        for folder, final in zip(folders, finals, strict=True) if team.is_first and options.rebuild else ():
+            _replace(folder, final)
         team.wait()
-    return folders
+    return finals
+
+
+def _replace(folder: Path, final: Path) -> None:
+    """Put a rebuilt store in the place of another one of the same key, file by file: a reader finds whole files at any time."""
+    for name in (TOKENS, PLAN, KEY, CHUNKS, MANIFEST):
+        (folder / name).replace(final / name)
+    for path in final.glob(f"*.{CHUNKS}"):
+        path.unlink()
+    shutil.rmtree(folder)
 
 
 def _prepare(missing: list[tuple[Path, StoreKey]], plan: StorePlan, options: WriteOptions) -> None:
@@ -135,18 +154,19 @@ def _prepare(missing: list[tuple[Path, StoreKey]], plan: StorePlan, options: Wri
     if not missing:
         return
     folders = [folder for folder, _ in missing]
-    done = set.intersection(*(_finished_chunks(folder, plan) for folder in folders)) if options.resume else set()
+    known: list[dict[Chunk, str]] = [_finished_chunks(folder, plan) for folder in folders] if options.resume else [{}]
+    done = set.intersection(*(set(found) for found in known))
     if done:
         say(f"store {', '.join(map(str, folders))}: {len(done)} of {len(plan.chunks)} chunks are there, going on", options.verbose)
     else:
         _say_size(folders, plan, options.verbose)
-    for folder, key in missing:
+    for place, (folder, key) in enumerate(missing):
         if not done:
             _remove(folder)
             (folder / KEY).write_text(key.to_json())
             np.savez(folder / PLAN, order=plan.order, lengths=plan.lengths)
         _reserve(folder, plan)
-        _remember(folder / CHUNKS, done)
+        _remember(folder / CHUNKS, {chunk: known[place][chunk] for chunk in done})
         for path in folder.glob(f"*.{CHUNKS}"):  # files of other ranks: their chunks are in `done`
             path.unlink()
 
@@ -159,7 +179,7 @@ def _remove(folder: Path) -> None:
         path.unlink()
 
 
-def _write_chunks(places: dict[Path, int], plan: StorePlan, encode: Encode, done: set[tuple[int, int]], options: WriteOptions) -> None:
+def _write_chunks(places: dict[Path, int], plan: StorePlan, encode: Encode, done: set[Chunk], options: WriteOptions) -> None:
     """Write the chunks that are not `done`. `places` maps a folder to the index of its batch in what `encode` yields."""
     starts = np.concatenate([[0], np.cumsum(plan.lengths[plan.order])])
     team = options.team
@@ -169,23 +189,28 @@ def _write_chunks(places: dict[Path, int], plan: StorePlan, encode: Encode, done
             if (first, last) in done or not team.owns(index):
                 bar.update(int(starts[last] - starts[first]))
                 continue
+            sums = {place: new_checksum() for place in places.values()}
             for stream in streams:
                 stream.seek(int(starts[first]) * plan.bytes_per_token)
             for batches in encode(plan.order[first:last]):
                 for stream, place in streams.items():
-                    stream.write(_as_bytes(batches[place], plan.dtype))
+                    data = _as_bytes(batches[place], plan.dtype)
+                    stream.write(data)
+                    sums[place].update(data)
                 bar.update(batches[0].tokens.shape[0])
             for stream in streams:
                 stream.flush()
                 os.fsync(stream.fileno())
-            for folder in places:
-                _remember(folder / (CHUNKS if team.is_first else f"{team.rank}.{CHUNKS}"), {(first, last)}, mode="a")
+            for folder, place in places.items():
+                notes = folder / (CHUNKS if team.is_first else f"{team.rank}.{CHUNKS}")
+                _remember(notes, {(first, last): sums[place].hexdigest()}, mode="a")
 
 
-def _remember(path: Path, done: set[tuple[int, int]], mode: str = "w") -> None:
-    """Record finished chunks: rewrite the file, which repairs a truncated last line, or append with mode `a`."""
+def _remember(path: Path, done: dict[Chunk, str], mode: str = "w") -> None:
+    """Record finished chunks with their checksums: rewrite the file, which repairs a truncated last line, or append with mode `a`."""
     with path.open(mode) as stream:
-        stream.writelines(json.dumps({"first": first, "last": last}) + "\n" for first, last in sorted(done))
+        lines = ({"first": first, "last": last, "checksum": known} for (first, last), known in sorted(done.items()))
+        stream.writelines(json.dumps(line) + "\n" for line in lines)
 
 
 def _as_bytes(batch: TokenBatch, dtype: str) -> memoryview:
@@ -197,19 +222,35 @@ def _as_bytes(batch: TokenBatch, dtype: str) -> memoryview:
     return packed.view(torch.uint8).numpy().data.cast("B")
 
 
-def _finished_chunks(folder: Path, plan: StorePlan) -> set[tuple[int, int]]:
-    """[first, last) of the chunks that earlier processes finished by the same plan; empty where plan or sizes differ.
+def _noted_chunks(folder: Path, plan: StorePlan) -> dict[Chunk, str]:
+    """The chunks that are noted as finished, with their checksums; lines that were cut or damaged are ignored."""
+    noted: dict[Chunk, str] = {}
+    for path in [folder / CHUNKS, *folder.glob(f"*.{CHUNKS}")]:
+        for line in path.read_text(errors="replace").split("\n"):
+            with contextlib.suppress(ValueError, KeyError, TypeError):
+                found = json.loads(line)
+                noted[int(found["first"]), int(found["last"])] = str(found["checksum"])
+    return {chunk: noted[chunk] for chunk in plan.chunks if chunk in noted}  # drops chunks with the bounds of another version
 
-    A truncated last line is ignored.
-    """
+
+def _finished_chunks(folder: Path, plan: StorePlan) -> dict[Chunk, str]:
+    """The chunks that earlier processes finished by the same plan and whose bytes are still what they were, with their checksums."""
     if not all((folder / name).is_file() for name in (CHUNKS, PLAN, TOKENS)) or (folder / TOKENS).stat().st_size != plan.size_bytes:
-        return set()
-    with np.load(folder / PLAN) as written:
-        if not np.array_equal(written["lengths"], plan.lengths):
-            return set()
-    files = [folder / CHUNKS, *folder.glob(f"*.{CHUNKS}")]
-    lines = [json.loads(line) for path in files for line in path.read_text().split("\n")[:-1]]
-    return {(line.get("first"), line.get("last")) for line in lines} & set(plan.chunks)  # drops chunks with the bounds of another version
+        return {}
+    try:
+        with library_door(StoreError, reason), np.load(folder / PLAN) as written:
+            same = np.array_equal(written["lengths"], plan.lengths) and np.array_equal(written["order"], plan.order)
+    except StoreError:  # a damaged plan is written anew
+        return {}
+    if not same:
+        return {}
+    noted = _noted_chunks(folder, plan)
+    ends = np.concatenate([[0], np.cumsum(plan.lengths[plan.order])]) * plan.bytes_per_token
+    parts = [Part(int(ends[first]), int(ends[last]), known) for (first, last), known in noted.items()]
+    broken = {list(noted)[place] for place in damaged_parts(folder / TOKENS, parts)}
+    if broken:
+        warn(f"store {folder}: {len(broken)} chunks are damaged and are encoded anew")
+    return {chunk: known for chunk, known in noted.items() if chunk not in broken}
 
 
 def _say_size(folders: list[Path], plan: StorePlan, verbose: bool) -> None:
@@ -241,6 +282,20 @@ def _no_room(folder: Path, needed: int) -> StoreError:
         f"--store_dir={folder.parent}: needs {needed / 2**30:.1f} GiB and {free / 2**30:.1f} GiB are free; "
         "choose another folder, a shorter --max_length, fewer rows or --precompute_hidden_states=0"
     )
+
+
+def is_locked(folder: Path) -> bool:
+    """Whether a process is writing a store."""
+    if not (folder / LOCK).is_file():
+        return False
+    with (folder / LOCK).open("r+") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:  # a file system without locks
+            return False
+    return False
 
 
 @contextmanager

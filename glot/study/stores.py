@@ -1,0 +1,155 @@
+"""The stores of token states on disk: listed, verified, removed."""
+
+import dataclasses
+import shutil
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+from glot.errors import ConfigError, GlotError, StoreError, nearest
+from glot.locate import read_facts
+from glot.states.store.checksums import READ_AT_ONCE, checksum, new_checksum
+from glot.states.store.layout import MANIFEST, PLAN, TOKENS
+from glot.states.store.reader import StoredTokens, open_store_folder
+from glot.states.store.writer import is_locked
+from glot.training.checkpoint import RESULT
+
+COLUMNS = ("name", "model", "layer", "texts", "tokens", "MiB", "date", "used by")
+
+
+class StoreRow(NamedTuple):
+    """One store as a row of the table; fields are `COLUMNS`."""
+
+    name: str
+    model: str
+    layer: str
+    texts: str
+    tokens: str
+    mebibytes: str
+    date: str
+    used_by: str
+
+
+def users_of(runs: Path) -> dict[str, list[tuple[str, str]]]:
+    """Store -> (model, folder) of the runs under `runs` whose results name it."""
+    found: dict[str, list[tuple[str, str]]] = {}
+    for path in sorted(runs.rglob(RESULT)) if runs.is_dir() else []:
+        result = read_facts(path)
+        store = result.get("store")
+        if isinstance(store, dict):
+            found.setdefault(Path(str(store.get("path"))).name, []).append((str(result.get("model")), path.parent.name))
+    return found
+
+
+def list_stores(root: Path, runs: Path) -> list[StoreRow]:
+    """All stores under a folder, complete or not."""
+    users, rows = users_of(runs), []
+    for folder in find_stores(root, []):
+        facts, path = read_facts(folder / MANIFEST), folder / TOKENS
+        size = path.stat().st_size if path.is_file() else 0
+        date = time.strftime("%Y-%m-%d %H:%M", time.localtime(folder.stat().st_mtime))
+        key = facts.get("key", {})
+        own = users.get(folder.name, [])
+        model = Path(own[0][0]).name if own else str(key.get("backbone"))[:24]
+        about = (model, str(key["layer"]), f"{facts['num_sentences']:,}", f"{facts['num_tokens']:,}") if key else ()
+        used = ", ".join(name for _, name in own[:3]) + ", ..." * (len(own) > 3)
+        rows.append(StoreRow(folder.name, *(about or ("(not complete)", "", "", "")), f"{size / 2**20:,.1f}", date, used))
+    return rows
+
+
+def find_stores(root: Path, names: list[str]) -> list[Path]:
+    """Folders of stores: the named ones, or all.
+
+    Raises:
+        ConfigError: no such folder, or no such store in it.
+    """
+    if not root.is_dir():
+        raise ConfigError(f"--store_dir={root}: no such folder; name the one that stores lie in")
+    there = {
+        path.name: path for path in sorted(root.iterdir()) if path.is_dir() and any((path / name).is_file() for name in (MANIFEST, PLAN))
+    }
+    wrong = next((name for name in names if name not in there), None)
+    if wrong is not None:
+        raise ConfigError(f"{wrong}: no such store under {root}{nearest(wrong, there)}; glot store list shows them")
+    return [there[name] for name in names] or list(there.values())
+
+
+def verify_stores(root: Path, names: list[str], adopt: bool) -> tuple[list[str], bool]:
+    """Compare stores with their checksums.
+
+    Args:
+        root: `--store_dir`.
+        names: of the stores; empty = all.
+        adopt: give stores of older versions the checksums of what they hold now.
+
+    Returns:
+        a line per store; whether all are as they were written.
+    """
+    lines, fine = [], True
+    for folder in find_stores(root, names):
+        if not (folder / MANIFEST).is_file():
+            lines.append(f"{folder.name}: not complete")
+            continue
+        try:
+            stored = open_store_folder(folder)
+            if stored.manifest.chunk_checksums is None:
+                lines.append(
+                    f"{folder.name}: {'checksums added' if adopt else 'has no checksums; --adopt adds those of what it holds now'}"
+                )
+                if adopt:
+                    _adopt(stored)
+                continue
+            stored.check()
+            lines.append(f"{folder.name}: as written")
+        except GlotError as error:
+            lines.append(f"{folder.name}: {error}")
+            fine = False
+    return lines, fine
+
+
+def _adopt(stored: StoredTokens) -> None:
+    """Write a manifest with the checksum of the whole file as one chunk, and of the plan."""
+    chunks = [(0, stored.manifest.num_sentences, checksum_of_file(stored.folder / TOKENS))]
+    plan = checksum((stored.folder / PLAN).read_bytes())
+    dataclasses.replace(stored.manifest, plan_checksum=plan, chunk_checksums=chunks).write(stored.folder)
+
+
+def checksum_of_file(path: Path) -> str:
+    """Of a whole file, part by part."""
+    own = new_checksum()
+    with path.open("rb", buffering=0) as stream:
+        while data := stream.read(READ_AT_ONCE):
+            own.update(data)
+    return own.hexdigest()
+
+
+def remove_stores(root: Path, names: list[str]) -> list[str]:
+    """Remove stores by name.
+
+    Raises:
+        ConfigError: no name, or no such store.
+        StoreError: a process is writing one.
+    """
+    if not names:
+        raise ConfigError("glot store rm: name the stores to remove; glot store list shows them")
+    folders = find_stores(root, names)
+    busy = next((folder for folder in folders if is_locked(folder)), None)
+    if busy is not None:
+        raise StoreError(f"store {busy}: a process is writing it; wait for its end")
+    return [_remove(folder) for folder in folders]
+
+
+def collect_garbage(root: Path, runs: Path, dry_run: bool) -> list[str]:
+    """Remove stores that no run folder names and nobody is writing, and what broken rebuilds left."""
+    users = users_of(runs)
+    unused = [folder for folder in find_stores(root, []) if folder.name not in users and not is_locked(folder)]
+    left = [path for path in root.glob(".*.rebuild") if not is_locked(root / path.name[1:].removesuffix(".rebuild"))]
+    folders = [*unused, *(path for path in left if path not in unused)]
+    return [f"{folder.name}: would be removed" if dry_run else _remove(folder) for folder in folders] or ["nothing to remove"]
+
+
+def _remove(folder: Path) -> str:
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    (folder / MANIFEST).unlink(missing_ok=True)  # first, so that no partial store looks complete
+    shutil.rmtree(folder)
+    return f"{folder.name}: removed, {size / 2**20:,.1f} MiB"
