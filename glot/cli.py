@@ -269,7 +269,7 @@ def _sweep(words: list[str]) -> int:
     if asked.jobs < 1:
         raise ConfigError(f"--jobs={asked.jobs}: must be at least 1")
     _load_recipes()
-    folder = sweep.run_study(asked.file, asked.output_dir, seeds, asked.jobs, asked.retry)
+    folder = sweep.run_study(asked.file, asked.output_dir, seeds, asked.jobs, sweep.SweepOptions(asked.retry, asked.overwrite))
     _report([str(folder)])
     failed = sweep.failed_runs(folder)
     for line in failed:

@@ -37,7 +37,16 @@ from glot.settings.config import RunConfig, versions
 from glot.settings.seeds import parse_seeds
 from glot.states.backbone import quiet_library as quiet_models
 from glot.states.tokens import estimate_store, find_source, open_tokens, write_layers
-from glot.training.checkpoint import PREDICTIONS, RESULT, build_model, create_run_folder, write_config, write_json
+from glot.training.checkpoint import (
+    PREDICTIONS,
+    RESULT,
+    build_model,
+    create_run_folder,
+    read_result,
+    write_config,
+    write_json,
+    write_result,
+)
 from glot.training.record import ModelRecord, StackRecord
 from glot.training.released import check_released_file, released_name, save_released_file
 from glot.training.result import Result, make_mteb_result, summarise
@@ -183,7 +192,7 @@ def add_heat_map(config: RunConfig, result: Result) -> None:
     except GlotError as error:  # the result is written; its picture is an extra
         warn(str(error))
         result["notes"].append(str(error))
-        write_json(folder / RESULT, result)
+        write_result(folder, result)
 
 
 def task_facts(config: RunConfig, tokens: TokenSource) -> Result:
@@ -266,13 +275,13 @@ def run_mteb(config: RunConfig) -> Result:
     result = make_mteb_result(config, found, {score.task: score.error for score in scores if score.error}, revision, clock.seconds)
     result["backbone"] = {"identity": source.identity, **encoder.backbone.facts}
     result |= {"notes": notes, "versions": {**versions(), "mteb": mteb.VERSION}, "run_dir": str(run_dir)}
-    write_json(run_dir / RESULT, result)
+    write_result(run_dir, result)
     if not found:
         raise DataError(f"--mteb_task={config.mteb.mteb_task}: no task could be run; the first: {scores[0].task}: {scores[0].error}")
     return result
 
 
-def run_or_reuse(config: RunConfig, runs_dir: Path) -> str:
+def run_or_reuse(config: RunConfig, runs_dir: Path, anew: bool = False) -> str:
     """The folder of a finished run with this very fingerprint under `runs_dir`, run now if there is none (studies)."""
     where = {"output_dir": str(runs_dir), "overwrite": True, "verbose": False}
     if config.data.task in EVALUATIONS:  # mteb itself knows which tasks are finished
@@ -280,12 +289,12 @@ def run_or_reuse(config: RunConfig, runs_dir: Path) -> str:
     source = find_source(config.backbone)
     data, _ = read_texts(config, source)
     name = run_fingerprint(resolve(config, source)[0], source, data)
-    if not (runs_dir / name / RESULT).is_file():
+    if anew or not is_finished(runs_dir / name):
         choose_training(config)(config.with_values(**where, run_name=name, save_dir=str(runs_dir / name)))
     return str(runs_dir / name)
 
 
-def stack_or_reuse(configs: list[RunConfig], runs_dir: Path) -> list[str]:
+def stack_or_reuse(configs: list[RunConfig], runs_dir: Path, anew: bool = False) -> list[str]:
     """`run_or_reuse` for configurations that differ in their seed alone: what is missing trains side by side, in the first one's order."""
     source = find_source(configs[0].backbone)
     data, _ = read_texts(configs[0], source)
@@ -293,10 +302,22 @@ def stack_or_reuse(configs: list[RunConfig], runs_dir: Path) -> list[str]:
     names = [run_fingerprint(config, source, data) for config in settled]
     where = {"output_dir": str(runs_dir), "overwrite": True, "verbose": False}
     rows = [config.with_values(**where, run_name=name) for config, name in zip(settled, names, strict=True)]
-    missing = [config for config, name in zip(rows, names, strict=True) if not (runs_dir / name / RESULT).is_file()]
+    missing = [config for config, name in zip(rows, names, strict=True) if anew or not is_finished(runs_dir / name)]
     if missing:
         run_stack(missing)
     return [str(runs_dir / name) for name in names]
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether a run folder holds a result that can be read; a damaged one is said, and its run is done anew."""
+    if not (folder / RESULT).is_file():
+        return False
+    try:
+        read_result(folder)
+    except GlotError as error:
+        warn(f"{error.problems[0].partition(';')[0]}; the run is done anew")
+        return False
+    return True
 
 
 def encode_once(configs: list[RunConfig]) -> float:

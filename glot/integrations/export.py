@@ -22,7 +22,7 @@ from glot.nn.poolers import own_codes
 from glot.prompts import DOCUMENT, Prompts
 from glot.settings.config import RunConfig, read_config
 from glot.states.backbone import Backbone, pick_device
-from glot.training.checkpoint import BACKBONE, CONFIG, RESULT, current_umask, find_trained_backbone, load_run
+from glot.training.checkpoint import BACKBONE, CONFIG, current_umask, find_trained_backbone, load_run, read_result
 from glot.trust import DISTRUST, Trust
 
 CHECKED_TEXTS = ["the red cat", "Unbelievably, 3.14 tokenizers' <tests>!", "a", ""]
@@ -54,11 +54,9 @@ def export_run(
         CheckpointError: no finished run, or its backbone is not the one on this machine.
         ConfigError: the folder is in use, or `max_length` is more than the backbone reads.
     """
-    _check_target(folder)
+    result = read_result(run_dir)
     model, config, resolved = load_run(run_dir, trust.pooler)
-    if not (run_dir / RESULT).is_file():
-        raise CheckpointError(f"{run_dir}: no {RESULT}; give the folder of a finished run")
-    result = json.loads((run_dir / RESULT).read_text())
+    _check_target(folder)
     if (run_dir / BACKBONE).is_dir() and head_only:
         raise ConfigError(f"--head_only: {run_dir} has trained its backbone too; export it whole")
     config = config.with_values(trust_remote_code=trust.remote_code)

@@ -15,6 +15,7 @@ from glot.report.plots import plot_arms, plot_lines
 from glot.report.published import published_score
 from glot.report.tables import csv_text, latex, markdown
 from glot.study.statistics import LEVEL, Paired, Spread, holm, paired, spread
+from glot.training.checkpoint import read_result
 from glot.training.metrics import floors
 
 AXES = ("distractor_ratio", "hidden_layer", "tau")
@@ -109,7 +110,7 @@ def draw(rows: list[Row], cells: list[dict[str, Any]], path: Path) -> None:
 def first_result(cell: dict[str, Any]) -> dict[str, Any]:
     """The result of a cell's first finished run; empty where no run is finished."""
     finished = next((run["run_dir"] for run in cell["runs"] if run["run_dir"] is not None), None)
-    return {} if finished is None else json.loads((Path(finished) / "result.json").read_text())
+    return {} if finished is None else read_result(Path(finished))
 
 
 def shortcut_scores(cell: dict[str, Any]) -> dict[str, float]:
@@ -138,7 +139,7 @@ def read_row(cell: dict[str, Any], published: str | None) -> Row:
     for run in cell["runs"]:
         if run["run_dir"] is None:
             continue
-        result = json.loads((Path(run["run_dir"]) / "result.json").read_text())
+        result = read_result(Path(run["run_dir"]))
         metric, value = main_score(result)
         known = result["floor"].get(metric) if "floor" in result else run_floor(Path(run["run_dir"]), metric)
         floor = known if floor is None else floor
@@ -182,7 +183,7 @@ def check_together(rows: list[Row], cells: list[dict[str, Any]]) -> None:
             if run["run_dir"] is None:
                 continue
             folder = Path(run["run_dir"])
-            result = json.loads((folder / "result.json").read_text())
+            result = read_result(folder)
             rule = "selection" if "selection" in result else "select_by"  # older runs have only `select_by`, a sentence
             facts = {name: str(result[name]) for name in (rule, "task")}
             facts["data"] = json.loads((folder / "config.json").read_text())["resolved"]["data"]

@@ -1,18 +1,17 @@
 """Finished runs under a folder: a table of them, and the same run again."""
 
-import json
 import statistics
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from glot.errors import CheckpointError, ConfigError, nearest
+from glot.errors import ConfigError, nearest
 from glot.locate import read_facts
 from glot.recipes import choose_recipe
 from glot.report.tables import markdown
 from glot.settings.choices import short_name
 from glot.settings.config import RunConfig, read_config
-from glot.training.checkpoint import CONFIG, PREDICTIONS, RESULT, WEIGHTS, own_sources
+from glot.training.checkpoint import CONFIG, PREDICTIONS, RESULT, WEIGHTS, own_sources, read_result
 from glot.trust import DISTRUST, Trust
 
 COLUMNS = ("date", "task", "model", "pooler", "seed", "metric", "score", "floor", "folder")
@@ -113,8 +112,7 @@ def rerun(folder: Path, output_dir: str | None, check: bool, trust: Trust = DIST
         CheckpointError: no finished run.
     """
     saved = read_config(folder / CONFIG)
-    if not (folder / RESULT).is_file():
-        raise CheckpointError(f"{folder}: no {RESULT}; give the folder of a finished run")
+    old = read_result(folder)
     own_sources(folder, saved["resolved"], trust.pooler)
     config = RunConfig.from_dict({**saved["flags"], "trust_remote_code": trust.remote_code}).with_values(
         output_dir=output_dir or str(folder.absolute().parent), run_name=f"{folder.name}-again", overwrite=False, override_precompute=False
@@ -123,7 +121,6 @@ def rerun(folder: Path, output_dir: str | None, check: bool, trust: Trust = DIST
     again = Path(result["run_dir"])
     if not check:
         return f"{again}: done", True
-    old = json.loads((folder / RESULT).read_text(encoding="utf-8"))
     facts = {
         name: (folder / name).read_bytes() == (again / name).read_bytes() for name in (WEIGHTS, PREDICTIONS) if (folder / name).is_file()
     }

@@ -12,11 +12,12 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
 from glot.errors import ConfigError, nearest
+from glot.progress import say
 from glot.settings.checks import is_folder_name
 from glot.settings.choices import EVALUATIONS
 from glot.settings.config import RunConfig
@@ -231,7 +232,16 @@ def resolve_cells(path: Path, study: Study) -> list[RunConfig]:
     return configs
 
 
-def run_study(path: Path, output_dir: str = "runs", seeds: list[int] | None = None, jobs: int = 1, retry: int = 0) -> Path:
+class SweepOptions(NamedTuple):
+    """How a study is run: `retry` = how often failed runs are tried again, `overwrite` = finished runs are done anew."""
+
+    retry: int = 0
+    overwrite: bool = False
+
+
+def run_study(
+    path: Path, output_dir: str = "runs", seeds: list[int] | None = None, jobs: int = 1, options: SweepOptions | None = None
+) -> Path:
     """Run every cell of a file with every seed. Returns the study's folder, which `glot report` reads.
 
     A run that fails is recorded and does not stop the others.
@@ -249,11 +259,11 @@ def run_study(path: Path, output_dir: str = "runs", seeds: list[int] | None = No
     if not folder.resolve().is_relative_to(Path(output_dir).resolve()):
         raise ConfigError(f"--output_dir={output_dir}: {folder} is a link that leads out of it; move it away")
     (folder / "runs").mkdir(parents=True, exist_ok=True)
-    start = time.perf_counter()
+    how, start, began = options or SweepOptions(), time.perf_counter(), time.time()
     encoded = recipes.encode_once(configs)
     configs = [config.with_values(override_precompute=False) for config in configs]  # `encode_once` has rebuilt the stores
     with open_pool(jobs) as pool:
-        work = RunPool(pool, str(folder / "runs"))
+        work = RunPool(pool, str(folder / "runs"), how.overwrite)
         tuned = tune_cells(study, configs, work)
         plan = [
             [config.with_values(**choice["values"], seed=seed) for seed in chosen_seeds or [config.train.seed]]
@@ -261,11 +271,14 @@ def run_study(path: Path, output_dir: str = "runs", seeds: list[int] | None = No
         ]
         asked = [config for runs in plan for config in runs]
         outcomes = work.run(asked, f"{study.name}: runs")
-        for again in range(retry):
+        for again in range(how.retry):
             failed = [place for place, outcome in enumerate(outcomes) if outcome["run_dir"] is None]
             tried = work.run([asked[place] for place in failed], f"{study.name}: retry {again + 1}") if failed else []
             for place, outcome in zip(failed, tried, strict=True):
                 outcomes[place] = outcome
+    finished = [Path(outcome["run_dir"]) / "result.json" for outcome in outcomes if outcome["run_dir"]]
+    reused = sum(path.stat().st_mtime < began for path in finished)
+    say(f"{study.name}: {reused} of {len(outcomes)} runs reused")
     cells, results = [], iter(outcomes)
     for cell, runs, choice in zip(study.cells, plan, tuned, strict=True):
         rows = [{"seed": config.train.seed, **next(results)} for config in runs]
@@ -313,7 +326,9 @@ def _typed(point: Flags) -> dict[str, Any]:
 
 def _heldout_score(run_dir: str) -> float:
     """The reported metric on the held-out rows at the selected epoch."""
-    result = json.loads((Path(run_dir) / "result.json").read_text())
+    from glot.training.checkpoint import read_result
+
+    result = read_result(Path(run_dir))
     entry = result["history"][result["best"]["epoch"] - 1]
     first = next(iter(entry["metrics"].values()))
     return float("-inf") if first is None else float(first)
@@ -332,6 +347,7 @@ def parse_sweep(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time, each with its share of the cores [1]")
     parser.add_argument("--output_dir", default="runs", help="the study's folder is made under it [runs]")
     parser.add_argument("--retry", type=int, default=0, help="how often runs that failed are tried again [0]")
+    parser.add_argument("--overwrite", action="store_true", help="do finished runs anew")
     parser.add_argument("--dry_run", action="store_true", help="check the file, list the runs, and stop")
     return parser.parse_args(argv)
 

@@ -23,8 +23,8 @@ class RunPool:
         ...     outcomes = RunPool(pool, "runs").run(configs, "tau: runs")
     """
 
-    def __init__(self, pool: Executor, runs_dir: str) -> None:
-        self._pool, self._runs_dir = pool, runs_dir
+    def __init__(self, pool: Executor, runs_dir: str, anew: bool = False) -> None:
+        self._pool, self._runs_dir, self._anew = pool, runs_dir, anew
 
     def run(self, configs: list[RunConfig], title: str, stack: bool = False) -> list[dict[str, Any]]:
         """Per configuration, its run folder or the error that stopped it.
@@ -40,7 +40,7 @@ class RunPool:
         futures: dict[RunConfig, tuple[Future[list[str]], int]] = {}
         with counter(title, "run", len(set(configs)), enabled=True) as bar:
             for members in groups.values():
-                future = self._pool.submit(_run_group, list(members), self._runs_dir)
+                future = self._pool.submit(_run_group, list(members), self._runs_dir, self._anew)
                 future.add_done_callback(partial(lambda count, _: bar.update(count), len(members)))
                 futures |= {config: (future, place) for place, config in enumerate(members)}
             for config, (future, _) in futures.items():
@@ -58,14 +58,14 @@ def _in_words(error: BaseException | None) -> str:
     return str(error) if isinstance(error, GlotError) else f"{type(error).__name__}: {error}"
 
 
-def _run_group(configs: list[RunConfig], runs_dir: str) -> list[str]:
+def _run_group(configs: list[RunConfig], runs_dir: str, anew: bool = False) -> list[str]:
     from glot import recipes
 
     if parent_process() is not None:  # only in worker processes: settings of the caller's process stay as they are
         recipes.quiet_libraries()
     if len(configs) == 1:
-        return [recipes.run_or_reuse(configs[0], Path(runs_dir))]
-    return recipes.stack_or_reuse(configs, Path(runs_dir))
+        return [recipes.run_or_reuse(configs[0], Path(runs_dir), anew)]
+    return recipes.stack_or_reuse(configs, Path(runs_dir), anew)
 
 
 @contextmanager

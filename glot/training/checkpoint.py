@@ -13,6 +13,7 @@ runs/<run_name>/
 
 import csv
 import errno
+import hashlib
 import json
 import os
 import shutil
@@ -29,7 +30,7 @@ from torch import nn
 from glot.data.custom import CUSTOM, split_names
 from glot.data.labels import LabelFacts
 from glot.data.tasks import TASKS, TaskSpec, custom_task
-from glot.errors import CheckpointError, ConfigError
+from glot.errors import CheckpointError, ConfigError, library_door, reason
 from glot.nn.model import SentenceModel
 from glot.nn.own import OwnCode
 from glot.nn.poolers import build_pooler
@@ -41,6 +42,7 @@ from glot.types import Examples
 
 CONFIG, WEIGHTS, PREDICTIONS, RESULT = "config.json", "model.safetensors", "predictions.csv", "result.json"
 BACKBONE = "backbone"
+AGAIN = "do the run again, or take the file from a copy"
 MARK = ".glot-run"
 """An empty file that says: this folder may be replaced by `--overwrite=1`."""
 
@@ -88,6 +90,48 @@ def current_umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+CHECKED = (CONFIG, WEIGHTS, PREDICTIONS)
+"""Files of a run whose checksums its result holds; those of a trained backbone besides."""
+
+
+def write_result(folder: Path, result: dict[str, Any]) -> None:
+    """`result.json`, the last file of a run: with the checksums of the others, and its own."""
+    files = [path for path in (*(folder / name for name in CHECKED), *sorted((folder / BACKBONE).glob("*"))) if path.is_file()]
+    result["files"] = {str(path.relative_to(folder)): _sha256(path) for path in files}
+    body = {name: value for name, value in result.items() if name != "checksum"}
+    result["checksum"] = _checksum_of(body)
+    write_json(folder / RESULT, result)
+
+
+def read_result(folder: Path) -> dict[str, Any]:
+    """The result of a finished run, with itself and the run's files checked; results of older versions have no checksums.
+
+    Raises:
+        CheckpointError: no finished run, or a file that is not what was written.
+    """
+    if not (folder / RESULT).is_file():
+        raise CheckpointError(f"{folder}: no {RESULT}; give the folder of a finished run")
+    with library_door(CheckpointError, lambda error: f"{folder / RESULT}: is damaged ({reason(error)}); {AGAIN}"):
+        result: dict[str, Any] = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+        body = {name: value for name, value in result.items() if name != "checksum"}
+    if "checksum" in result and result["checksum"] != _checksum_of(body):
+        raise CheckpointError(f"{folder / RESULT}: is not what the run wrote; {AGAIN}")
+    for name, known in result.get("files", {}).items():
+        path = folder / name
+        if not path.is_file() or _sha256(path) != known:
+            raise CheckpointError(f"{path}: {'is not what the run wrote' if path.is_file() else 'is missing'}; {AGAIN}")
+    return result
+
+
+def _checksum_of(body: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def save_model(folder: Path, model: nn.Module) -> None:
@@ -140,6 +184,8 @@ def load_run(folder: Path, trust_pooler: bool = False) -> tuple[SentenceModel, R
         CheckpointError: the folder is no finished run, or its weights do not fit its configuration.
     """
     saved = read_config(folder / CONFIG)
+    if (folder / RESULT).is_file():
+        read_result(folder)
     if not (folder / WEIGHTS).is_file():
         raise CheckpointError(f"{folder}: no {WEIGHTS}; give the folder of a finished run that trained a pooler")
     config, resolved = RunConfig.from_dict(saved["flags"]), saved["resolved"]

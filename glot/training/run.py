@@ -19,7 +19,7 @@ from glot.distributed import Processes, processes
 from glot.errors import ConfigError, TrainingError
 from glot.files import HUB, find_files
 from glot.nn.model import SentenceModel
-from glot.nn.poolers import build_pooler, own_codes
+from glot.nn.poolers import CLASSES, build_pooler, own_codes
 from glot.nn.stack import StackedModel
 from glot.progress import Clock, say
 from glot.prompts import UsedPrompts
@@ -28,7 +28,8 @@ from glot.settings.config import RunConfig, versions
 from glot.settings.data_sections import DataConfig, StressConfig
 from glot.states.backbone import Backbone, BackboneSource, pick_device, recall_facts
 from glot.states.tokens import find_prompts, find_source, open_tokens, used_prompts
-from glot.training.checkpoint import BACKBONE, RESULT, WEIGHTS, build_model, create_run_folder, save_model, write_config, write_json
+from glot.training.checkpoint import BACKBONE, WEIGHTS, build_model, create_run_folder, save_model, write_config, write_result
+from glot.training.code import code_hash
 from glot.training.record import EpochKeeper
 from glot.training.result import Result, make_result, selection_facts, selection_in_words
 from glot.training.splits import Loaders, PairLoaders
@@ -190,7 +191,7 @@ def close_run(
     result |= facts or {}
     if further is not None:
         further(result)
-    write_json(run.folder / RESULT, result)
+    write_result(run.folder, result)
     return result
 
 
@@ -260,7 +261,7 @@ def make_loaders(inputs: Inputs) -> Loaders | PairLoaders:
 
 
 def run_fingerprint(config: RunConfig, source: BackboneSource, data: TaskData | PairData) -> str:
-    """What a settled run is known by: its configuration, the backbone's files, the rows, and the versions that can change a number."""
+    """What a settled run is known by: configuration, files of the backbone, rows, versions, and the code that its numbers go through."""
     values: dict[str, Any] = {}
     if config.data.task == CUSTOM:
         values = {"train_file": None, "eval_file": None}  # their rows count, not their names
@@ -268,7 +269,9 @@ def run_fingerprint(config: RunConfig, source: BackboneSource, data: TaskData | 
     for flag in ("pooling_method", "graph_adj") if own else ():  # what the code is counts, not where it stands
         name = config.to_dict()[flag]
         values[flag] = own.get(name, name)
-    return config.with_values(**values).fingerprint(source.identity, data.sha256, str(sorted(versions().items())))
+    kind = CLASSES.get(config.pooler.pooling_method)
+    code = code_hash(*([] if kind is None else [kind.__module__]))
+    return config.with_values(**values).fingerprint(source.identity, data.sha256, str(sorted(versions().items())), code)
 
 
 def resolve(config: RunConfig, source: BackboneSource) -> tuple[RunConfig, list[str]]:

@@ -5,7 +5,7 @@ from dataclasses import replace
 from glot.data.stress import VARIANTS
 from glot.data.tasks import LABEL_SCALES, TASKS
 from glot.nn import graph
-from glot.nn.poolers import POOLERS, build_pooler
+from glot.nn.poolers import CLASSES, POOLERS, build_pooler
 from glot.nn.poolers.convs import CONVS
 from glot.nn.poolers.glot import JUMPS
 from glot.settings import choices as names
@@ -22,6 +22,7 @@ def test_names_equal_tables():
     assert set(names.GNN_TYPES) == set(CONVS)
     assert set(names.JK_MODES) == set(JUMPS)
     assert set(names.GRAPHS) == set(graph.RULES)
+    assert set(CLASSES) == set(names.POOLERS)
     assert set(names.LABEL_SCALES) == set(LABEL_SCALES)
     assert set(names.DTYPES) == set(store.layout.DTYPES)
     assert set(names.BACKBONE_DTYPES) == set(backbone.DTYPES)

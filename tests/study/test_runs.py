@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from glot.cli import glot_main, main
+from glot.training.checkpoint import write_result
 
 
 def run(capsys, words: list[str]) -> dict:
@@ -66,6 +67,9 @@ def test_a_run_is_done_again_and_compared(folder, capsys):
     assert (folder / "mean-again" / "result.json").is_file()
     changed = folder / "max" / "predictions.csv"
     changed.write_text(changed.read_text().replace("acceptable", "odd", 1))
+    assert glot_main(["rerun", str(folder / "max"), "--check"]) == 2
+    assert "predictions.csv: is not what the run wrote" in capsys.readouterr().err
+    write_result(folder / "max", json.loads((folder / "max" / "result.json").read_text()))  # as another version would have written it
     assert glot_main(["rerun", str(folder / "max"), "--check", f"--output_dir={folder / 'elsewhere'}"]) == 1
     assert "predictions.csv: DIFFERS" in capsys.readouterr().out
     (folder / "max" / "result.json").unlink()

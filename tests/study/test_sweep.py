@@ -19,6 +19,7 @@ from glot.report.published import published_score
 from glot.states import tokens
 from glot.study import report, sweep
 from glot.study.sweep import list_runs, read_study, resolve_cells, run_study
+from glot.training.checkpoint import write_result
 
 WANDB = """
 program: main.py
@@ -168,11 +169,12 @@ def test_runs_that_do_not_belong_together_are_refused(tiny_study, tmp_path):
     path = Path(record["cells"][2]["runs"][0]["run_dir"]) / "config.json"
     saved = json.loads(path.read_text())
     path.write_text(json.dumps({**saved, "resolved": {**saved["resolved"], "data": "other"}}))
+    result = path.parent / "result.json"
+    write_result(path.parent, json.loads(result.read_text()))
     with pytest.raises(DataError, match=r"cola: data differs between glot \(.*\) and mean \(other\); they cannot be compared"):
         report.write_report(folder)
     path.write_text(json.dumps(saved))
-    result = path.parent / "result.json"
-    result.write_text(json.dumps({**json.loads(result.read_text()), "selection": {"rule": "last", "metrics": []}}))
+    write_result(path.parent, {**json.loads(result.read_text()), "selection": {"rule": "last", "metrics": []}})
     with pytest.raises(DataError, match="selection differs"):
         report.write_report(folder)
     with pytest.raises(DataError, match=r"no study.json; give the folder"):

@@ -32,6 +32,20 @@ POOLERS: dict[str, Callable[["PoolerConfig", GraphRule, int], Pooler]] = {
 """`--pooling_method` -> build(config, graph rule, d)."""
 
 
+CLASSES: dict[str, type[Pooler]] = {
+    "cls": ClsPooler,
+    "adapool": AdaPooler,
+    "max": MaxPooler,
+    "mean": MeanPooler,
+    "mlp": MlpPooler,
+    "weightedmean": WeightedMeanPooler,
+    "pma": PmaPooler,
+    "latent": LatentPooler,
+    "glot": GlotPooler,
+}
+"""`--pooling_method` -> class."""
+
+
 def build_pooler(
     config: "PoolerConfig", graph: "GraphConfig", in_dim: int, graph_seed: int = 0, sources: dict[str, str] | None = None
 ) -> Pooler:

@@ -1,0 +1,99 @@
+"""One flipped bit in any file of a run: found before the run is used, in one line."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+import glot
+from glot.cli import glot_main, main
+from glot.errors import CheckpointError, GlotError
+from glot.training.checkpoint import read_result
+
+
+def flip(path: Path, place: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[place % len(data)] ^= 1 << (place % 7)
+    path.write_bytes(bytes(data))
+
+
+@pytest.fixture
+def run(tiny_flags, tmp_path, capsys) -> Path:
+    assert main([*tiny_flags, "--pooling_method=adapool", "--epochs=1", "--run_name=run"]) == 0
+    capsys.readouterr()
+    return tmp_path / "runs" / "run"
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "predictions.csv", "result.json"])
+def test_a_flipped_bit_is_found_by_everything_that_reads_a_run(name, run, tmp_path, capsys):
+    whole = (run / name).read_bytes()
+    meaning = read_result(run)
+    for place in range(5, len(whole), max(1, len(whole) // 12)):
+        flip(run / name, place)
+        try:
+            same = name == "result.json" and json.loads((run / name).read_text()) == meaning
+        except ValueError:
+            same = False
+        if not same:  # a blank of JSON may become another blank
+            with pytest.raises(GlotError):
+                glot.load(run)
+            assert glot_main(["export", str(run), f"--to={tmp_path / 'ex'}"]) == 2
+            assert glot_main(["rerun", str(run)]) == 2
+            lines = capsys.readouterr().err.splitlines()
+            assert len(lines) == 2 and all(line.startswith("error: ") and str(run) in line for line in lines), lines
+        (run / name).write_bytes(whole)
+    assert glot.load(run).predict(["the red cat"])
+
+
+def test_a_missing_file_is_named_and_an_older_run_still_loads(run):
+    shutil.copytree(run, run.parent / "older")
+    (run / "predictions.csv").unlink()
+    with pytest.raises(CheckpointError, match=r"predictions\.csv: is missing"):
+        read_result(run)
+    result = json.loads((run.parent / "older/result.json").read_text())
+    older = {key: value for key, value in result.items() if key not in ("files", "checksum")}
+    (run.parent / "older/result.json").write_text(json.dumps(older))
+    assert glot.load(run.parent / "older").predict(["the red cat"])
+
+
+def test_a_damaged_run_of_a_study_is_done_anew(tiny_bert, mirror, tmp_path, capsys):
+    path = tmp_path / "study.yaml"
+    path.write_text(f"""
+kind: study
+name: s
+runs_with: {{task: cola, model_name_or_path: {tiny_bert}, data_dir: {mirror}, store_dir: {tmp_path / "hidden"}, max_length: 16, epochs: 1}}
+arms: {{mean: {{pooling_method: mean}}}}
+seeds: [0, 1]
+""")
+    words = ["sweep", str(path), f"--output_dir={tmp_path / 'runs'}"]
+    assert glot_main(words) == 0 and "0 of 2 runs reused" in capsys.readouterr().err
+    assert glot_main(words) == 0 and "2 of 2 runs reused" in capsys.readouterr().err
+    folder = next(path for path in (tmp_path / "runs/s/runs").iterdir())
+    flip(folder / "model.safetensors", 200)
+    assert glot_main(words) == 0
+    err = capsys.readouterr().err
+    assert "1 of 2 runs reused" in err and "model.safetensors: is not what the run wrote; the run is done anew" in err
+    assert glot_main([*words, "--overwrite"]) == 0 and "0 of 2 runs reused" in capsys.readouterr().err
+
+
+def test_a_study_with_failures_names_them_and_exits_1(tiny_bert, mirror, tmp_path, capsys):
+    path = tmp_path / "study.yaml"
+    path.write_text(f"""
+kind: study
+name: s
+runs_with: {{model_name_or_path: {tiny_bert}, data_dir: {mirror}, store_dir: {tmp_path / "hidden"}, max_length: 16, epochs: 1}}
+grid: {{task: [cola, rte]}}
+arms: {{mean: {{pooling_method: mean}}}}
+seeds: [0]
+""")
+    assert glot_main(["sweep", str(path), f"--output_dir={tmp_path / 'runs'}", "--retry=1"]) == 1  # the mirror has no rte
+    err = capsys.readouterr().err
+    assert any(line.startswith("failed: mean rte seed 0: ") for line in err.splitlines())
+    path.write_text(path.read_text().replace("name: s", "name: ../../out"))
+    assert glot_main(["sweep", str(path), f"--output_dir={tmp_path / 'runs'}"]) == 2
+    assert "name: ../../out must be a folder name" in capsys.readouterr().err and not (tmp_path.parent / "out").exists()
+    path.write_text(path.read_text().replace("name: ../../out", "name: link"))
+    (tmp_path / "runs/link").symlink_to(tmp_path.parent)
+    assert glot_main(["sweep", str(path), f"--output_dir={tmp_path / 'runs'}"]) == 2
+    assert "is a link that leads out of it" in capsys.readouterr().err
