@@ -1,11 +1,13 @@
 """Command lines: parse, call a recipe, turn errors into lines and exit codes. The only place that prints results or catches GlotError.
 
-Exit codes: 0 done, 1 what was checked is not so, 2 a mistake in what was asked for, 130 stopped by the user.
+Exit codes: 0 done, 1 what was checked is not so, 2 a mistake in what was asked for, 130 stopped by the user, 143 by the system.
 """
 
+import errno
 import json
 import logging
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -181,19 +183,56 @@ def _guarded(work: Callable[[], int | None]) -> int:
     """Run a command; its exit code is what it returns, 0 for nothing."""
     _speak()
     try:
-        code = work()
+        with _ended_by_terminate():
+            code = work()
     except GlotError as error:
         who = "" if processes().is_first else f"process {processes().rank}: "
         for problem in error.problems:
             print(f"{who}error: {problem}", file=sys.stderr)
         return 2
+    except OSError as error:
+        if error.errno not in DISK:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"error: {where}cannot be written ({error.strerror}); make room, or name other folders", file=sys.stderr)
+        return 2
+    except Terminated:
+        print(f"told to end; {GOES_ON}", file=sys.stderr)
+        return 143
     except KeyboardInterrupt:
-        print("stopped; a half-written store goes on from here when the same command is given again", file=sys.stderr)
+        print(f"stopped; {GOES_ON}", file=sys.stderr)
         return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader is gone; nobody is left to tell
         code = 0
     return code or 0
+
+
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
+"""What a full disk, a quota or a read-only file system say."""
+GOES_ON = "stores, sweeps and predictions go on where they were when the same command is given again; a training begins anew"
+
+
+class Terminated(BaseException):
+    """The system or a scheduler asked this process to end."""
+
+
+@contextmanager
+def _ended_by_terminate() -> Iterator[None]:
+    """SIGTERM ends the block as Ctrl-C does: files are closed, locks and temporary folders go."""
+
+    def end(number: int, frame: object) -> None:
+        raise Terminated
+
+    try:
+        before = signal.signal(signal.SIGTERM, end)
+    except ValueError:  # not the main thread: whoever called us handles signals
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _run(parsed: Parsed) -> None:

@@ -136,7 +136,11 @@ def _sha256(path: Path) -> str:
 
 def save_model(folder: Path, model: nn.Module) -> None:
     """Pooler and head as `model.safetensors`."""
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}, folder / WEIGHTS)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    try:
+        save_file(tensors, folder / WEIGHTS)
+    except SafetensorError as error:  # which is how this library says that the disk is full
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder / WEIGHTS)) from error
     allow_as_others(folder / WEIGHTS)
 
 
