@@ -26,7 +26,7 @@ bench: .venv/runtime
 
 # the wheel in an environment of its own: what pip install 'glot-toolkit[minilm]' gives; some minutes and 2 GB
 wheel:
-	rm -rf build/wheel && $(PYTHON) -m venv build/wheel
+	rm -rf build/wheel build/lib && $(PYTHON) -m venv build/wheel
 	build/wheel/bin/python -m pip install --quiet '.[minilm]'
 	cd build/wheel && bin/glot run --task=stress --num_train_samples=200 --epochs=1 --pooling_method=glot
 

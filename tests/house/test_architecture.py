@@ -13,6 +13,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 STOREYS = (
     ("__main__",),
     ("cli",),
+    ("subcommands",),
     ("api",),
     ("study", "doctor", "starters"),
     ("recipes", "new_texts"),

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -20,7 +21,11 @@ def call(*words: object, cwd: Path, env: dict[str, str] | None = None) -> subpro
 def installed(tmp_path_factory) -> Path:
     """The `glot` command of a fresh environment with the wheel."""
     root = tmp_path_factory.mktemp("wheel")
-    built = call(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", root, ROOT, cwd=root)
+    source = root / "source"  # a copy: what an earlier build left in the checkout must not get into the wheel
+    shutil.copytree(ROOT / "glot", source / "glot", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source / name)
+    built = call(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", root, source, cwd=root)
     assert built.returncode == 0, built.stderr
     (wheel,) = root.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from glot.cli import graph_main
+from glot.cli import glot_main
 from glot.nn.graph import GraphRule, TokenGraph
 from glot.report.graph_density import Census, Counter
 from glot.types import TokenBatch
@@ -37,7 +37,7 @@ def test_verdicts():
 
 def test_the_graph_command(tiny_flags, tmp_path, capsys):
     flags = [flag for flag in tiny_flags if "verbose" not in flag]
-    assert graph_main([*flags, "--pooling_method=glot", "--tau=-1"]) == 0
+    assert glot_main(["graph", *flags, "--pooling_method=glot", "--tau=-1"]) == 0
     captured = capsys.readouterr()
     assert "| tau" in captured.out and "100.0 %" in captured.out
     assert "warning: at tau = -1 the graph is nearly complete" in captured.err
@@ -49,5 +49,5 @@ def test_the_graph_command(tiny_flags, tmp_path, capsys):
 
 @pytest.mark.parametrize("flag", ["--graph_adj=none", "--pooling_method=mean"])
 def test_the_graph_command_needs_no_pooler_but_a_threshold(tiny_flags, capsys, flag):
-    code = graph_main([*tiny_flags, flag])
+    code = glot_main(["graph", *tiny_flags, flag])
     assert code == (2 if "graph_adj" in flag else 0)

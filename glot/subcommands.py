@@ -1,0 +1,210 @@
+"""The commands beside `run` and `stress`: what each parses, calls and prints. `glot.cli` turns their errors into lines and exit codes."""
+
+import sys
+from types import ModuleType
+from typing import Any
+
+from glot.errors import ConfigError, need
+from glot.report.tables import csv_text, markdown
+from glot.settings.commands import (
+    parse_encode,
+    parse_export,
+    parse_init,
+    parse_new,
+    parse_plain_pooler,
+    parse_predict,
+    parse_report,
+    parse_rerun,
+    parse_runs,
+    parse_store,
+)
+from glot.settings.flags import parse
+from glot.trust import Trust
+
+
+def load_recipes() -> ModuleType:
+    """The recipes, with the bars and log lines of the libraries below switched off: this process is ours."""
+    from glot import recipes
+
+    recipes.quiet_libraries()
+    return recipes
+
+
+DEMO_FLAGS = {"model_name_or_path", "trust_remote_code", "device", "output_dir", "store_dir", "overwrite", "verbose"}
+
+
+def do_demo(words: list[str], program: str) -> None:
+    """`glot demo`: five poolers, one table, one figure."""
+    parsed = parse(words, program)
+    fixed = sorted(parsed.explicit - DEMO_FLAGS)
+    if fixed or parsed.print_config:
+        names = fixed or ["print_config"]
+        raise ConfigError(*(f"--{name}: the demo is always the same; it takes --{', --'.join(sorted(DEMO_FLAGS))}" for name in names))
+    load_recipes()
+    from glot.study.demo import run_demo
+
+    print(run_demo(parsed.config))
+
+
+def do_graph(words: list[str], program: str) -> None:
+    """`glot graph --task=...`: how dense the token graph is at each tau."""
+    parsed = parse(words, program, {"pooling_method": "glot"})
+    if parsed.config.graph.graph_adj not in ("threshold", "random"):
+        raise ConfigError(f"--graph_adj={parsed.config.graph.graph_adj}: has no tau to look at; use threshold")
+    recipes = load_recipes()
+
+    table, warning = recipes.run_graph(parsed.config)
+    print(table)
+    if warning:
+        print(warning, file=sys.stderr)
+
+
+def do_sweep(words: list[str], program: str) -> int:
+    """`glot sweep FILE`: the runs of a wandb sweep file or a study file."""
+    from glot.study import sweep
+
+    asked = sweep.parse_sweep(words)
+    seeds = sweep.sweep_seeds(asked.seeds)
+    if asked.dry_run:
+        print("\n".join(sweep.list_runs(asked.file, seeds)))
+        return 0
+    if asked.jobs < 1:
+        raise ConfigError(f"--jobs={asked.jobs}: must be at least 1")
+    load_recipes()
+    folder = sweep.run_study(asked.file, asked.output_dir, seeds, asked.jobs, sweep.SweepOptions(asked.retry, asked.overwrite))
+    do_report([str(folder)], "glot report")
+    failed = sweep.failed_runs(folder)
+    for line in failed:
+        print(f"failed: {line}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def do_report(words: list[str], program: str) -> None:
+    """`glot report DIR`: statistics of a study's runs, or a table of any other runs."""
+    folder = parse_report(words).folder
+    if (folder / "study.json").is_file():
+        from glot.study import report as study
+
+        print(study.write_report(folder))
+        return
+    from glot.study.runs import report_runs
+
+    print(report_runs(folder))
+
+
+def do_runs(words: list[str], program: str) -> None:
+    """`glot runs [DIR]`: a table of finished runs."""
+    asked = parse_runs(words)
+    from glot.study.runs import COLUMNS, list_runs
+
+    rows = [list(row) for row in list_runs(asked.folder, asked.sort)]
+    if not rows:
+        raise ConfigError(f"{asked.folder}: holds no finished run")
+    print(csv_text(list(COLUMNS), rows) if asked.csv else markdown(list(COLUMNS), rows))
+
+
+def do_rerun(words: list[str], program: str) -> int:
+    """`glot rerun RUN [--check]`: the same run again."""
+    asked = parse_rerun(words)
+    load_recipes()
+    from glot.study.runs import rerun
+
+    text, equal = rerun(asked.run, asked.output_dir, asked.check, _trust(asked))
+    print(text)
+    return 0 if equal else 1
+
+
+def do_store(words: list[str], program: str) -> int:
+    """`glot store list|verify|gc|rm`: the stores of token states."""
+    asked = parse_store(words)
+    from glot.study import stores
+
+    if asked.what == "list":
+        rows = [list(row) for row in stores.list_stores(asked.store_dir, asked.output_dir)]
+        print(markdown(list(stores.COLUMNS), rows))
+    elif asked.what == "verify":
+        lines, fine = stores.verify_stores(asked.store_dir, asked.names, asked.adopt)
+        print("\n".join(lines))
+        return 0 if fine else 1
+    elif asked.what == "gc":
+        print("\n".join(stores.collect_garbage(asked.store_dir, asked.output_dir, asked.dry_run)))
+    else:
+        print("\n".join(stores.remove_stores(asked.store_dir, asked.names)))
+    return 0
+
+
+def do_doctor(words: list[str], program: str) -> int:
+    """`glot doctor`: versions, devices, folders."""
+    parsed = parse(words, program)
+    from glot.doctor import examine
+
+    load_recipes()
+    broken = 0
+    for finding in examine(parsed.config):
+        print(f"{'BROKEN ' if finding.broken else '       '}{finding.what:22} {finding.found}")
+        broken += finding.broken
+    return 1 if broken else 0
+
+
+def do_new(words: list[str], program: str) -> None:
+    """`glot new pooler FILE`: a template with its test."""
+    from glot.starters import write_starter
+
+    print(write_starter("pooler", parse_new(words).file))
+
+
+def do_init(words: list[str], program: str) -> None:
+    """`glot init FILE`: a study to begin with."""
+    from glot.starters import write_starter
+
+    print(write_starter("study", parse_init(words).file))
+
+
+def do_predict(words: list[str], program: str) -> None:
+    """`glot predict RUN --input FILE --output FILE`: a trained run on new texts."""
+    asked = parse_predict(words)
+    load_recipes()
+    from glot.new_texts import Streams, predict_file
+
+    streams = Streams(asked.input, asked.output, asked.text_columns, asked.batch_size, bool(asked.overwrite))
+    _done(predict_file(asked.run, streams, asked.device, _trust(asked)))
+
+
+def do_encode(words: list[str], program: str) -> None:
+    """`glot encode [RUN] --input FILE --output FILE`: vectors of new texts."""
+    asked, others = parse_encode(words)
+    if asked.run is not None and others:
+        raise ConfigError(*(f"{word}: the run says which pooler and backbone; leave it out" for word in others))
+    config = None if asked.run is not None else parse_plain_pooler([*others, f"--device={asked.device}"])
+    load_recipes()
+    from glot import new_texts
+
+    streams = new_texts.Streams(asked.input, asked.output, asked.text_columns, asked.batch_size, bool(asked.overwrite))
+    streams.check(new_texts.ENCODED)
+    if config is not None:
+        encoder, column = new_texts.open_plain_encoder(config)
+    else:
+        encoder, column = new_texts.open_run_encoder(asked.run, asked.device, _trust(asked))
+    names = (asked.text_columns or column).split(",")
+    if len(names) > 1:
+        raise ConfigError(f"--text_columns={asked.text_columns}: one column at a time has vectors; name one")
+    _done(new_texts.encode_file(encoder, names[0], streams, bool(asked.normalize)))
+
+
+def _trust(asked: Any) -> Trust:
+    return Trust(bool(asked.trust_remote_code), bool(asked.trust_pooler))
+
+
+def _done(line: str) -> None:
+    """What was done, on stderr: standard output is for rows."""
+    print(line, file=sys.stderr)
+
+
+def do_export(words: list[str], program: str) -> None:
+    """`glot export RUN --to DIR`: a run as a sentence-transformers model."""
+    asked = parse_export(words)
+    need("sentence_transformers", "st", "glot export")
+    load_recipes()
+    from glot.integrations.export import export_run
+
+    print(export_run(asked.run, asked.to, asked.head_only, asked.max_length, asked.exclude_prompt, _trust(asked)))
