@@ -1,5 +1,6 @@
 """What a Python program uses: train, load, predict, encode; stores and studies as values."""
 
+import inspect
 import json
 import logging
 from collections.abc import Iterable
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from glot.encoder import SentenceEncoder, open_encoder
-from glot.errors import ConfigError
+from glot.errors import ConfigError, library_door, reason
 from glot.predictor import Predictor, Texts, load_any
 from glot.settings.commands import parse_plain_pooler
 from glot.settings.flags import parse
@@ -19,6 +20,9 @@ from glot.training.result import Result, summarise
 
 if TYPE_CHECKING:
     import pandas as pd
+
+ONLY_COMMAND_LINE = ("dry_run", "estimate", "print_config")
+"""Flags that print and train nothing."""
 
 
 class Run:
@@ -104,6 +108,11 @@ def train(task: str | None = None, *, pooler: Any = None, seeds: int | str | Ite
 
     if task is None and flags.get("train_file") is not None:
         task = "custom"
+    if pooler is not None and flags.get("pooling_method") is not None:
+        raise ConfigError("pooler and pooling_method are the same; leave one out")
+    for name in ONLY_COMMAND_LINE:
+        if flags.get(name):
+            raise ConfigError(f"{name}: trains nothing and gives no run; use it on the command line, as main.py --{name}")
     given = {"task": task, "pooling_method": pooler, "seeds": seeds, **flags}
     parsed = parse([f"--{name}={as_word(name, value)}" for name, value in given.items() if value is not None], "glot.train")
     if parsed.inert:
@@ -113,17 +122,26 @@ def train(task: str | None = None, *, pooler: Any = None, seeds: int | str | Ite
 
 def as_word(name: str, value: Any) -> str:
     """A Python value as the command line writes it."""
+    if isinstance(value, np.ndarray | np.generic) and value.ndim == 0:
+        value = value.item()
     if isinstance(value, bool):
         return str(int(value))
     if isinstance(value, dict):
-        return json.dumps(value)
-    if isinstance(value, type):
-        from glot.nn.own import name_of_class
-
-        return name_of_class(value)
+        with library_door(ConfigError, lambda error: f"{name}: {reason(error)}; give numbers, words and lists"):
+            return json.dumps(value)
+    if isinstance(value, type) or inspect.isfunction(value):
+        return _name_of_object(value)
     if isinstance(value, Iterable) and not isinstance(value, str):
         return ",".join(map(str, value))
     return str(value)
+
+
+def _name_of_object(value: Any) -> str:
+    """The flag's word for a class or function: a pooler of this package by its name, a user's by its file."""
+    from glot.nn.own import name_of_object  # late: it imports torch
+    from glot.nn.poolers import CLASSES
+
+    return next((name for name, kind in CLASSES.items() if kind is value), None) or name_of_object(value)
 
 
 def load(checkpoint: str | Path, **options: Any) -> SentenceEncoder:
@@ -155,6 +173,8 @@ def encode(texts: Any, run: str | Path | None = None, *, pooler: str | None = No
         options: of `SentenceEncoder.encode`.
     """
     if run is not None:
+        if pooler is not None:
+            raise ConfigError(f"{run} has its own pooler ({pooler} was named too); leave one out")
         return load_any(run).encode(texts, **options)
     config = parse_plain_pooler([f"--model_name_or_path={model}", f"--pooling_method={pooler or 'mean'}"])
     return open_encoder(config)[0].encode(texts, **options)

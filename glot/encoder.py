@@ -3,7 +3,7 @@
 import copy
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -99,7 +99,7 @@ class SentenceEncoder:
             StateError: the backbone fails on a text or gives numbers that are not finite; the text is named by its place.
         """
         before = self.prompts.named(prompt_name) if prompt is None else prompt
-        many = [texts] if isinstance(texts, str) else texts
+        many = [texts] if isinstance(texts, str) else list_of_texts(texts, self.name)
         vectors = self.pool(many, before, batch_size, show_progress_bar, devices)
         vectors = F.normalize(torch.from_numpy(vectors), dim=1).numpy() if normalize else vectors
         return vectors[0] if isinstance(texts, str) else vectors
@@ -183,8 +183,9 @@ class SentenceEncoder:
 
     @staticmethod
     def similarity(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-        """Cosines of all pairs: (S, D), (T, D) -> (S, T) float32."""
-        one, other = (F.normalize(torch.as_tensor(vectors, dtype=torch.float32), dim=1) for vectors in (first, second))
+        """Cosines of all pairs: (S, D), (T, D) -> (S, T) float32; a single vector (D,) counts as one row."""
+        rows = (torch.atleast_2d(torch.as_tensor(vectors, dtype=torch.float32)) for vectors in (first, second))
+        one, other = (F.normalize(vectors, dim=1) for vectors in rows)
         return (one @ other.T).numpy()
 
     def _batches(self, texts: Sequence[str], prompt: str, size: int, together: int) -> Iterator["Pooled"]:
@@ -227,6 +228,30 @@ def _embed(
     tokens = tokens if precision is None else tokens.to(precision)
     lengths = torch.cat([batch.lengths for batch in batches])
     return pooler(TokenBatch.from_lengths(tokens.float(), lengths)).float().cpu().numpy()
+
+
+def list_of(rows: Any, name: str) -> list[Any]:
+    """Rows in the order of any iterable of them.
+
+    Raises:
+        ConfigError: a table, a mapping or no iterable at all, whose order or column would be a guess.
+    """
+    if isinstance(rows, Mapping | bytes) or hasattr(rows, "columns") or not isinstance(rows, Iterable):
+        raise ConfigError(f"{name}: takes a text or a list of them, got {type(rows).__name__}; of a table give one column")
+    return list(rows)
+
+
+def list_of_texts(texts: Any, name: str) -> list[str]:
+    """The texts of any iterable of them.
+
+    Raises:
+        ConfigError: see `list_of`; something in it that is no text.
+    """
+    many = list_of(texts, name)
+    for place, text in enumerate(many):
+        if not isinstance(text, str):
+            raise ConfigError(f"{name}: text {place} is {str(text)[:60]!r} ({type(text).__name__}); give strings")
+    return many
 
 
 def load_encoder(

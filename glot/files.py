@@ -38,10 +38,14 @@ def find_files(flag: str, text: str) -> list[Path]:
             raise ConfigError(f"--{flag}={part}: no such file{nearest(path.name, beside)}; {KINDS}")
         found += matches
     for path in found:
+        if path.is_symlink() and not _exists(path):
+            raise ConfigError(f"--{flag}={path}: is a link to {path.readlink()}, which is not there; fetch the file")
         if path.is_dir():
             raise ConfigError(f"--{flag}={path}: is a folder; name its files, e.g. {path / '*.csv'}")
         if kind_of(path) is None:
             raise ConfigError(f"--{flag}={path}: is of no kind that is read; {KINDS}")
+        if not path.is_file():
+            raise ConfigError(f"--{flag}={path}: is no regular file; {KINDS}")
     if not found:
         raise ConfigError(f"--{flag}={text}: names no file; {KINDS}")
     return list(dict.fromkeys(found))

@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import json
+import secrets
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,12 +14,13 @@ import numpy as np
 from glot.data.custom import read_texts, split_names
 from glot.data.outputs import Output, RowOutput, check_output, make_npy
 from glot.data.records import STDIN, Record, read_records, read_stdin
-from glot.encoder import SentenceEncoder, load_encoder, open_encoder
+from glot.encoder import SentenceEncoder, open_encoder
 from glot.errors import ConfigError, DataError
 from glot.files import find_files
 from glot.predictor import Predictor, load_predictor, text_columns
 from glot.progress import counter, say
-from glot.settings.config import RunConfig, read_saved
+from glot.settings.config import RunConfig, read_config, read_saved
+from glot.training.checkpoint import CONFIG
 from glot.trust import DISTRUST, Trust
 
 AT_ONCE = 2048
@@ -42,19 +44,24 @@ class Streams(NamedTuple):
     batch_size: int = 32
     overwrite: bool = False
 
-    def check(self, suffixes: tuple[str, ...]) -> None:
-        """Refuse what cannot be read or written, before a backbone is loaded.
+    def check(self, suffixes: tuple[str, ...], names: tuple[str, ...]) -> None:
+        """Refuse what cannot be read or written, before a backbone is loaded: of each input file the first row is read.
 
         Raises:
             ConfigError: see `find_files` and `check_output`.
+            DataError: see `texts_of`.
         """
-        if self.source != STDIN:
-            find_files("input", self.source)
         check_output(self.target, suffixes, self.overwrite)
+        if self.source != STDIN:
+            for path in find_files("input", self.source):
+                for record in itertools.islice(read_records(path), 1):
+                    texts_of(record, names)
 
     def asked(self, *facts: object) -> str:
         """What the output depends on, as one hash: facts of the model, input files with size and time of change, columns."""
-        files = [] if self.source == STDIN else find_files("input", self.source)
+        if self.source == STDIN:  # what it gave before cannot be known, so nothing is resumed
+            return secrets.token_hex(16)
+        files = find_files("input", self.source)
         listing = [[str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns] for path in files]
         return hashlib.sha256(json.dumps([listing, self.columns, self.batch_size, facts]).encode()).hexdigest()
 
@@ -65,11 +72,12 @@ def predict_file(run: Path, streams: Streams, device: str = "auto", trust: Trust
     Raises:
         ConfigError, CheckpointError, DataError, StateError: one line each.
     """
-    streams.check(PREDICTED)
+    trained_on = text_columns(RunConfig.from_dict(read_config(run / CONFIG)["flags"]))
+    names = split_names(streams.columns) if streams.columns else trained_on
+    if len(names) != len(trained_on):
+        raise ConfigError(f"--text_columns={streams.columns}: {run} takes {len(trained_on)}: {', '.join(trained_on)}")
+    streams.check(PREDICTED, names)
     predictor = load_predictor(run, device=device, trust_pooler=trust.pooler, trust_remote_code=trust.remote_code)
-    names = split_names(streams.columns) if streams.columns else predictor.columns
-    if len(names) != len(predictor.columns):
-        raise ConfigError(f"--text_columns={streams.columns}: {run} takes {len(predictor.columns)}: {', '.join(predictor.columns)}")
     asked = streams.asked(predictor.fingerprint(), str(run.resolve()), names)
 
     def answer(records: list[Record]) -> list[dict[str, Any]]:
@@ -102,6 +110,20 @@ def _labelled(record: Record, output: np.ndarray, predictor: Predictor) -> dict[
 def _free(name: str, taken: dict[str, Any]) -> str:
     """A name that no column of the input has."""
     return name if name not in taken else _free(f"{name}_", taken)
+
+
+def column_of(run: Path | None, streams: Streams) -> str:
+    """Name of the column that is encoded: as asked for, else of the run's texts (of pairs the first), else `text`.
+
+    Raises:
+        ConfigError: several columns are asked for.
+    """
+    saved = read_saved(run) if run is not None else None
+    columns = text_columns(RunConfig.from_dict(saved["flags"])) if saved is not None else ("text",)
+    names = split_names(streams.columns) if streams.columns else columns[:1]
+    if len(names) > 1:
+        raise ConfigError(f"--text_columns={streams.columns}: one column at a time has vectors; name one")
+    return names[0]
 
 
 def encode_file(encoder: SentenceEncoder, name: str, streams: Streams, normalize: bool = True) -> str:
@@ -140,19 +162,12 @@ def encode_file(encoder: SentenceEncoder, name: str, streams: Streams, normalize
     return f"{streams.target}: {total:,} vectors of {encoder.dim} numbers"
 
 
-def open_run_encoder(run: Path, device: str, trust: Trust = DISTRUST) -> tuple[SentenceEncoder, str]:
-    """The encoder of a run, and the column of its texts; a run on pairs has the first one's."""
-    saved = read_saved(run)
-    columns = text_columns(RunConfig.from_dict(saved["flags"])) if saved is not None else ("text",)
-    return load_encoder(run, device=device, trust_pooler=trust.pooler, trust_remote_code=trust.remote_code), columns[0]
-
-
-def open_plain_encoder(config: RunConfig) -> tuple[SentenceEncoder, str]:
-    """The encoder of a pooler without training, and the column of its texts."""
+def open_plain_encoder(config: RunConfig) -> SentenceEncoder:
+    """The encoder of a pooler without training."""
     encoder, _, remarks = open_encoder(config)
     for remark in remarks:
         say(remark)
-    return encoder, "text"
+    return encoder
 
 
 def texts_of(record: Record, names: tuple[str, ...]) -> list[str]:

@@ -11,7 +11,7 @@ from torch import nn
 from glot.data.custom import split_names
 from glot.data.hub import TABLES
 from glot.data.labels import LabelFacts
-from glot.encoder import SentenceEncoder, load_encoder
+from glot.encoder import SentenceEncoder, list_of, load_encoder
 from glot.errors import CheckpointError, ConfigError
 from glot.prompts import UsedPrompts
 from glot.settings.config import RunConfig, read_config
@@ -96,8 +96,8 @@ class Predictor(SentenceEncoder):
         wanted = len(self.columns)
         is_pair = isinstance(texts, tuple) and len(texts) == 2 and all(isinstance(text, str) for text in texts)
         is_single = isinstance(texts, str) if wanted == 1 else is_pair
-        given: list[Any] = [texts] if is_single else list(texts)
-        rows = [tuple(row) if isinstance(row, tuple | list) else (row,) for row in given]
+        given: list[Any] = [texts] if is_single else list_of(texts, self.name)
+        rows = [tuple(row) if isinstance(row, tuple | list | np.ndarray) else (row,) for row in given]
         wrong = next((row for row in rows if len(row) != wanted or not all(isinstance(text, str) for text in row)), None)
         if wrong is not None:
             what = "texts" if wanted == 1 else f"pairs of texts ({', '.join(self.columns)})"

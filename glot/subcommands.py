@@ -178,17 +178,17 @@ def do_encode(words: list[str], program: str) -> None:
     config = None if asked.run is not None else parse_plain_pooler([*others, f"--device={asked.device}"])
     load_recipes()
     from glot import new_texts
+    from glot.encoder import load_encoder
 
     streams = new_texts.Streams(asked.input, asked.output, asked.text_columns, asked.batch_size, bool(asked.overwrite))
-    streams.check(new_texts.ENCODED)
+    name = new_texts.column_of(asked.run, streams)
+    streams.check(new_texts.ENCODED, (name,))
     if config is not None:
-        encoder, column = new_texts.open_plain_encoder(config)
+        encoder = new_texts.open_plain_encoder(config)
     else:
-        encoder, column = new_texts.open_run_encoder(asked.run, asked.device, _trust(asked))
-    names = (asked.text_columns or column).split(",")
-    if len(names) > 1:
-        raise ConfigError(f"--text_columns={asked.text_columns}: one column at a time has vectors; name one")
-    _done(new_texts.encode_file(encoder, names[0], streams, bool(asked.normalize)))
+        trust = _trust(asked)
+        encoder = load_encoder(asked.run, device=asked.device, trust_pooler=trust.pooler, trust_remote_code=trust.remote_code)
+    _done(new_texts.encode_file(encoder, name, streams, bool(asked.normalize)))
 
 
 def _trust(asked: Any) -> Trust:

@@ -5,12 +5,13 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 import glot
 from glot.cli import main
-from glot.errors import ConfigError, DataError, StoreError
+from glot.errors import CheckpointError, ConfigError, DataError, StoreError
 
 SURFACE = {
     *("train", "load", "predict", "encode", "Run", "TokenBatch", "TokenGraph", "Pooler", "open_store", "read_study", "__version__"),
@@ -66,6 +67,43 @@ def test_mistakes_are_those_of_the_command_line(flags, tmp_path):
         glot.open_store(tmp_path)
     with pytest.raises(DataError, match=r"no study\.json"):
         glot.read_study(tmp_path)
+
+
+def test_calls_that_cannot_mean_one_thing_are_refused(flags, tmp_path):
+    for name in ("dry_run", "estimate", "print_config"):
+        with pytest.raises(ConfigError, match=f"{name}: trains nothing"):
+            glot.train(task="cola", **{name: True}, **flags)
+    with pytest.raises(ConfigError, match="pooler and pooling_method are the same"):
+        glot.train(task="cola", pooler="mean", pooling_method="max", **flags)
+    with pytest.raises(ConfigError, match="pooler_options: TypeError"):
+        glot.train(task="cola", pooler_options={"a": object()}, **flags)
+    run = glot.train(task="cola", pooler=glot.MeanPooler, epochs=np.int64(1), lr=np.float32(0.01), **flags)
+    assert run.result["pooler"] == "mean"
+    with pytest.raises(ConfigError, match="has its own pooler"):
+        glot.encode(["a"], run.folder, pooler="max")
+    with pytest.raises(CheckpointError, match="is a file of a run; give its folder"):
+        glot.load(run.folder / "model.safetensors")
+    with pytest.raises(CheckpointError, match=f"give one of the runs in it, such as {run.folder}"):
+        glot.load(run.folder.parent)
+
+
+def test_any_iterable_of_texts_is_taken_and_what_has_no_order_is_not(flags):
+    run = glot.train(task="mrpc", pooler="mean", epochs=1, **flags)
+    pairs = [("the cat", "a cat"), ("the dog", "not")]
+    expected = run.predict(pairs)
+    assert run.predict(np.array(pairs)) == run.predict(iter(pairs)) == run.predict([list(pair) for pair in pairs]) == expected
+    vectors = run.encode(["a cat", "the dog"])
+    np.testing.assert_array_equal(run.encode(text for text in ("a cat", "the dog")), vectors)
+    assert run.similarity(vectors[0], vectors).shape == (1, 2)
+    for wrong in (pd.DataFrame({"a": ["x"], "b": ["y"]}), {"a": "x"}, None, 7, b"x"):
+        with pytest.raises(ConfigError, match="takes a text or a list of them"):
+            run.predict(wrong)
+        with pytest.raises(ConfigError, match="takes a text or a list of them"):
+            run.encode(wrong)
+    with pytest.raises(ConfigError, match="text 1 is 'None' "):
+        run.encode(["a", None])
+    with pytest.raises(TypeError):
+        _ = glot.open_store(run.result["store"]["path"])[0:2]
 
 
 def test_own_rows_without_a_task_are_custom(flags, tmp_path):

@@ -1,6 +1,7 @@
 """New texts through a trained run: `glot predict`, `glot encode`, `glot.load(run).predict`."""
 
 import csv
+import gzip
 import io
 import json
 import os
@@ -152,6 +153,43 @@ def test_what_cannot_be_predicted_is_one_line(folder, words, complaint, tmp_path
     assert glot_main(["predict", str(folder / "runs/text"), *real]) == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
     assert complaint in line
+
+
+def test_values_of_every_kind_survive(folder, tmp_path, capsys):
+    rows = [
+        {"review": "the cat", "any": 1, "list": [1, {"a": None}], "day": None},
+        {"review": "not the dog", "any": "half \ud800", "list": [], "day": True},
+    ]
+    source = tmp_path / "odd.jsonl"
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = ["predict", str(folder / "runs/text"), f"--input={source}"]
+    for name in ("a.jsonl", "a.csv", "a.parquet"):
+        assert glot_main([*words, f"--output={tmp_path / name}"]) == 0, capsys.readouterr().err
+    found = [json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()]
+    assert [{name: row[name] for name in rows[0]} for row in found] == rows
+    frame = pd.read_parquet(tmp_path / "a.parquet")
+    assert frame["any"].tolist() == ["1", r'"half \ud800"'] and frame["list"].tolist() == ['[1, {"a": null}]', "[]"]
+    packed = tmp_path / "a.parquet.gz"
+    packed.write_bytes(gzip.compress((tmp_path / "a.parquet").read_bytes()))
+    assert glot_main(["predict", str(folder / "runs/text"), f"--input={packed}", f"--output={tmp_path / 'b.csv'}"]) == 0
+    assert {"prediction", "prediction_"} <= set(pd.read_csv(tmp_path / "b.csv").columns)
+
+
+def test_columns_are_checked_before_the_backbone_is_loaded(folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("glot.new_texts.load_predictor", lambda *_, **__: pytest.fail("was loaded"))
+    assert glot_main(["predict", str(folder / "runs/text"), f"--input={folder / 'pairs.csv'}", f"--output={tmp_path / 'x.csv'}"]) == 2
+    assert "no column 'review'" in capsys.readouterr().err and not list(tmp_path.iterdir())
+    assert glot_main(["encode", "--pooling_method=mean", "--epochs=3", "--input=x", "--output=y.npy"]) == 2
+    assert "--epochs: has no effect without training" in capsys.readouterr().err
+
+
+def test_standard_input_is_never_taken_for_a_part_of_an_earlier_one(folder, tmp_path, capsys, monkeypatch):
+    words = ["predict", str(folder / "runs/text"), "--input=-", f"--output={tmp_path / 'x.jsonl'}", "--batch_size=1"]
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"the cat runs\n{broken\n")))
+    assert glot_main(words) == 2
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"not the dog\na cat\n")))
+    assert glot_main(words) == 0
+    assert [json.loads(line)["text"] for line in (tmp_path / "x.jsonl").read_text().splitlines()] == ["not the dog", "a cat"]
 
 
 def test_a_finished_file_is_not_replaced_unasked(folder, tmp_path, capsys):

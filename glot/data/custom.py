@@ -92,6 +92,10 @@ def load_custom(spec: CustomSpec, num_train: int | None) -> CustomRows:
         facts = find_facts(labels, kind, parse_range(spec.label_range))
     except ValueError as error:
         raise DataError(f"{table.name}: column {spec.label_column!r}: {error}") from error
+    if facts.kind == CLASS and spec.label_range is not None:
+        raise DataError(
+            f"--label_range={spec.label_range}: {table.name} holds classes, not scores; leave it out, or use --label_kind=score"
+        )
     named = _with_declared_names(facts, table.class_names.get(spec.label_column, []))
     notes = [f"labels ({spec.label_column}): {why}"] if spec.label_kind == "auto" else []
     train = Examples(CUSTOM, TRAIN, texts, _encode(labels, facts, places), spec.texts, places)
@@ -160,7 +164,9 @@ def read_texts(record: Record, names: tuple[str, ...]) -> list[str]:
         text = record.values[name]
         if text is None or (isinstance(text, str) and not text.strip()):
             raise DataError(f"{record.where}: column {name!r} is empty; give a text, or leave the row out")
-        if not isinstance(text, str) or not is_utf8(text):
+        if isinstance(text, str) and not is_utf8(text):
+            raise DataError(f"{record.where}: column {name!r} holds half a surrogate pair ({ascii(text)[:40]}); mend it")
+        if not isinstance(text, str):
             raise DataError(f"{record.where}: column {name!r} is {str(text)[:40]!r}, not a text; quote it, or name another column")
         texts.append(text)
     return texts
@@ -168,7 +174,9 @@ def read_texts(record: Record, names: tuple[str, ...]) -> list[str]:
 
 def _no_column(record: Record, name: str, flag: str) -> DataError:
     there, where = [str(column) for column in record.values], record.file if _is_text(record.file) else record.where
-    return DataError(f"{where}: no column {name!r} (--{flag}){nearest(name, there)}; there are {', '.join(there)}")
+    odd = next((sign for sign in ";\t|" if len(there) == 1 and sign in there[0]), None)
+    hint = "" if odd is None else f"; its separator seems to be {odd!r}: save it with commas, or with tabs as .tsv"
+    return DataError(f"{where}: no column {name!r} (--{flag}){nearest(name, there)}; there are {', '.join(there)}{hint}")
 
 
 def _is_text(file: str) -> bool:

@@ -3,11 +3,13 @@
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
+from decimal import Decimal, InvalidOperation
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from glot.errors import nearest
+from glot.types import is_utf8
 
 AUTO, CLASS, SCORE, NONE = "auto", "class", "score", "none"
 MOST_WHOLE_CLASSES = 20
@@ -70,26 +72,33 @@ def read_label(raw: Any, is_text: bool) -> Label | None:
         word = raw.strip()
         if is_text and word.lower() in ("true", "false"):
             return Label(TRUTH, float(word.lower() == "true"), word.lower())
+        if not is_utf8(word):
+            raise ValueError(f"{word!r}: holds half a surrogate pair; mend it")
         number = _as_number(word) if is_text else None
         return Label(WORD, 0.0, word) if number is None else _number(number)
     if isinstance(raw, int | float):
-        return _number(float(raw))
+        return _number(Decimal(raw) if isinstance(raw, int) else Decimal(repr(raw)))
     raise ValueError(f"{str(raw)[:40]!r} ({type(raw).__name__}); a word, a number or true/false")
 
 
-def _number(value: float) -> Label:
+def _number(exact: Decimal) -> Label:
+    """A number with its exact name, so that two long ones stay two."""
+    try:
+        value = float(exact)
+    except OverflowError:
+        value = math.inf
     if not math.isfinite(value):
-        raise ValueError(f"{value}; a finite number")
-    return Label(NUMBER, value, str(int(value)) if value.is_integer() else f"{value:g}")
+        raise ValueError(f"{str(exact)[:40]}; a number that fits")
+    return Label(NUMBER, value, f"{exact.normalize():f}" if exact else "0")
 
 
-def _as_number(word: str) -> float | None:
+def _as_number(word: str) -> Decimal | None:
     """The number that a cell of text shows; words such as `nan`, `inf` and `1_000`, which Python would take, are words."""
     if not word or word[-1] not in "0123456789." or "_" in word:
         return None
     try:
-        return float(word)
-    except ValueError:
+        return Decimal(word)
+    except InvalidOperation:
         return None
 
 

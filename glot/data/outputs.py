@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 import os
 import sys
 from collections.abc import Callable, Iterable
@@ -13,6 +14,7 @@ import numpy as np
 
 from glot.errors import ConfigError, DataError, library_door, reason
 from glot.locate import read_facts
+from glot.types import is_utf8
 
 STDOUT = "-"
 COPIED_AT_ONCE = 1 << 14
@@ -23,23 +25,40 @@ def csv_lines(rows: list[dict[str, Any]], columns: list[str]) -> bytes:
     """Rows as lines of CSV, without a header."""
     text = io.StringIO(newline="")
     csv.DictWriter(text, columns, lineterminator="\n").writerows({name: _plain(value) for name, value in row.items()} for row in rows)
-    return text.getvalue().encode("utf-8", "surrogatepass")
+    return text.getvalue().encode("utf-8", "backslashreplace")
 
 
 def csv_header(columns: list[str]) -> bytes:
     """The first line of CSV."""
     text = io.StringIO(newline="")
     csv.writer(text, lineterminator="\n").writerow(columns)
-    return text.getvalue().encode("utf-8", "surrogatepass")
+    return text.getvalue().encode("utf-8", "backslashreplace")
 
 
 def json_lines(rows: list[dict[str, Any]], columns: list[str]) -> bytes:
     """Rows as JSON lines."""
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode("utf-8", "surrogatepass")
+    return b"".join(_json_line({name: json_ready(value) for name, value in row.items()}) for row in rows)
+
+
+def _json_line(row: dict[str, Any]) -> bytes:
+    """UTF-8; half a surrogate pair, which UTF-8 cannot hold, is escaped."""
+    text = json.dumps(row, ensure_ascii=False)
+    return (text if is_utf8(text) else json.dumps(row)).encode() + b"\n"
+
+
+def json_ready(value: Any) -> Any:
+    """A value as JSON holds it: null for what is no number, text for dates, decimals and bytes."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, list | tuple):
+        return [json_ready(part) for part in value]
+    if isinstance(value, dict):
+        return {str(name): json_ready(part) for name, part in value.items()}
+    return value if value is None or isinstance(value, str | int | bool) else str(value)
 
 
 def _plain(value: Any) -> Any:
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else value
+    return json.dumps(json_ready(value), ensure_ascii=False) if isinstance(value, list | dict | bool) else value
 
 
 class Kind(NamedTuple):
@@ -127,6 +146,9 @@ class Output:
 
     def __exit__(self, *_: object) -> None:
         self._stream.close()
+        if not self._bytes:  # nothing to go on from
+            self._partial.unlink(missing_ok=True)
+            self._notes.unlink(missing_ok=True)
 
     def add(self, data: bytes, rows: int) -> None:
         """Append some rows; they count as done once they are on the disk."""
@@ -191,7 +213,7 @@ class RowOutput:
             raise DataError(f"--output: a row has column {odd!r}, which the first one lacks; CSV cannot hold it, write .jsonl")
         data = (b"" if self.done else self._kind.header(columns)) + self._kind.encode(rows, columns)
         if self._output is None:
-            sys.stdout.write(data.decode("utf-8", "surrogatepass"))
+            sys.stdout.write(data.decode())
             sys.stdout.flush()
             self._printed += len(rows)
         else:

@@ -7,16 +7,19 @@ import csv
 import gzip
 import itertools
 import json
+import re
 import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, cast
 
-from glot.errors import DataError, reason
+from glot.errors import ConfigError, DataError, reason
 from glot.files import HUB, find_files, kind_of
 
 STDIN = "-"
+HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
+"""A data set's name on the hub; the oldest have no owner."""
 LONGEST_FIELD = 1 << 27
 """Characters of one CSV field; the library's own limit is 131,072."""
 BROKEN = (OSError, EOFError, zlib.error)
@@ -179,9 +182,9 @@ def _read_json(path: Path) -> Iterator[Record]:
 
 
 def _read_parquet(path: Path) -> Iterator[Record]:
-    from glot.data.hub import open_parquet  # late: `datasets` takes a second
+    from glot.data.hub import read_parquet  # late: `datasets` takes a second
 
-    for number, row in enumerate(open_parquet(path), start=1):
+    for number, row in enumerate(read_parquet(path), start=1):
         yield Record(row, str(path), number, "row")
 
 
@@ -224,6 +227,8 @@ def open_table(flag: str, text: str, split: str | None) -> Table:
 
     repository, _, revision = text.removeprefix(HUB).partition("@")
     repository, _, config = repository.partition(":")
+    if not HUB_NAME.fullmatch(repository):
+        raise ConfigError(f"--{flag}={text}: must be {HUB}owner/name[:config][@revision]")
     where = f"{text} ({split or 'train'})"
     rows, names = open_hub_table(repository, config or None, revision or None, split or "train")
     return Table(where, lambda: (Record(row, where, number, "row") for number, row in enumerate(rows)), names)

@@ -228,6 +228,7 @@ def load_custom_data(spec: CustomSpec, metrics: tuple[str, ...], data: DataConfi
     if rows.evaluation is not None:
         reported = rows.evaluation
     else:
+        _refuse_lone_classes(spec, rows.train, task.labels)
         train, reported = hold_out(rows.train, data.heldout_fraction, data_seed, stratify=bool(task.labels.names))
         reported = replace(reported, split=EVALUATION)
         notes.append(f"{len(reported):,} of {len(rows.train):,} rows are kept out for evaluation (data seed {data_seed})")
@@ -236,6 +237,20 @@ def load_custom_data(spec: CustomSpec, metrics: tuple[str, ...], data: DataConfi
         raise DataError(f"{spec.train_file}: the {len(train):,} rows that are left for training all have one label; add rows")
     drawn = TaskData(train, [reported], [reported], notes, rows.train, task)
     return hold_out_for_selection(drawn, data, data_seed)
+
+
+def _refuse_lone_classes(spec: CustomSpec, train: Examples, labels: LabelFacts) -> None:
+    """A class of one row cannot be both trained on and scored.
+
+    Raises:
+        DataError: naming it.
+    """
+    counts = np.bincount(train.labels.astype(np.int64), minlength=len(labels.names)) if labels.names else np.array([2])
+    lone = int(counts.argmin())
+    if counts[lone] < 2:
+        raise DataError(f"{spec.train_file}: class {labels.names[lone]!r} has one row only; add one, leave it out, or give --eval_file")
+    if len(train) < 4:
+        raise DataError(f"{spec.train_file}: {len(train)} rows cannot be trained on and scored; add rows, or give --eval_file")
 
 
 def hold_out_for_selection(drawn: TaskData, data: DataConfig, data_seed: int) -> TaskData:

@@ -54,8 +54,8 @@ def export_run(
         CheckpointError: no finished run, or its backbone is not the one on this machine.
         ConfigError: the folder is in use, or `max_length` is more than the backbone reads.
     """
-    result = read_result(run_dir)
     model, config, resolved = load_run(run_dir, trust.pooler)
+    result = read_result(run_dir)
     _check_target(folder)
     if (run_dir / BACKBONE).is_dir() and head_only:
         raise ConfigError(f"--head_only: {run_dir} has trained its backbone too; export it whole")

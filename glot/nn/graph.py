@@ -117,8 +117,13 @@ class View:
         for row, length in enumerate(self.lengths.tolist()):
             with library_door(ConfigError, lambda error: f"{where}: fails on a sentence ({reason(error)}); mend it"):
                 found = rule(self._tokens[self._index[row, :length]]) if rule is not None else None
-            if not isinstance(found, Tensor) or found.dtype != torch.bool or tuple(found.shape) != (length, length):
-                what = f"{found.dtype} {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+            dense = isinstance(found, Tensor) and found.layout == torch.strided and found.dtype == torch.bool
+            if not isinstance(found, Tensor) or not dense or tuple(found.shape) != (length, length):
+                what = (
+                    f"{found.layout} {found.dtype} {tuple(found.shape)}".removeprefix("torch.strided ")
+                    if isinstance(found, Tensor)
+                    else type(found).__name__
+                )
                 raise ConfigError(f"{where}: gives {what} for {length} tokens, not bool ({length}, {length}); mend it")
             chosen[row, :length, :length] = found
         return chosen

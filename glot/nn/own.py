@@ -5,20 +5,20 @@ carries, so that a script which trains can hold its own pooler.
 """
 
 import ast
-import builtins
 import hashlib
 import importlib
 import importlib.util
 import inspect
 import linecache
 import sys
+import tokenize
 import types
-from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from glot.errors import ConfigError, library_door, nearest, reason
 from glot.nn.pooler import Pooler
@@ -55,13 +55,21 @@ class OwnCode(NamedTuple):
         return self.name.rpartition(":")[2]
 
 
-_classes: dict[str, type] = {}
+_classes: dict[str, Any] = {}
 """Classes that were handed over in this process: their files are not run again."""
+
+_sources: dict[str, str] = {}
+"""Sources of a finished run that is done again: they count, and not what is in the files now."""
+
+
+def hold_sources(sources: dict[str, str]) -> None:
+    """Take these definitions, by the names in flags, in place of what stands in the files from now on."""
+    _sources.update(sources)
 
 
 def is_own(name: str) -> bool:
     """Whether a value of `--pooling_method` or `--graph_adj` names a user's own definition."""
-    return ":" in name or name in _entry_points()
+    return ":" in name or name in _sources or name in _entry_points()
 
 
 def find_code(name: str, flag: str) -> OwnCode:
@@ -70,6 +78,8 @@ def find_code(name: str, flag: str) -> OwnCode:
     Raises:
         ConfigError: no such file, module or definition, or one that cannot be cut out of its file.
     """
+    if name in _sources:
+        return OwnCode(name, _sources[name])
     name = _entry_points().get(name, name)
     place, _, attribute = name.rpartition(":")
     problem = f"--{flag}={name}"
@@ -83,7 +93,8 @@ def find_code(name: str, flag: str) -> OwnCode:
         beside = [f"{file.name}" for file in path.parent.glob("*.py")] if path.parent.is_dir() else []
         raise ConfigError(f"{problem}: no such file{nearest(path.name, beside)}; name a Python file and what is in it, file.py:Name")
     with library_door(ConfigError, lambda error: f"{problem}: is not Python ({reason(error)}); mend the file"):
-        text = path.read_text(encoding="utf-8")
+        with tokenize.open(path) as stream:  # which knows the file's own encoding
+            text = stream.read()
         ast.parse(text)
     return OwnCode(name, cut_out(text, attribute, path, problem))
 
@@ -91,8 +102,8 @@ def find_code(name: str, flag: str) -> OwnCode:
 def _module_file(module: str, problem: str) -> Path:
     with library_door(ConfigError, lambda error: f"{problem}: {module} cannot be imported ({reason(error)}); check the name"):
         found = importlib.util.find_spec(module)
-    if found is None or found.origin is None:
-        raise ConfigError(f"{problem}: there is no module {module}; install its package, or name file.py:Name")
+    if found is None or found.origin is None or not found.origin.endswith(".py"):
+        raise ConfigError(f"{problem}: there is no module {module} written in Python; install its package, or name file.py:Name")
     return Path(found.origin)
 
 
@@ -100,8 +111,8 @@ def _entry_points() -> dict[str, str]:
     return {point.name: point.value for point in metadata.entry_points(group=GROUP)}
 
 
-def name_of_class(kind: type) -> str:
-    """The name under which a class that is at hand can be named in a flag.
+def name_of_object(kind: Any) -> str:
+    """The name under which a class or function that is at hand can be named in a flag.
 
     Raises:
         ConfigError: it stands in no file (a notebook), or inside a function.
@@ -111,40 +122,45 @@ def name_of_class(kind: type) -> str:
     except TypeError:
         file = None
     if file is None or not Path(file).is_file() or "." in kind.__qualname__:
-        raise ConfigError(f"pooler={kind.__qualname__}: must stand at the top of a file, so that a run can be loaded again; save it as one")
+        raise ConfigError(f"{kind.__qualname__}: must stand at the top of a file, so that a run can be loaded again; save it as one")
     name = f"{file}:{kind.__qualname__}"
     _classes[name] = kind
     return name
 
 
 def cut_out(text: str, name: str, path: Path, problem: str) -> str:
-    """The definition of `name` in a file, with the definitions that it refers to and the imports that these need.
+    """The definition of `name` in a file, with every statement that makes or changes what it refers to, and their imports.
 
     Raises:
-        ConfigError: no such definition, or an import that cannot be carried (of a file beside it).
+        ConfigError: no such definition, or an import that cannot be carried.
     """
     tree = ast.parse(text)
-    defined = {bound: node for node in tree.body if not _is_import(node) for bound in _bound(node)}
-    if name not in defined:
-        kinds = [bound for bound, node in defined.items() if isinstance(node, ast.ClassDef | ast.FunctionDef)]
+    imports = [node for node in tree.body if _is_import(node)]
+    rest = [node for node in tree.body if not _is_import(node) and not _is_main_block(node)]
+    makes = {id(node): _made(node) for node in rest}
+    defined = {made for names in makes.values() for made in names}
+    if not any(name in makes[id(node)] for node in rest if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.Assign)):
+        kinds = [node.name for node in rest if isinstance(node, ast.ClassDef | ast.FunctionDef)]
         raise ConfigError(f"{problem}: {path.name} defines no {name}{nearest(name, kinds)}; it defines {', '.join(kinds) or 'nothing'}")
-    wanted, waiting = {name}, [name]
-    while waiting:
-        used = _used(defined[waiting.pop()])
-        waiting += sorted(used & defined.keys() - wanted)
-        wanted |= used & defined.keys()
-    kept = {id(defined[bound]): defined[bound] for bound in wanted}
+    wanted, kept = {name}, dict[int, ast.stmt]()
+    while True:
+        more = [node for node in rest if id(node) not in kept and makes[id(node)] & wanted]
+        if not more:
+            break
+        kept |= {id(node): node for node in more}
+        wanted |= {used for node in more for used in _used(node)} & defined
     used = set().union(*(_used(node) for node in kept.values()))
-    imports = [node for node in tree.body if _is_import(node) and (set(_bound(node)) & used or _is_future(node))]
-    for node in imports:
-        _refuse_beside(node, path, problem)
-    nodes = sorted([*kept.values(), *imports], key=lambda node: node.lineno)
+    used |= {name for node in imports if _bound(node) & used for name in _used(node)}  # `try: ... except ImportError: quick = json`
+    needed = [node for node in imports if _is_future(node) or "*" in _bound(node) or _bound(node) & used]
+    for node in [*needed, *kept.values()]:
+        _refuse_imports(node, path, problem)
+    nodes = sorted([*kept.values(), *needed], key=lambda node: node.lineno)
     return "\n\n".join(ast.unparse(node) for node in nodes) + "\n"
 
 
 def _is_import(node: ast.stmt) -> bool:
-    """An import, or a `try` that holds nothing but imports."""
-    tried = isinstance(node, ast.Try) and any(isinstance(inner, ast.Import | ast.ImportFrom) for inner in node.body)
+    """An import, or a `try` whose body holds nothing but imports."""
+    tried = isinstance(node, ast.Try) and all(isinstance(inner, ast.Import | ast.ImportFrom) for inner in node.body)
     return tried or isinstance(node, ast.Import | ast.ImportFrom)
 
 
@@ -152,34 +168,69 @@ def _is_future(node: ast.stmt) -> bool:
     return isinstance(node, ast.ImportFrom) and node.module == "__future__"
 
 
-def _bound(node: ast.AST) -> Iterator[str]:
-    """Names that a top-level statement binds."""
-    if isinstance(node, ast.Import | ast.ImportFrom):
-        yield from (alias.asname or alias.name.partition(".")[0] for alias in node.names)
-    elif isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-        yield node.name
-    elif isinstance(node, ast.Assign | ast.AnnAssign | ast.AugAssign):
-        yield from (inner.id for inner in ast.walk(node) if isinstance(inner, ast.Name) and isinstance(inner.ctx, ast.Store))
-    elif isinstance(node, ast.Try):
-        yield from (name for inner in ast.walk(node) if isinstance(inner, ast.Import | ast.ImportFrom) for name in _bound(inner))
+def _is_main_block(node: ast.stmt) -> bool:
+    """`if __name__ == "__main__":`, which is not run on an import either."""
+    return isinstance(node, ast.If) and any(isinstance(inner, ast.Name) and inner.id == "__name__" for inner in ast.walk(node.test))
+
+
+def _bound(node: ast.AST) -> set[str]:
+    """Names that imports bind; `*` for all of a module."""
+    inside = [inner for inner in ast.walk(node) if isinstance(inner, ast.Import | ast.ImportFrom)]
+    return {alias.asname or alias.name.partition(".")[0] for inner in inside for alias in inner.names}
+
+
+def _made(node: ast.stmt) -> set[str]:
+    """Names that a top-level statement binds or changes: `K = 3`, `T["a"] = 1`, `L.append(2)`, also inside `if`, `for`, `with`."""
+    if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+        return {node.name}
+    made: set[str] = set()
+    for inner in ast.walk(node):
+        if isinstance(inner, ast.ClassDef | ast.FunctionDef):
+            made.add(inner.name)
+        elif isinstance(inner, ast.Name | ast.Attribute | ast.Subscript) and isinstance(inner.ctx, ast.Store | ast.Del):
+            made.add(_root(inner))
+        elif (
+            isinstance(inner, ast.Call)
+            and isinstance(inner.func, ast.Attribute)
+            and isinstance(node, ast.Expr | ast.For | ast.If | ast.With)
+        ):
+            made.add(_root(inner.func))
+    return made
+
+
+def _root(node: ast.AST) -> str:
+    """`T` of `T["a"].b`."""
+    while isinstance(node, ast.Attribute | ast.Subscript | ast.Call):
+        node = node.func if isinstance(node, ast.Call) else node.value
+    return node.id if isinstance(node, ast.Name) else ""
 
 
 def _used(node: ast.AST) -> set[str]:
-    return {inner.id for inner in ast.walk(node) if isinstance(inner, ast.Name)} - set(dir(builtins))
+    return {inner.id for inner in ast.walk(node) if isinstance(inner, ast.Name)}
 
 
-def _refuse_beside(node: ast.AST, path: Path, problem: str) -> None:
+def _refuse_imports(node: ast.AST, path: Path, problem: str) -> None:
+    """Imports that a run or an export cannot carry: of files beside, and of this package as a whole or inside a function."""
     for inner in ast.walk(node):
-        names = [alias.name for alias in inner.names] if isinstance(inner, ast.Import) else []
-        names += [inner.module or "."] if isinstance(inner, ast.ImportFrom) else []
-        for name in names:
+        if not isinstance(inner, ast.Import | ast.ImportFrom):
+            continue
+        where = f"{problem}: line {inner.lineno} of {path.name}"
+        module = "." * inner.level + (inner.module or "") if isinstance(inner, ast.ImportFrom) else ""
+        for name in [module] if isinstance(inner, ast.ImportFrom) else [alias.name for alias in inner.names]:
             first = name.partition(".")[0]
-            is_relative = isinstance(inner, ast.ImportFrom) and inner.level > 0
-            if is_relative or (path.parent / f"{first}.py").is_file() or (path.parent / first / "__init__.py").is_file():
+            if first == PACKAGE and (isinstance(inner, ast.Import) or inner is not node):
+                raise ConfigError(f"{where} imports {name}; write `from glot import Pooler, ...` at the top, which an export can carry")
+            if first != PACKAGE and (name.startswith(".") or _is_beside(first, path.parent)):
                 raise ConfigError(
-                    f"{problem}: line {getattr(inner, 'lineno', 0)} of {path.name} imports {name}, a file beside it: no run can carry it; "
+                    f"{where} imports {name}, a file beside it: no run can carry it; "
                     "put what is needed into the same file, or make an installed package of it"
                 )
+
+
+def _is_beside(module: str, folder: Path) -> bool:
+    """Whether a module is a file of the folder, and neither Python's nor of an installed package."""
+    there = (folder / f"{module}.py").is_file() or (folder / module / "__init__.py").is_file()
+    return there and module not in sys.stdlib_module_names and module not in metadata.packages_distributions()
 
 
 def run_code(code: OwnCode, problem: str) -> Any:
@@ -211,6 +262,10 @@ def _take_from_package(node: ast.stmt, names: dict[str, Any]) -> bool:
     """Fill in what a statement imports from this package: in an export, whose single file holds it all, there is no package."""
     if not isinstance(node, ast.ImportFrom) or str(node.module).partition(".")[0] != PACKAGE:
         return False
+    names_of = [alias.name for alias in node.names]
+    if names_of == ["*"]:
+        names |= {name: value for name, value in _everything().items() if name not in names}
+        return True
     for alias in node.names:
         home = vars(importlib.import_module(str(node.module))) if __name__.startswith(f"{PACKAGE}.") else globals()
         if alias.name not in home and __name__.startswith(f"{PACKAGE}."):
@@ -219,10 +274,19 @@ def _take_from_package(node: ast.stmt, names: dict[str, Any]) -> bool:
     return True
 
 
+def _everything() -> dict[str, Any]:
+    """What `from glot import *` brings; in an export, whatever its file holds."""
+    if not __name__.startswith(f"{PACKAGE}."):
+        return {name: value for name, value in globals().items() if not name.startswith("_")}
+    package = importlib.import_module(PACKAGE)
+    return {name: getattr(package, name) for name in package.__all__ if not name.startswith("_")}
+
+
 def package_names(source: str) -> list[str]:
     """What a source imports from this package."""
     nodes = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ImportFrom)]
-    return [alias.name for node in nodes if str(node.module).partition(".")[0] == PACKAGE for alias in node.names]
+    names = [alias.name for node in nodes if str(node.module).partition(".")[0] == PACKAGE for alias in node.names]
+    return [name for name in names if name != "*"]
 
 
 def libraries(source: str) -> list[str]:
@@ -274,6 +338,8 @@ class OwnPooler(Pooler):
         if not isinstance(width, int) or isinstance(width, bool) or width < 1:
             raise ConfigError(f"{problem}: out_dim is {width!r}; set it to the width of its vectors in the constructor")
         super().__init__(in_dim, width)
+        if any(is_lazy(weight) for weight in net.parameters()):
+            raise ConfigError(f"{problem}: has lazy layers, whose widths are not known; give each layer its widths")
         self.net: Any = net
         self.code, self._problem = code, problem
 
@@ -283,7 +349,7 @@ class OwnPooler(Pooler):
             return self(batch), None
         with library_door(ConfigError, self._complaint):
             vectors, weights = self.net.readout(batch)
-        self._check(vectors, batch)
+        vectors = self._checked(vectors, batch)
         if weights is not None and tuple(weights.shape) != (batch.tokens.shape[0],):
             raise ConfigError(
                 f"{self._problem}: readout gives weights {tuple(weights.shape)}, not one per token ({batch.tokens.shape[0]},)"
@@ -294,13 +360,16 @@ class OwnPooler(Pooler):
         """(B, D)."""
         with library_door(ConfigError, self._complaint):
             vectors = self.net(batch)
-        self._check(vectors, batch)
-        return vectors
+        return self._checked(vectors, batch)
 
     def _complaint(self, error: Exception) -> str:
         return f"{self._problem}: fails on a batch ({reason(error)}); mend it"
 
-    def _check(self, vectors: Any, batch: TokenBatch) -> None:
+    def _checked(self, vectors: Any, batch: TokenBatch) -> Tensor:
+        """The vectors in the tokens' precision."""
         found = tuple(vectors.shape) if isinstance(vectors, Tensor) else type(vectors).__name__
         if found != (len(batch), self.out_dim):
             raise ConfigError(f"{self._problem}: gives {found} for {len(batch)} sentences, not ({len(batch)}, {self.out_dim}); mend it")
+        if not vectors.is_floating_point():
+            raise ConfigError(f"{self._problem}: gives {vectors.dtype}, not floating-point numbers; mend it")
+        return vectors.to(batch.tokens.dtype)

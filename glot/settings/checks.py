@@ -13,7 +13,7 @@ from glot.locate import expand_user, local_folder, split_revision
 from glot.prompts import AUTO, NONE
 from glot.settings.choices import EMBEDDED_BACKBONES, FIXED_POOLERS, LONGEST_STACKED, METRICS, MTEB_CACHE, POOLERS, is_own_name
 from glot.settings.index import flag_facts, kinds, optional_flags
-from glot.settings.seeds import parse_seeds
+from glot.settings.seeds import LARGEST_SEED, MOST_SEEDS, parse_seeds
 
 if TYPE_CHECKING:
     from glot.settings.config import RunConfig
@@ -169,7 +169,10 @@ def _check_seeds(config: "RunConfig") -> list[str]:
     try:
         parse_seeds(config.train.seeds)
     except ValueError:
-        return [f"--seeds={config.train.seeds}: must be different numbers such as 0,1,2 or 0..9"]
+        return [
+            f"--seeds={config.train.seeds}: must be different numbers such as 0,1,2 or 0..9, "
+            f"up to {LARGEST_SEED}, and at most {MOST_SEEDS:,} in a range"
+        ]
     return stack_problems(config) if config.train.stack_seeds else []
 
 

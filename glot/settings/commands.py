@@ -152,7 +152,10 @@ def parse_plain_pooler(words: list[str]) -> RunConfig:
         ConfigError: see `parse`.
     """
     renamed = [word.replace("--max_length", "--mteb_max_length", 1) for word in words]
-    return parse(["--task=mteb", *renamed], "glot encode", {"pooling_method": "mean"}).config
+    parsed = parse(["--task=mteb", *renamed], "glot encode", {"pooling_method": "mean"})
+    if parsed.inert:
+        raise ConfigError(*(f"--{name}: has no effect without training; leave it out" for name in parsed.inert))
+    return parsed.config
 
 
 def _add_trust(parser: argparse.ArgumentParser) -> None:

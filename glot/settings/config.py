@@ -113,7 +113,9 @@ def read_config(path: Path) -> dict[str, typing.Any]:
         CheckpointError: missing, damaged, of another tool, or with flags that this version does not know.
     """
     if not path.is_file():
-        raise CheckpointError(f"{path.parent}: no {path.name}; give the folder of a finished run")
+        inside = sorted(found.parent for found in path.parent.glob(f"*/{path.name}"))
+        hint = f"one of the runs in it, such as {inside[0]}" if inside else "the folder of a finished run"
+        raise CheckpointError(f"{path.parent}: no {path.name}; give {hint}")
     try:
         saved = json.loads(path.read_text(encoding="utf-8"))
         unknown = sorted(saved["flags"].keys() - sections().keys())
@@ -135,6 +137,8 @@ def read_saved(checkpoint: Path) -> dict[str, typing.Any] | None:
         raise CheckpointError(f"{checkpoint}: not there; give a run folder or a .pth file")
     if checkpoint.is_dir():
         return read_config(checkpoint / "config.json")
+    if (checkpoint.parent / "config.json").is_file() and checkpoint.suffix != ".pth":
+        raise CheckpointError(f"{checkpoint}: is a file of a run; give its folder, {checkpoint.parent}")
     path = checkpoint.with_name(checkpoint.name + ".json")
     return read_config(path) if path.is_file() else None
 

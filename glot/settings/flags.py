@@ -4,7 +4,9 @@ Order of precedence: default < YAML file (in the order given) < explicit flag.
 """
 
 import argparse
+import glob
 import os
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
@@ -186,9 +188,7 @@ def parse(argv: list[str], program: str = "main.py", defaults: dict[str, Any] | 
         problems += mistakes
     explicit.update(typed)
     if is_task_file(explicit.get("task", "")):
-        named, mistakes = read_task_file(Path(explicit["task"]))
-        explicit = {**named, **explicit, "task": "custom"}
-        problems += mistakes
+        explicit = {**read_task_file(Path(explicit["task"]), problems), **explicit, "task": "custom"}
     values: dict[str, Any] = {}
     for name, raw in {**given, **explicit}.items():
         try:
@@ -291,7 +291,8 @@ def convert(name: str, raw: Any) -> Any:
 def read_yaml(path: Path) -> tuple[dict[str, str], list[str]]:
     """The flags that a YAML file sets, and its mistakes, each naming file and key."""
     try:
-        loaded = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)  # text only: YAML would read 0_1 as a number
+        text = path.read_text(encoding="utf-8")
+        loaded, tree = yaml.load(text, Loader=yaml.BaseLoader), yaml.compose(text)  # text only: YAML would read 0_1 as a number
     except OSError as error:
         return {}, [f"--config={path}: cannot be read ({error.strerror}); give a YAML file of flag: value"]
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -299,13 +300,20 @@ def read_yaml(path: Path) -> tuple[dict[str, str], list[str]]:
     if not isinstance(loaded, dict):
         return {}, [f"--config={path}: must hold lines of flag: value"]
     known = flag_facts().keys()
+    loaded = {name: ",".join(value) if _is_list_of_words(value) and kinds().get(name) is str else value for name, value in loaded.items()}
     wrong = [name for name in loaded if name not in known]
     nested = [name for name in loaded if name in known and not isinstance(loaded[name], str)]
+    counts = Counter(key.value for key, _ in tree.value) if isinstance(tree, yaml.MappingNode) else Counter()
     mistakes = [f"--config={path}: {name}: no such flag{nearest(str(name), known)}" for name in wrong]
     mistakes += [f"--config={path}: {name}: must be a single value" for name in nested]
+    mistakes += [f"--config={path}: {name}: is set {count} times; keep one" for name, count in counts.items() if count > 1]
     unset = ("", "~", "null")
     usable = {name: value for name, value in loaded.items() if name in known and name not in nested and value not in unset}
     return usable, mistakes
+
+
+def _is_list_of_words(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(word, str) for word in value)
 
 
 TASK_FILES = (".yaml", ".yml")
@@ -317,20 +325,36 @@ def is_task_file(task: str) -> bool:
     return task.endswith(TASK_FILES)
 
 
-def read_task_file(path: Path) -> tuple[dict[str, str], list[str]]:
-    """The flags of a custom task that is kept in a file, and the file's mistakes.
+def read_task_file(path: Path, problems: list[str]) -> dict[str, str]:
+    """The flags of a custom task that is kept in a file.
 
     The task is called by the file's name. Its data are found from the current folder, or else beside the file.
+
+    Raises:
+        ConfigError: mistakes in the file, behind the `problems` so far: what is missing because of them is no second mistake.
     """
     values, mistakes = read_yaml(path)
     mistakes = [mistake.replace("--config=", "--task=", 1) for mistake in mistakes]
     if values.pop("task", "custom") != "custom":
         mistakes.append(f"--task={path}: task: must be custom, or left out")
-    for flag in FILE_FLAGS:
-        beside = path.parent / values.get(flag, "")
-        if flag in values and not Path(values[flag]).exists() and beside.exists():
-            values[flag] = str(beside)
-    return {"task_name": path.stem, **values}, mistakes
+    if mistakes:
+        raise ConfigError(*problems, *mistakes)
+    found = {flag: _beside(path.parent, values[flag]) for flag in FILE_FLAGS if flag in values}
+    return {"task_name": path.stem, **values, **found}
+
+
+def _beside(folder: Path, files: str) -> str:
+    """Files, patterns or a comma list of them, each as it is where it leads to something, else beside the task file."""
+    if _leads(files):
+        return files
+    if _leads(str(folder / files)):
+        return str(folder / files)
+    parts = [part.strip() for part in files.split(",")]
+    return ",".join(str(folder / part) if not _leads(part) and _leads(str(folder / part)) else part for part in parts)
+
+
+def _leads(file: str) -> bool:
+    return Path(file).exists() or bool(glob.glob(file))  # noqa: PTH207 - Path.glob takes no absolute pattern
 
 
 def to_yaml(config: RunConfig) -> str:

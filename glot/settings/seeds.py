@@ -3,6 +3,7 @@
 LARGEST_SEED = 2**32 - 1
 """What every generator in use accepts."""
 MOST_SEEDS = 10_000
+"""In one range."""
 
 
 def parse_seeds(text: str) -> list[int]:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from glot.errors import ConfigError, nearest
 from glot.locate import read_facts
+from glot.nn.own import hold_sources
 from glot.recipes import choose_recipe
 from glot.report.tables import markdown
 from glot.settings.choices import short_name
@@ -113,7 +114,7 @@ def rerun(folder: Path, output_dir: str | None, check: bool, trust: Trust = DIST
     """
     saved = read_config(folder / CONFIG)
     old = read_result(folder)
-    own_sources(folder, saved["resolved"], trust.pooler)
+    hold_sources(own_sources(folder, saved["resolved"], trust.pooler) or {})
     config = RunConfig.from_dict({**saved["flags"], "trust_remote_code": trust.remote_code}).with_values(
         output_dir=output_dir or str(folder.absolute().parent), run_name=f"{folder.name}-again", overwrite=False, override_precompute=False
     )

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from glot.errors import ConfigError, nearest
+from glot.nn.poolers import own_codes
 from glot.progress import say
 from glot.settings.checks import is_folder_name
 from glot.settings.choices import EVALUATIONS
@@ -209,6 +210,7 @@ def resolve_cells(path: Path, study: Study) -> list[RunConfig]:
         words = [f"--{name}={value}" for name, value in {**cell.flags, **{name: values[0] for name, values in study.tune.items()}}.items()]
         try:
             parsed = parse(words, study.program, PROGRAMS[study.program])
+            own_codes(parsed.config.pooler, parsed.config.graph)
         except ConfigError as error:
             for problem in error.problems:
                 found.setdefault(problem, []).append(where)

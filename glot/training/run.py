@@ -90,21 +90,34 @@ def probe_pooler(config: RunConfig, width: int) -> None:
     Raises:
         ConfigError: what it does wrong.
     """
-    name = config.pooler.pooling_method
-    state = torch.get_rng_state()
-    pooler = build_pooler(config.pooler, config.graph, width, config.data_seed).eval()
-    generator = torch.Generator().manual_seed(0)
-    lengths = torch.tensor([3, 1, 5])
-    batch = TokenBatch.from_lengths(torch.randn(9, width, generator=generator), lengths)
-    together = pooler.readout(batch)[0]
-    alone = torch.cat([pooler(TokenBatch.from_lengths(part, torch.tensor([len(part)]))) for part in batch.tokens.split(lengths.tolist())])
+    codes = own_codes(config.pooler, config.graph)
+    flag = "pooling_method" if config.pooler.pooling_method in codes else "graph_adj"
+    name = f"--{flag}={config.to_dict()[flag]}"
+    state, generator = torch.get_rng_state(), torch.Generator().manual_seed(0)
+    pooler, twin = (build_pooler(config.pooler, config.graph, width, config.data_seed).eval() for _ in range(2))
+    lengths, tokens = torch.tensor([3, 1, 5]), torch.randn(9, width, generator=generator)
+    batch = TokenBatch.from_lengths(tokens.clone(), lengths)
+    together, again = pooler.readout(batch)[0], pooler.readout(batch)[0]
+    alone = torch.cat([pooler(TokenBatch.from_lengths(part, torch.tensor([len(part)]))) for part in tokens.split(lengths.tolist())])
+    twin.load_state_dict(pooler.state_dict())
+    loaded = twin(TokenBatch.from_lengths(tokens.clone(), lengths))
     torch.set_rng_state(state)
-    if not bool(torch.isfinite(together).all()):
-        raise ConfigError(f"--pooling_method={name}: gives numbers that are not finite for random token states; mend it")
-    if not torch.allclose(together, alone, atol=1e-4, rtol=1e-3):
-        raise ConfigError(f"--pooling_method={name}: a sentence's vector depends on the other sentences of its batch; use batch.segment")
+    complaints = {
+        "changes the token states that it is given; work on a copy": torch.equal(batch.tokens, tokens),
+        "gives numbers that are not finite for random token states; mend it": bool(torch.isfinite(together).all()),
+        "gives other vectors for the same batch in evaluation mode; mend it": torch.allclose(together, again, atol=1e-5, rtol=1e-4),
+        "makes a sentence's vector depend on the other sentences of its batch; use batch.segment": _alike(together, alone),
+        "keeps numbers that a checkpoint does not hold; make them an nn.Parameter or a buffer": _alike(together, loaded),
+    }
+    for complaint, holds in complaints.items():
+        if not holds:
+            raise ConfigError(f"{name}: {complaint}")
     if config.data.task == "embedding" and not any(weight.requires_grad for weight in pooler.parameters()):
-        raise ConfigError(f"--pooling_method={name}: has no weights, so there is nothing to train; use it with --task=mteb as it is")
+        raise ConfigError(f"{name}: has no weights, so there is nothing to train; use it with --task=mteb as it is")
+
+
+def _alike(one: Tensor, other: Tensor) -> bool:
+    return torch.allclose(one, other, atol=1e-4, rtol=1e-3)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 import csv
 import gzip
 import json
+import os
 import time
 from pathlib import Path
 
@@ -144,6 +145,13 @@ def test_a_task_can_be_kept_in_a_file(flags, tmp_path, capsys):
     assert result["task_name"] == "moods" and Path(result["run_dir"]).name.startswith("moods-mean-")
     again = run(capsys, [*flags, f"--train_file={tmp_path / 'a.csv'}", *MOOD])
     assert again["fingerprint"] == result["fingerprint"]
+    write(tmp_path / "b.csv", rows(20))
+    task.write_text("train_file: [a.csv, b.csv]\ntext_columns: [review]\nlabel_column: mood\n")  # a list, each beside the file
+    both = run(capsys, [f"--task={task}", *flags[1:]])
+    task.write_text('train_file: "[ab].csv"\ntext_columns: review\nlabel_column: mood\n')  # a pattern
+    assert run(capsys, [f"--task={task}", *flags[1:]])["fingerprint"] == both["fingerprint"] != result["fingerprint"]
+    task.write_text("train_file: a.csv\ntrain_file: b.csv\n")
+    assert complain(capsys, [f"--task={task}", *flags[1:]]) == f"error: --task={task}: train_file: is set 2 times; keep one"
     task.write_text("train_fiel: a.csv\n")
     assert main([f"--task={task}", *flags[1:]]) == 2
     assert f"--task={task}: train_fiel: no such flag (did you mean 'train_file'?)" in capsys.readouterr().err
@@ -188,6 +196,30 @@ def test_what_is_wrong_with_json_bytes_and_packed_files(flags, tmp_path, capsys)
     assert f"{packed}: cannot be read" in complain(capsys, [*flags, f"--train_file={packed}"])
     (tmp_path / "none.parquet").write_text("none")
     assert "not readable as Parquet" in complain(capsys, [*flags, f"--train_file={tmp_path / 'none.parquet'}"])
+
+
+def test_long_numbers_stay_apart_and_equal_ones_are_one_class(flags, tmp_path, capsys):
+    ids = ["9007199254740992", "9007199254740993", "1.0", "1", "1e0"] * 4
+    (tmp_path / "a.csv").write_text("text,label\n" + "".join(f"the cat {row},{label}\n" for row, label in enumerate(ids)))
+    result = run(capsys, [*flags, f"--train_file={tmp_path / 'a.csv'}", "--label_kind=class"])
+    assert result["labels"]["classes"] == ["1", "9007199254740992", "9007199254740993"]
+    (tmp_path / "b.csv").write_text("text,label\na,1e999\nb,0\n")
+    assert "a number that fits" in complain(capsys, [*flags, f"--train_file={tmp_path / 'b.csv'}"])
+
+
+def test_links_that_lead_nowhere_and_pipes_do_not_wait(flags, tmp_path, capsys):
+    (tmp_path / "link.csv").symlink_to(tmp_path / "gone.csv")
+    assert f"is a link to {tmp_path / 'gone.csv'}, which is not there" in complain(
+        capsys, [*flags, f"--train_file={tmp_path / 'link.csv'}"]
+    )
+    os.mkfifo(tmp_path / "pipe.csv")
+    assert "is no regular file" in complain(capsys, [*flags, f"--train_file={tmp_path / 'pipe.csv'}"])
+    assert "must be hub:owner/name" in complain(capsys, [*flags, "--train_file=hub:a b"])
+
+
+def test_a_class_of_one_row_cannot_be_kept_out(flags, tmp_path, capsys):
+    train = write(tmp_path / "a.csv", [*rows(12), {"id": 13, "review": "x", "mood": "lone"}])
+    assert "class 'lone' has one row only" in complain(capsys, [*flags, f"--train_file={train}", *MOOD])
 
 
 def test_evaluation_labels_must_be_those_of_training(flags, tmp_path, capsys):

@@ -36,6 +36,7 @@ DOORS = {
     "tokenizers": ("states/backbone",),
     "huggingface_hub": ("hub",),
     "datasets": ("data/hub",),
+    "pyarrow": ("data/hub",),
     "torch_geometric": ("nn/poolers",),
     "accelerate": ("distributed",),
     "peft": (),

@@ -10,7 +10,6 @@ import pytest
 from conftest import ROOT
 
 from benchmarks.timing import Timings
-from glot.states.store import reader
 
 pytestmark = pytest.mark.slow
 
@@ -47,15 +46,3 @@ def test_sides_take_turns_and_the_ratio_is_by_round():
     assert set(called[::2]) == {"before"}
     assert found.seconds("slow") >= 0.02 > found.seconds("fast")
     assert found.ratio("slow", "fast") > 1 > found.ratio("fast", "slow")
-
-
-def test_read_ahead_keeps_to_what_memory_has_room_for(tmp_path, monkeypatch):
-    path = tmp_path / "tokens.bin"
-    path.write_bytes(bytes(1000))
-    thread = reader.read_ahead(path)
-    if sys.platform == "linux":
-        assert thread is not None
-        thread.join(10)
-        assert not thread.is_alive()
-    monkeypatch.setattr(reader, "available_memory", lambda: 1999)
-    assert reader.read_ahead(path) is None

@@ -13,7 +13,7 @@ import glot
 from glot.cli import glot_main, main
 from glot.errors import CheckpointError, ConfigError
 from glot.integrations.export import export_run
-from glot.nn.own import find_code
+from glot.nn.own import find_code, run_code
 
 CODE = '''"""Mine. The line at the end must never run."""
 import math
@@ -132,7 +132,7 @@ def test_an_own_graph_rule(mine, tiny_flags, capsys):
     ("name", "complaint"),
     [
         ("Gatet", "mine.py defines no Gatet (did you mean 'Gated'?)"),
-        ("Leaky", "a sentence's vector depends on the other sentences of its batch"),
+        ("Leaky", "makes a sentence's vector depend on the other sentences of its batch"),
         ("Wide", "gives (9, 16) for 3 sentences, not (3, 16)"),
         ("Silent", "cannot be made for d = 16 (TypeError: "),
         ("near", "must be a class of torch.nn.Module"),
@@ -143,6 +143,110 @@ def test_what_is_wrong_with_own_code_is_said_before_anything_slow(name, complain
     assert main([*tiny_flags, f"--pooling_method={mine}:{name}"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert complaint in line and not (tmp_path / "hidden").exists()
+
+
+ODD = """
+import torch
+from torch import nn
+
+class Base(nn.Module):
+    def __init__(self, in_dim):
+        super().__init__()
+        self.out_dim, self.linear = in_dim, nn.Linear(in_dim, in_dim)
+    def first(self, batch):
+        return self.linear(batch.tokens[batch.ptr[:-1]])
+
+class Changing(Base):
+    def forward(self, batch):
+        batch.tokens.add_(1)
+        return self.first(batch)
+
+class Random(Base):
+    def forward(self, batch):
+        return self.first(batch) * torch.rand(1)
+
+class Forgetful(Base):
+    def __init__(self, in_dim):
+        super().__init__(in_dim)
+        self.scale = torch.rand(in_dim) + 1
+    def forward(self, batch):
+        return self.first(batch) * self.scale
+
+class Lazy(Base):
+    def __init__(self, in_dim):
+        super().__init__(in_dim)
+        self.linear = nn.LazyLinear(in_dim)
+    def forward(self, batch):
+        return self.first(batch)
+
+class Whole(Base):
+    def forward(self, batch):
+        return self.first(batch).long()
+
+class Infinite(Base):
+    def forward(self, batch):
+        return self.first(batch) / 0
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "complaint"),
+    [
+        ("Changing", "changes the token states that it is given"),
+        ("Random", "gives other vectors for the same batch in evaluation mode"),
+        ("Forgetful", "keeps numbers that a checkpoint does not hold"),
+        ("Lazy", "has lazy layers, whose widths are not known"),
+        ("Whole", "gives torch.int64, not floating-point numbers"),
+        ("Infinite", "gives numbers that are not finite"),
+    ],
+)
+def test_a_pooler_whose_numbers_could_not_be_trusted_is_refused(name, complaint, mine, tiny_flags, capsys):
+    mine.write_text(ODD)
+    assert main([*tiny_flags, f"--pooling_method={mine}:{name}"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert complaint in line
+
+
+def test_every_statement_that_a_pooler_needs_is_carried_and_no_other(tmp_path):
+    path = tmp_path / "m.py"
+    path.write_text("""from __future__ import annotations
+import json
+from math import *
+from torch import nn
+try:
+    import ujson as quick
+except ImportError:
+    quick = json
+OPTIONS = {"scale": 1.0}
+OPTIONS["scale"] = 2.0
+NAMES = []
+for name in ("a", "b"):
+    NAMES.append(name)
+if OPTIONS["scale"] > 1:
+    BIG = True
+else:
+    BIG = False
+UNUSED = open("nowhere.txt").read()
+def register(kind):
+    OPTIONS["kind"] = kind
+    return kind
+@register
+class P(nn.Module):
+    def __init__(self, in_dim):
+        super().__init__()
+        self.out_dim, self.scale = in_dim, OPTIONS["scale"] * sqrt(4) + len(NAMES) + BIG + quick.loads("1")
+if __name__ == "__main__":
+    raise SystemExit("a script")
+""")
+    code = find_code(f"{path}:P", "pooling_method")
+    made = run_code(code, "--pooling_method=x")(3)
+    assert made.scale == 2 * 2 + 2 + 1 + 1 and "UNUSED" not in code.source and "__main__" not in code.source
+
+
+def test_a_run_is_done_again_though_its_poolers_file_is_gone(mine, tiny_flags, capsys):
+    folder = run(capsys, [*tiny_flags, f"--pooling_method={mine}:Gated", "--epochs=1"])["run_dir"]
+    mine.unlink()
+    assert subprocess.run([sys.executable, "-m", "glot", "rerun", folder, "--check"], capture_output=True, text=True).returncode == 0
 
 
 def test_files_beside_cannot_be_carried(mine, tiny_flags, capsys):

@@ -1,5 +1,6 @@
 """StoredTokens: a store read through a memory map, any rows in any order."""
 
+import operator
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ class StoredTokens:
 
     def __getitem__(self, row: int) -> torch.Tensor:
         """The states of one text, by its place in order of first appearance: float32 (n, d)."""
-        place = range(len(self))[row]  # raises IndexError beyond the end, which ends an iteration
+        place = range(len(self))[operator.index(row)]  # raises IndexError beyond the end, which ends an iteration
         return self.gather(np.array([place])).tokens
 
     def __getstate__(self) -> dict[str, object]:
