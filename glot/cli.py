@@ -118,6 +118,9 @@ def _guarded(work: Callable[[], int | None]) -> int:
             print(f"{who}error: {problem}", file=sys.stderr)
         return 2
     except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            print(f"error: {str(error.filename)[:80]}: is too long a name; choose a shorter one", file=sys.stderr)
+            return 2
         if error.errno not in DISK:
             raise
         where = f"{error.filename}: " if error.filename else ""

@@ -256,8 +256,7 @@ def run_mteb(config: RunConfig) -> Result:
     run_dir = create_run_folder(root, config.output.run_name or f"mteb-{encoder.name}-{revision[:8]}", config.output.overwrite)
     source = encoder.backbone.source
     facts = {"hidden_size": encoder.backbone.hidden_size, "backbone": source.identity, "folder": folder_of(source)}
-    facts["prompts"] = encoder.prompts.to_dict()
-    write_config(run_dir, config, {**facts, "data": [task.metadata.name for task in tasks]})
+    write_config(run_dir, config, {**facts, "prompts": encoder.prompts.to_dict(), "data": [task.metadata.name for task in tasks]})
     tracker = make_tracker(report_to, run_dir)
     tracker.start(config.to_dict())
     model = mteb.MtebModel(encoder, revision, {"max_length": encoder.backbone.max_length})
@@ -272,7 +271,8 @@ def run_mteb(config: RunConfig) -> Result:
     if found:  # what the release's sweep file maximises
         tracker.log({"metrics/acc": math.fsum(found.values()) / len(found)}, len(scores))
     tracker.close()
-    result = make_mteb_result(config, found, {score.task: score.error for score in scores if score.error}, revision, clock.seconds)
+    failed = {score.task: score.error for score in scores if score.error}
+    result = make_mteb_result(config, found, failed, revision, clock.seconds, encoder.backbone.device)
     result["backbone"] = {"identity": source.identity, **encoder.backbone.facts}
     result |= {"notes": notes, "versions": {**versions(), "mteb": mteb.VERSION}, "run_dir": str(run_dir)}
     write_result(run_dir, result)

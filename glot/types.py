@@ -19,15 +19,6 @@ if TYPE_CHECKING:
     from glot.prompts import UsedPrompts
 
 
-def is_utf8(text: str) -> bool:
-    """False for half a surrogate pair, which JSON can write and no tokenizer can read."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
 def texts_sha256(texts: list[str]) -> str:
     """One hash over texts in order; the lengths keep ["ab", "c"] and ["a", "bc"] apart."""
     digest = hashlib.sha256()

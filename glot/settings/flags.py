@@ -13,10 +13,11 @@ from typing import Any, NamedTuple, NoReturn
 
 import yaml
 
-from glot.errors import CheckpointError, ConfigError, nearest, unknown_name
+from glot.errors import CheckpointError, ConfigError, nearest, reason, unknown_name
+from glot.files import is_utf8
 from glot.settings.checks import check
 from glot.settings.choices import EVALUATIONS, POOLERS, is_own_name
-from glot.settings.config import RunConfig, read_saved
+from glot.settings.config import RunConfig, read_config, read_saved
 from glot.settings.facts import GROUPS, ORIGIN, WEIGHTS
 from glot.settings.index import flag_facts, kinds
 
@@ -171,6 +172,7 @@ def parse(argv: list[str], program: str = "main.py", defaults: dict[str, Any] | 
     Raises:
         ConfigError: every mistake that can be found without reading data or a model, all in one.
     """
+    _refuse_dashes(argv)
     base = RunConfig().with_values(**(defaults or {})).to_dict()
     spaces, unknown = make_parser(program, base).parse_known_args(argv)
     typed = vars(spaces)
@@ -202,10 +204,25 @@ def parse(argv: list[str], program: str = "main.py", defaults: dict[str, Any] | 
     config = RunConfig.from_dict({**base, **values})
     if config.data.task == "mteb" and config.mteb.checkpoint is not None and not problems:
         config, problems = adopt_checkpoint(config, set(explicit))
-    problems += check(config)
+    problems += _check_paths_too(config)
     if problems:
         raise ConfigError(*problems)
     return Parsed(config, frozenset(explicit), inert_flags(config, frozenset(explicit)), print_config)
+
+
+def _refuse_dashes(argv: list[str]) -> None:
+    """`--flag=--`, whose value argparse would take for its own sign."""
+    for word in argv:
+        if word.endswith("=--"):
+            raise ConfigError(f"{word}: must have a value")
+
+
+def _check_paths_too(config: RunConfig) -> list[str]:
+    """The mistakes of a configuration, names that the file system refuses among them."""
+    try:
+        return check(config)
+    except OSError as error:
+        return [f"{str(error.filename)[:80]}: cannot be looked up ({error.strerror}); choose another name"]
 
 
 def brought(*kinds_of: str) -> list[str]:
@@ -273,6 +290,8 @@ def convert(name: str, raw: Any) -> Any:
         ValueError: the value is not of that type or not among the choices; the message is ready to print.
     """
     kind, text = kinds()[name], _as_text(raw)
+    if "\0" in text or not is_utf8(text):
+        raise ValueError(f"--{name}={ascii(text)[1:-1][:80]}: is not UTF-8 text; choose another name")
     if kind is bool:
         if text.lower() in TRUE + FALSE:
             return text.lower() in TRUE
@@ -295,8 +314,10 @@ def read_yaml(path: Path) -> tuple[dict[str, str], list[str]]:
         loaded, tree = yaml.load(text, Loader=yaml.BaseLoader), yaml.compose(text)  # text only: YAML would read 0_1 as a number
     except OSError as error:
         return {}, [f"--config={path}: cannot be read ({error.strerror}); give a YAML file of flag: value"]
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        return {}, [f"--config={path}: not YAML ({' '.join(str(error).split())})"]
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        return {}, [f"--config={str(path)[:80]!a}: not YAML ({reason(error)})"]
+    if isinstance(loaded, dict) and {"flags", "resolved"} <= loaded.keys():
+        return _read_run(path)
     if not isinstance(loaded, dict):
         return {}, [f"--config={path}: must hold lines of flag: value"]
     known = flag_facts().keys()
@@ -310,6 +331,15 @@ def read_yaml(path: Path) -> tuple[dict[str, str], list[str]]:
     unset = ("", "~", "null")
     usable = {name: value for name, value in loaded.items() if name in known and name not in nested and value not in unset}
     return usable, mistakes
+
+
+def _read_run(path: Path) -> tuple[dict[str, str], list[str]]:
+    """The flags of a run, from its `config.json`; whether its model's own code may run is for this command to say."""
+    try:
+        config = RunConfig.from_dict({**read_config(path)["flags"], "trust_remote_code": False})
+    except (CheckpointError, ConfigError) as error:
+        return {}, [f"--config={error}"]
+    return {name: _as_text(value) for name, value in yaml.safe_load(to_yaml(config)).items()}, []
 
 
 def _is_list_of_words(value: Any) -> bool:

@@ -5,233 +5,19 @@ Each pair of backbone and data is encoded once. Finished runs are found by their
 """
 
 import argparse
-import itertools
 import json
-import random
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
-from glot.errors import ConfigError, nearest
-from glot.nn.poolers import own_codes
+from glot.errors import ConfigError
 from glot.progress import say
-from glot.settings.checks import is_folder_name
-from glot.settings.choices import EVALUATIONS
 from glot.settings.config import RunConfig
-from glot.settings.flags import STRESS_DEFAULTS, parse
 from glot.settings.seeds import parse_seeds
+from glot.study.files import KEYS_EXPLAINED, Flags, Study, crossed, read_study, resolve_cells
 from glot.study.workers import RunPool, open_pool
-
-WANDB_KEYS = ("program", "method", "metric", "parameters", "command", "run_cap", "name", "project", "description", "entity")
-STUDY_KEYS = ("kind", "name", "runs_with", "grid", "arms", "tune", "seeds", "baseline", "published", "program")
-PROGRAMS: dict[str, dict[str, Any]] = {"main.py": {}, "diagnostic_stress_test.py": STRESS_DEFAULTS}
-Flags = dict[str, str]
-KEYS_EXPLAINED = """keys of a study file (glot init study.yaml writes a commented one):
-  kind: study       what tells it from a wandb sweep file
-  name              folder under --output_dir
-  runs_with         flags that all runs share
-  grid              flag: list of values, all crossed; or a list of such grids
-  arms              name: flags; what is compared at each point of the grid
-  tune              flag: list of values that each arm chooses from on held-out rows; seeds: of these runs [100, 101]
-  seeds             of the reported runs
-  baseline          arm that the others are tested against
-  published         table N of the paper's figures, shown beside ours
-  program           main.py or diagnostic_stress_test.py, whose defaults hold"""
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One arm at one grid point: all flags except the seed and those that tuning chooses.
-
-    Examples:
-        >>> Cell("glot", {"tau": "0.6"}, {"task": "cola", "pooling_method": "glot", "tau": "0.6"})
-    """
-
-    arm: str
-    grid: Flags
-    flags: Flags
-
-
-@dataclass(frozen=True)
-class Study:
-    """A study or sweep file, expanded.
-
-    Attributes:
-        name: folder under `--output_dir`.
-        program: main.py or diagnostic_stress_test.py, whose default flags apply.
-        cells: in the order of the file.
-        seeds: seeds of the reported runs; empty = each run keeps its own `--seed`.
-        tune: flag -> values to choose from, per cell, on held-out rows.
-        tune_seeds: seeds of the tuning runs, which are not reported.
-        baseline: the arm that the others are compared with.
-        published: table of the paper (`table N`) whose figures are shown beside ours.
-
-    Examples:
-        >>> Study("tau", "main.py", [Cell("glot", {}, {"task": "cola", "pooling_method": "glot"})], seeds=[0, 1, 2])
-    """
-
-    name: str
-    program: str
-    cells: list[Cell]
-    seeds: list[int] = field(default_factory=list)
-    tune: dict[str, list[str]] = field(default_factory=dict)
-    tune_seeds: list[int] = field(default_factory=list)
-    baseline: str | None = None
-    published: str | None = None
-
-
-def read_study(path: Path) -> Study:
-    """A study or sweep file, expanded and checked.
-
-    Raises:
-        ConfigError: lists every mistake with file and key.
-    """
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not YAML ({' '.join(str(error).split())})") from error
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path}: must hold keys such as {', '.join(STUDY_KEYS[:4])}")
-    reader, keys = (_read_arms, STUDY_KEYS) if content.get("kind") == "study" else (_read_wandb, WANDB_KEYS)
-    problems = [f"{path}: {key}: no such key{nearest(key, keys)}; allowed: {', '.join(keys)}" for key in content if key not in keys]
-    program = Path(content.get("program", "main.py")).name
-    name = str(content.get("name", path.stem))
-    if not is_folder_name(name):
-        problems.append(f"{path}: name: {name[:60]} must be a folder name without slashes, and no dots alone")
-    if program not in PROGRAMS:
-        problems.append(f"{path}: program: {program} is none of {', '.join(PROGRAMS)}")
-    if problems:
-        raise ConfigError(*problems)
-    return reader(path, content, program)
-
-
-def _read_wandb(path: Path, content: dict[str, Any], program: str) -> Study:
-    method = content.get("method", "grid")
-    if method not in ("grid", "random"):
-        raise ConfigError(f"{path}: method: {method} cannot be run here; allowed: grid, random")
-    parameters = content.get("parameters")
-    if not isinstance(parameters, dict) or not parameters:
-        raise ConfigError(f"{path}: parameters: must map flags to value or values")
-    choices: dict[str, list[str]] = {}
-    problems = []
-    for name, row in parameters.items():
-        values = [row["value"]] if isinstance(row, dict) and "value" in row else row.get("values") if isinstance(row, dict) else None
-        if isinstance(values, list) and values and all(isinstance(value, str) for value in values):
-            choices[name] = values
-        else:
-            problems.append(f"{path}: parameters.{name}: must hold value, or values with at least one entry")
-    if problems:
-        raise ConfigError(*problems)
-    points = _crossed(choices)
-    if method == "random":
-        cap = content.get("run_cap", "")
-        if not cap.isdecimal():
-            raise ConfigError(f"{path}: run_cap: {cap or 'missing'}; with method random it says how many runs to draw")
-        points = [{name: draw.choice(values) for name, values in choices.items()} for draw in [random.Random(0)] for _ in range(int(cap))]
-    elif content.get("run_cap"):
-        points = points[: int(content["run_cap"])]
-    varied = {name for name, values in choices.items() if len(values) > 1}
-    cells = [Cell("", {name: value for name, value in point.items() if name in varied}, point) for point in points]
-    return Study(content.get("name", path.stem), program, cells)
-
-
-def _read_arms(path: Path, content: dict[str, Any], program: str) -> Study:
-    common, arms, tune = (content.get(key) or {} for key in ("runs_with", "arms", "tune"))
-    grids = content.get("grid") or {}
-    grids = grids if isinstance(grids, list) else [grids]
-    sections = {"runs_with": [common], "grid": grids, "arms": [arms], "tune": [tune]}
-    problems = [
-        f"{path}: {key}: must map names to values" for key, parts in sections.items() if not all(isinstance(p, dict) for p in parts)
-    ]
-    if problems:
-        raise ConfigError(*problems)
-    varied = [entry for grid in grids for entry in grid.items()]
-    problems += [f"{path}: grid.{name}: must be a list with at least one entry" for name, values in varied if not _is_list(values)]
-    problems += [f"{path}: arms.{name}: must map flags to values" for name, flags in arms.items() if not isinstance(flags, dict)]
-    tune = dict(tune)
-    tune_seeds = tune.pop("seeds", ["100", "101"])
-    problems += [f"{path}: tune.{name}: must be a list with at least one entry" for name, values in tune.items() if not _is_list(values)]
-    seeds = content.get("seeds", [])
-    problems += [
-        f"{path}: {key}: must be a list of numbers"
-        for key, values in (("seeds", seeds), ("tune.seeds", tune_seeds))
-        if not _is_numbers(values)
-    ]
-    if not arms:
-        problems.append(f"{path}: arms: must hold at least one arm")
-    baseline = content.get("baseline")
-    if baseline is not None and baseline not in arms:
-        problems.append(f"{path}: baseline: {baseline} is no arm{nearest(baseline, arms)}; there are {', '.join(arms)}")
-    if problems:
-        raise ConfigError(*problems)
-    cells = [Cell(arm, point, {**common, **point, **flags}) for grid in grids for point in _crossed(grid) for arm, flags in arms.items()]
-    return Study(
-        content.get("name", path.stem),
-        program,
-        cells,
-        [int(seed) for seed in seeds],
-        tune,
-        [int(seed) for seed in tune_seeds] if tune else [],
-        baseline,
-        content.get("published"),
-    )
-
-
-def _is_list(values: object) -> bool:
-    return isinstance(values, list) and bool(values) and all(isinstance(value, str) for value in values)
-
-
-def _is_numbers(values: object) -> bool:
-    return isinstance(values, list) and all(isinstance(value, str) and value.isdecimal() for value in values)
-
-
-def _crossed(choices: dict[str, list[str]]) -> list[Flags]:
-    return [dict(zip(choices, point, strict=True)) for point in itertools.product(*choices.values())]
-
-
-def resolve_cells(path: Path, study: Study) -> list[RunConfig]:
-    """One configuration per cell, with `data_seed` 0 unless the file sets it.
-
-    Raises:
-        ConfigError: flags that are wrong, have no effect in their arm, or make two arms equal; each line names file and cell.
-    """
-    problems, configs = [], []
-    arm_only = {cell.arm: set(cell.flags) for cell in study.cells if cell.arm}
-    shared = set.intersection(*arm_only.values()) if arm_only else set()
-    found: dict[str, list[str]] = {}  # mistake -> the cells that have it, so that a mistake in many cells is one line
-    for cell in study.cells:
-        where = f"{path}: {', '.join([*filter(None, [cell.arm]), *(f'{name}={value}' for name, value in cell.grid.items())])}"
-        words = [f"--{name}={value}" for name, value in {**cell.flags, **{name: values[0] for name, values in study.tune.items()}}.items()]
-        try:
-            parsed = parse(words, study.program, PROGRAMS[study.program])
-            own_codes(parsed.config.pooler, parsed.config.graph)
-        except ConfigError as error:
-            for problem in error.problems:
-                found.setdefault(problem, []).append(where)
-            continue
-        inert = [name for name in parsed.inert if name in set(cell.flags) - shared] if cell.arm else []
-        problems += [f"{where}: --{name} has no effect in this arm; leave it out" for name in inert]
-        config = parsed.config
-        if study.tune and config.data.task in EVALUATIONS:
-            problems.append(f"{where}: tune: --task={config.data.task} trains nothing, so there is nothing to tune")
-        configs.append(config if config.data.data_seed is not None else config.with_values(data_seed=0))
-    seen: dict[str, Cell] = {}
-    for cell, config in zip(study.cells, configs, strict=False):
-        twin = seen.setdefault(config.fingerprint(), cell) if not problems and not found else cell
-        if twin is not cell and twin.grid == cell.grid:
-            problems.append(f"{path}: arms {twin.arm} and {cell.arm} cannot differ: they are the same run")
-    for problem, cells in found.items():
-        more = f" (and so in {len(cells) - 1} more)" if len(cells) > 1 else ""
-        problems.append(f"{cells[0]}: {problem}{more}")
-    if problems:
-        raise ConfigError(*problems)
-    return configs
 
 
 class SweepOptions(NamedTuple):
@@ -300,7 +86,7 @@ def tune_cells(study: Study, configs: list[RunConfig], work: RunPool) -> list[di
     """
     if not study.tune:
         return [{"values": {}, "scores": []} for _ in configs]
-    points = _crossed(study.tune)
+    points = list(crossed(study.tune))
     trials = [
         [config.with_values(**_typed(point), seed=seed, selection="heldout") for seed in study.tune_seeds]
         for config in configs
@@ -370,7 +156,7 @@ def list_runs(path: Path, seeds: list[int] | None) -> Iterator[str]:
     for file in sorted(missing):
         yield f"not there yet: --checkpoint_path={file}"
     count = len(seeds or study.seeds or [0])
-    tuning = len(study.tune_seeds) * len(_crossed(study.tune)) if study.tune else 0
+    tuning = len(study.tune_seeds) * len(list(crossed(study.tune))) if study.tune else 0
     for cell, config in zip(study.cells, configs, strict=True):
         point = " ".join(f"{name}={value}" for name, value in cell.grid.items())
         yield f"{cell.arm or '-':20} {point:40} {config.pooler.pooling_method}, {count} seeds, {tuning} tuning runs"

@@ -23,9 +23,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from glot.data.custom import CUSTOM, split_names
 from glot.data.labels import LabelFacts
@@ -196,10 +197,30 @@ def load_run(folder: Path, trust_pooler: bool = False) -> tuple[SentenceModel, R
     sources = own_sources(folder, resolved, trust_pooler)
     model = build_model(config, task_of(config, resolved), resolved["hidden_size"], sources)
     try:
-        model.load_state_dict(load_file(folder / WEIGHTS))
+        weights = load_file(folder / WEIGHTS)
+        check_weights(folder / WEIGHTS, weights, model.state_dict())
+        model.load_state_dict(weights)
     except (RuntimeError, SafetensorError) as error:
         raise CheckpointError(f"{folder}: weights and configuration disagree ({' '.join(str(error).split())})") from error
     return model.eval(), config, resolved
+
+
+def check_weights(path: Path, weights: dict[str, Tensor], made: dict[str, Tensor]) -> None:
+    """Refuse what a model would take and make something else of.
+
+    Args:
+        path: of the file.
+        weights: what it holds.
+        made: the tensors that the model has.
+
+    Raises:
+        CheckpointError: another precision, or numbers that are not finite.
+    """
+    for name, tensor in weights.items():
+        if name in made and tensor.dtype != made[name].dtype:
+            raise CheckpointError(f"{path}: {name} holds {tensor.dtype}, and the model {made[name].dtype}; {AGAIN}")
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise CheckpointError(f"{path}: {name} holds numbers that are not finite; {AGAIN}")
 
 
 def find_trained_backbone(checkpoint: Path, saved: dict[str, Any], config: RunConfig) -> BackboneSource:

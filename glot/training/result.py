@@ -3,10 +3,12 @@
 from typing import Any
 
 import numpy as np
+import torch
 
 from glot.data.tasks import TaskSpec
 from glot.settings.config import RunConfig, versions
 from glot.training.metrics import finite
+from glot.training.origin import origin
 from glot.types import EpochResult, FitResult
 
 Result = dict[str, Any]
@@ -69,7 +71,7 @@ def make_result(config: RunConfig, task: TaskSpec, fitted: FitResult, scores: di
 
 
 def make_mteb_result(
-    config: RunConfig, scores: dict[str, float], failed: dict[str, str], revision: str, seconds: dict[str, float]
+    config: RunConfig, scores: dict[str, float], failed: dict[str, str], revision: str, seconds: dict[str, float], device: torch.device
 ) -> Result:
     """The result object of `--task=mteb`: main scores and reasons by task in place of best and last."""
     return {
@@ -83,6 +85,7 @@ def make_mteb_result(
         "failed": failed,
         "seconds": {phase: round(value, 3) for phase, value in seconds.items()},
         "fingerprint": revision,
+        "made_by": origin(config, device),
     }
 
 

@@ -30,6 +30,7 @@ from glot.states.backbone import Backbone, BackboneSource, pick_device, recall_f
 from glot.states.tokens import find_prompts, find_source, open_tokens, used_prompts
 from glot.training.checkpoint import BACKBONE, WEIGHTS, build_model, create_run_folder, save_model, write_config, write_result
 from glot.training.code import code_hash
+from glot.training.origin import origin
 from glot.training.record import EpochKeeper
 from glot.training.result import Result, make_result, selection_facts, selection_in_words
 from glot.training.splits import Loaders, PairLoaders
@@ -198,6 +199,7 @@ def close_run(
         "store": tokens.store,
         "backbone": {"identity": inputs.source.identity, **tokens.facts},
         "notes": inputs.notes + data.notes,
+        "made_by": origin(config, inputs.device),
         "run_dir": str(run.folder),
         "fingerprint": run.fingerprint,
     }

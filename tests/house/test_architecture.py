@@ -46,7 +46,7 @@ DOORS = {
     "matplotlib": ("report/plots",),
     "argcomplete": ("settings/commands",),
     "argparse": ("settings/flags", "settings/commands", "study/sweep"),
-    "yaml": ("settings/flags", "study/sweep", "nn/poolers"),
+    "yaml": ("settings/flags", "study/files", "nn/poolers"),
     "sklearn": ("training/metrics", "data"),
     "scipy": ("training/metrics", "study/statistics"),
     "tqdm": ("progress",),

@@ -18,7 +18,8 @@ from glot.report import plots
 from glot.report.published import published_score
 from glot.states import tokens
 from glot.study import report, sweep
-from glot.study.sweep import list_runs, read_study, resolve_cells, run_study
+from glot.study.files import read_study, resolve_cells
+from glot.study.sweep import list_runs, run_study
 from glot.training.checkpoint import write_result
 
 WANDB = """

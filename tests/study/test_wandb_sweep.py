@@ -16,7 +16,7 @@ import yaml
 from conftest import ROOT
 from wandb_server import ENTITY, SWEEP, SweepServer
 
-from glot.study.sweep import read_study
+from glot.study.files import read_study
 
 pytestmark = pytest.mark.slow
 

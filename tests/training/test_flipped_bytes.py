@@ -1,10 +1,13 @@
 """One flipped bit in any file of a run: found before the run is used, in one line."""
 
 import json
+import shlex
 import shutil
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 import glot
 from glot.cli import glot_main, main
@@ -44,6 +47,46 @@ def test_a_flipped_bit_is_found_by_everything_that_reads_a_run(name, run, tmp_pa
             assert len(lines) == 2 and all(line.startswith("error: ") and str(run) in line for line in lines), lines
         (run / name).write_bytes(whole)
     assert glot.load(run).predict(["the red cat"])
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (lambda tensor: tensor.to(torch.int8), "holds torch.int8, and the model torch.float32"),
+        (lambda tensor: tensor.double(), "holds torch.float64, and the model torch.float32"),
+        (lambda tensor: tensor * float("nan"), "holds numbers that are not finite"),
+    ],
+)
+def test_weights_of_another_kind_are_refused(change, complaint, run):
+    (run / "result.json").unlink()  # which holds their checksum
+    path = run / "model.safetensors"
+    weights = load_file(path)
+    name = next(iter(weights))
+    save_file({**weights, name: change(weights[name])}, path)
+    with pytest.raises(CheckpointError, match=complaint):
+        glot.load(run)
+
+
+def test_a_result_says_how_to_make_it_again(run, tiny_flags, tmp_path, capsys, monkeypatch):
+    made = read_result(run)["made_by"]
+    assert made["host"].keys() == {"system", "python", "cores", "threads", "device"} and made["date"].endswith("+00:00")
+    words = shlex.split(made["command"])
+    assert words[0] == "main.py" and main([*words[1:], "--run_name=again"]) == 0
+    again = run.with_name("again")
+    assert (again / "model.safetensors").read_bytes() == (run / "model.safetensors").read_bytes()
+    assert main([f"--config={run / 'config.json'}", "--run_name=third"]) == 0
+    assert (run.with_name("third") / "model.safetensors").read_bytes() == (run / "model.safetensors").read_bytes()
+
+
+def test_no_secret_is_written(tiny_flags, tmp_path, capsys, monkeypatch):
+    secrets = {name: f"secret-{name.lower()}" for name in ("HF_TOKEN", "WANDB_API_KEY", "HUGGING_FACE_HUB_TOKEN", "AWS_SECRET_ACCESS_KEY")}
+    for name, value in secrets.items():
+        monkeypatch.setenv(name, value)
+    assert main([*tiny_flags, "--pooling_method=adapool", "--epochs=1", "--run_name=run"]) == 0
+    assert glot_main(["export", str(tmp_path / "runs/run"), f"--to={tmp_path / 'ex'}"]) == 0
+    out = capsys.readouterr()
+    written = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()) + (out.out + out.err).encode()
+    assert written and not [value for value in secrets.values() if value.encode() in written]
 
 
 def test_a_missing_file_is_named_and_an_older_run_still_loads(run):
