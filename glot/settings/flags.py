@@ -321,7 +321,9 @@ def read_yaml(path: Path) -> tuple[dict[str, str], list[str]]:
     if not isinstance(loaded, dict):
         return {}, [f"--config={path}: must hold lines of flag: value"]
     known = flag_facts().keys()
-    loaded = {name: ",".join(value) if _is_list_of_words(value) and kinds().get(name) is str else value for name, value in loaded.items()}
+    for name, value in loaded.items():
+        if kinds().get(name) is str and isinstance(value, list) and all(isinstance(word, str) for word in value):
+            loaded[name] = ",".join(value)
     wrong = [name for name in loaded if name not in known]
     nested = [name for name in loaded if name in known and not isinstance(loaded[name], str)]
     counts = Counter(key.value for key, _ in tree.value) if isinstance(tree, yaml.MappingNode) else Counter()
@@ -340,10 +342,6 @@ def _read_run(path: Path) -> tuple[dict[str, str], list[str]]:
     except (CheckpointError, ConfigError) as error:
         return {}, [f"--config={error}"]
     return {name: _as_text(value) for name, value in yaml.safe_load(to_yaml(config)).items()}, []
-
-
-def _is_list_of_words(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(word, str) for word in value)
 
 
 TASK_FILES = (".yaml", ".yml")

@@ -10,10 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.evaluation import EmbeddingSimilarityEvaluator, InformationRetrievalEvaluator
 
 import glot
+import glot.integrations.export as export_module
 from glot.cli import glot_main, main
 from glot.errors import ConfigError
 from glot.integrations.bundle import ROOT_MODULE, bundle, modules_needed
@@ -209,6 +211,36 @@ def test_half_precision_pools_in_float32(train, tiny_bert, pooler, dtype):
     )
 
 
+@pytest.mark.parametrize("step", ["_make_independent", "_check_export"])
+def test_an_export_that_ends_before_its_last_step_leaves_nothing(step, train, tiny_bert, tmp_path, monkeypatch, capsys):
+    run = train(tiny_bert, *POOLERS["mean"])
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(f"glot.integrations.export.{step}", full)
+    assert glot_main(["export", str(run), f"--to={tmp_path / 'ex'}"]) == 2
+    assert "ex: cannot be written (No space left on device); make room" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_export_that_gives_other_vectors_is_not_made(train, tiny_bert, tmp_path, monkeypatch, capsys):
+    run = train(tiny_bert, *POOLERS["adapool"])
+
+    def damage(folder, *_):
+        (path,) = folder.glob("1_*/*.safetensors")
+        save_file({name: tensor + 1 for name, tensor in load_file(path).items() if tensor.ndim} | load_scalars(path), path)
+
+    real = export_module._make_independent
+    monkeypatch.setattr(export_module, "_make_independent", lambda *given: (real(*given), damage(*given)))
+    assert glot_main(["export", str(run), f"--to={tmp_path / 'ex'}"]) == 2
+    assert "the export gives other vectors than the run" in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+def load_scalars(path: Path) -> dict[str, torch.Tensor]:
+    return {name: tensor for name, tensor in load_file(path).items() if not tensor.ndim}
+
+
 def test_a_run_in_half_precision_is_exported_as_such(train, tiny_bert):
     run = train(tiny_bert, *POOLERS["glot"], "--backbone_dtype=bfloat16")
     expected = glot.load(run).encode(TEXTS, batch_size=1)
@@ -279,6 +311,7 @@ def test_an_export_loads_without_this_package_and_without_torch_geometric(train,
 import sys
 sys.modules.update(glot=None, torch_geometric=None)   # importing either fails
 import numpy
+from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 model = SentenceTransformer({str(export(run))!r}, trust_remote_code=True, device="cpu")
 numpy.testing.assert_allclose(model.encode({TEXTS!r}), numpy.load({str(tmp_path / "expected.npy")!r}), atol=1e-5)
