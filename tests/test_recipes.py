@@ -67,7 +67,11 @@ def test_a_run_and_its_folder(capsys, tiny_flags, pooler):
 
 def comparable(result: dict) -> dict:
     """A result without what may differ between equal runs: seconds and names."""
-    kept = {name: value for name, value in result.items() if name not in ("seconds", "run_dir", "history", "store", "files", "checksum")}
+    kept = {
+        name: value
+        for name, value in result.items()
+        if name not in ("seconds", "run_dir", "history", "store", "files", "checksum", "made_by")
+    }
     return kept | {"history": [{**entry, "seconds": None} for entry in result["history"]]}
 
 
