@@ -66,7 +66,7 @@ def test_a_run_and_its_folder(capsys, tiny_flags, pooler):
 
 
 def comparable(result: dict) -> dict:
-    """A result without what may differ between equal runs: seconds and names."""
+    """A result without what may differ between equal runs: seconds, date and names."""
     kept = {
         name: value
         for name, value in result.items()
