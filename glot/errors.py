@@ -86,7 +86,7 @@ def reason(error: BaseException) -> str:
 def library_door(kind: type[GlotError], describe: Callable[[Exception], str]) -> Iterator[None]:
     """Turn whatever a library raises inside the block into one line; only calls of a library belong into the block.
 
-    Used at five doors: reading a model, a forward pass, reading data, the disk, one task of many. Errors of our own pass unchanged.
+    Used where foreign code runs: models, data, the disk, a user's own pooler, one task of many. Errors of our own pass unchanged.
 
     Args:
         kind: class of the error that is raised instead.

@@ -125,7 +125,7 @@ def fuzz(seconds: float, seed: int) -> tuple[int, collections.Counter[str], dict
                         attempt()
                     except (GlotError, SystemExit):
                         continue
-                    except Exception as error:
+                    except Exception as error:  # any exception that reaches here is what is looked for
                         frame = traceback.extract_tb(error.__traceback__)[-1]
                         place = f"{type(error).__name__} at {Path(frame.filename).name}:{frame.lineno} ({str(error)[:60]!r})"
                         places[place] += 1
