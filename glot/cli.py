@@ -7,7 +7,6 @@ import errno
 import json
 import logging
 import os
-import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -15,7 +14,8 @@ from contextlib import contextmanager, nullcontext
 
 from glot import __version__, subcommands
 from glot.distributed import processes
-from glot.errors import GlotError, nearest
+from glot.errors import DISK, GlotError, nearest
+from glot.interrupts import Terminated, ended_by_terminate
 from glot.progress import AboveBars, log
 from glot.report.tables import run_summary
 from glot.settings.commands import complete
@@ -110,7 +110,7 @@ def _guarded(work: Callable[[], int | None]) -> int:
     """Run a command; its exit code is what it returns, 0 for nothing."""
     _speak()
     try:
-        with _ended_by_terminate():
+        with ended_by_terminate():
             code = work()
     except GlotError as error:
         who = "" if processes().is_first else f"process {processes().rank}: "
@@ -138,31 +138,7 @@ def _guarded(work: Callable[[], int | None]) -> int:
     return code or 0
 
 
-DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
-"""What a full disk, a quota or a read-only file system say."""
-GOES_ON = "stores, sweeps and predictions go on where they were when the same command is given again; a training begins anew"
-
-
-class Terminated(BaseException):
-    """The system or a scheduler asked this process to end."""
-
-
-@contextmanager
-def _ended_by_terminate() -> Iterator[None]:
-    """SIGTERM ends the block as Ctrl-C does: files are closed, locks and temporary folders go."""
-
-    def end(number: int, frame: object) -> None:
-        raise Terminated
-
-    try:
-        before = signal.signal(signal.SIGTERM, end)
-    except ValueError:  # not the main thread: whoever called us handles signals
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+GOES_ON = "the same command, given again, goes on from what was saved"
 
 
 def _run(parsed: Parsed) -> None:

@@ -52,6 +52,24 @@ class Processes:
         if self.count > 1:
             _state("auto").wait_for_everyone()
 
+    def share(self, value: Any) -> Any:
+        """Rank 0's value, on all ranks."""
+        if self.count == 1:
+            return value
+        from accelerate.utils import broadcast_object_list
+
+        _state("auto")
+        return broadcast_object_list([value])[0]
+
+    def collect(self, value: Any) -> list[Any]:
+        """The values of all ranks, on all ranks."""
+        if self.count == 1:
+            return [value]
+        from accelerate.utils import gather_object
+
+        _state("auto")
+        return list(gather_object([value]))
+
     def device(self, name: str) -> str:
         """The value of `--device` for this rank. Each rank takes its own accelerator of the machine.
 

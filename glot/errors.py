@@ -12,12 +12,17 @@
 """
 
 import difflib
+import errno
 import importlib.util
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TypeVar
 
 Row = TypeVar("Row")
+
+
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
+"""What a full disk, a quota, a read-only file system or a limit on file sizes say."""
 
 
 class GlotError(Exception):

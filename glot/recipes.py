@@ -13,9 +13,9 @@ run_estimate   tokens, bytes and hours of a store, before there is one
 import logging
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -32,32 +32,32 @@ from glot.report.mteb_tables import write_mteb_tables
 from glot.report.plots import plot_graph_density
 from glot.report.signal import stress_facts
 from glot.report.tables import graph_density_table
-from glot.settings.choices import EVALUATIONS, MTEB_CACHE
+from glot.settings.choices import MTEB_CACHE
 from glot.settings.config import RunConfig, versions
 from glot.settings.seeds import parse_seeds
 from glot.states.backbone import quiet_library as quiet_models
-from glot.states.tokens import estimate_store, find_source, open_tokens, write_layers
+from glot.states.tokens import estimate_store, find_source, open_tokens
 from glot.training.checkpoint import (
     PREDICTIONS,
-    RESULT,
     build_model,
-    create_run_folder,
-    read_result,
     write_config,
     write_json,
     write_result,
 )
+from glot.training.folders import RESULT, create_run_folder, open_run_folder, write_somewhere
 from glot.training.record import ModelRecord, StackRecord
 from glot.training.released import check_released_file, released_name, save_released_file
 from glot.training.result import Result, make_mteb_result, summarise
 from glot.training.run import (
     close_run,
+    find_finished,
     fit_options,
     folder_of,
     keep_epochs,
     load_inputs,
     make_loaders,
     make_optimizer,
+    make_state,
     moved_tensors,
     open_run,
     own_device,
@@ -87,13 +87,22 @@ def run_task(config: RunConfig, further: Callable[[Result], None] | None = None)
     batches = make_loaders(inputs)
     optimizer = make_optimizer(config, run.model, inputs.tokens)
     loss, options = training_loss(task, config.to_dict()), fit_options(config, task, optimizer)
-    keeper = keep_epochs(run, task, moved_tensors(run.model, optimizer))
+    moved, train = moved_tensors(run.model, optimizer), batches.train
+    keeper = keep_epochs(run, task, moved)
     record = ModelRecord(keeper, partial(batches.watch, run.model))
+    state = make_state([run], inputs, moved, optimizer, options, record, train)
     with trained(run):
-        fit(inputs.team.wrap(run.model), batches.train, loss, optimizer, record, options)
-    with inputs.clock.phase("evaluate"):
-        scores = batches.report(run.model, run.folder / PREDICTIONS)
-    return close_run(run, inputs, keeper.result, scores, task_facts(config, inputs.tokens), further)
+        fit(inputs.team.wrap(run.model), train, loss, optimizer, record, options, state)
+
+    def finish(folder: Path) -> Result:
+        """Predictions, scores and weights into a folder; a full disk brings another one."""
+        with inputs.clock.phase("evaluate"):
+            scores = batches.report(run.model, folder / PREDICTIONS)
+        return close_run(replace(run, folder=folder), inputs, keeper.result, scores, task_facts(config, inputs.tokens), further)
+
+    result = write_somewhere(run.folder, finish, config.output.verbose and inputs.team.is_first)
+    state.remove()
+    return result
 
 
 @run_switches()
@@ -113,14 +122,17 @@ def run_stack(configs: list[RunConfig]) -> list[Result]:
     loss, options = torch.vmap(training_loss(task, config.to_dict()), (0, None)), fit_options(config, task, optimizer)
     moved = moved_tensors(stack, optimizer)
     keepers = [keep_epochs(run, task, [tensor[place] for tensor in moved]) for place, run in enumerate(runs)]
-    record = StackRecord(keepers, partial(batches.watch_stack, stack))
+    record, train = StackRecord(keepers, partial(batches.watch_stack, stack)), batches.train
+    state = make_state(runs, inputs, moved, optimizer, options, record, train)
     with trained(*runs), stack.unstacked([run.model for run in runs]):
-        fit(stack, batches.train, loss, optimizer, record, options)
+        fit(stack, train, loss, optimizer, record, options, state)
     with inputs.clock.phase("evaluate"):
         scores = batches.report_stack(stack, [run.folder / PREDICTIONS for run in runs])
     inputs.notes.append(f"trained side by side with {len(runs) - 1} other seeds: seconds are those of all {len(runs)}")
     facts = task_facts(config, inputs.tokens)
-    return [close_run(run, inputs, keeper.result, found, facts) for run, keeper, found in zip(runs, keepers, scores, strict=True)]
+    results = [close_run(run, inputs, keeper.result, found, facts) for run, keeper, found in zip(runs, keepers, scores, strict=True)]
+    state.remove()
+    return results
 
 
 def quiet_libraries() -> None:
@@ -147,7 +159,8 @@ def choose_training(config: RunConfig) -> Callable[[RunConfig], Result]:
 def run_seeds(config: RunConfig) -> Result:
     """`run_task` for each of `--seeds`, in folders `seed-<n>` under one, stacked if asked for; mean, sd and n of every metric."""
     config = config.checked()
-    folder = create_run_folder(Path(config.output.output_dir), run_name(config, config.fingerprint()), config.output.overwrite)
+    root, name, asked = Path(config.output.output_dir), run_name(config, config.fingerprint()), config.fingerprint(config.train.seeds or "")
+    folder, lock = open_run_folder(root, name, config.output.overwrite, asked, config.store.resume)
     shared = config.with_values(
         seeds=None, stack_seeds=False, data_seed=config.data_seed, output_dir=str(folder)
     )  # one data seed: one store
@@ -156,11 +169,17 @@ def run_seeds(config: RunConfig) -> Result:
     configs[1:] = [one.with_values(override_precompute=False) for one in configs[1:]]  # built anew once is enough
     if config.data.task == "stress":
         say_shortcuts(configs[0])
-    runs = run_stack(configs) if config.train.stack_seeds else [choose_training(config)(one) for one in configs]
+    if config.train.stack_seeds:
+        configs = [one.with_values(order_seed=configs[0].order_seed) for one in configs]
+    found = [find_finished(one) for one in configs]  # of a process that did not finish them all
+    missing = [one for one, result in zip(configs, found, strict=True) if result is None]
+    fresh = iter(run_stack(missing) if config.train.stack_seeds and missing else [choose_training(config)(one) for one in missing])
+    runs = [result or next(fresh) for result in found]
     if config.data.task == "stress":
         add_heat_map(configs[0], runs[0])
     result = {"runs": runs, "summary": summarise(runs), "run_dir": str(folder)}
     write_json(folder / RESULT, result)
+    lock.release()
     return result
 
 
@@ -279,68 +298,6 @@ def run_mteb(config: RunConfig) -> Result:
     if not found:
         raise DataError(f"--mteb_task={config.mteb.mteb_task}: no task could be run; the first: {scores[0].task}: {scores[0].error}")
     return result
-
-
-def run_or_reuse(config: RunConfig, runs_dir: Path, anew: bool = False) -> str:
-    """The folder of a finished run with this very fingerprint under `runs_dir`, run now if there is none (studies)."""
-    where = {"output_dir": str(runs_dir), "overwrite": True, "verbose": False}
-    if config.data.task in EVALUATIONS:  # mteb itself knows which tasks are finished
-        return run_mteb(config.with_values(**where, run_name=config.fingerprint()))["run_dir"]
-    source = find_source(config.backbone)
-    data, _ = read_texts(config, source)
-    name = run_fingerprint(resolve(config, source)[0], source, data)
-    if anew or not is_finished(runs_dir / name):
-        choose_training(config)(config.with_values(**where, run_name=name, save_dir=str(runs_dir / name)))
-    return str(runs_dir / name)
-
-
-def stack_or_reuse(configs: list[RunConfig], runs_dir: Path, anew: bool = False) -> list[str]:
-    """`run_or_reuse` for configurations that differ in their seed alone: what is missing trains side by side, in the first one's order."""
-    source = find_source(configs[0].backbone)
-    data, _ = read_texts(configs[0], source)
-    settled = [resolve(config.with_values(order_seed=configs[0].order_seed), source)[0] for config in configs]
-    names = [run_fingerprint(config, source, data) for config in settled]
-    where = {"output_dir": str(runs_dir), "overwrite": True, "verbose": False}
-    rows = [config.with_values(**where, run_name=name) for config, name in zip(settled, names, strict=True)]
-    missing = [config for config, name in zip(rows, names, strict=True) if anew or not is_finished(runs_dir / name)]
-    if missing:
-        run_stack(missing)
-    return [str(runs_dir / name) for name in names]
-
-
-def is_finished(folder: Path) -> bool:
-    """Whether a run folder holds a result that can be read; a damaged one is said, and its run is done anew."""
-    if not (folder / RESULT).is_file():
-        return False
-    try:
-        read_result(folder)
-    except GlotError as error:
-        warn(f"{error.problems[0].partition(';')[0]}; the run is done anew")
-        return False
-    return True
-
-
-def encode_once(configs: list[RunConfig]) -> float:
-    """Write every store that these runs will read with all cores, the layers of one backbone in one pass; the seconds it took.
-
-    A store that cannot be written is reported here and fails its runs later, not the study.
-    """
-    clock = Clock("load", "encode")
-    groups: dict[RunConfig, dict[str, None]] = {}
-    for config in configs:
-        if config.store.precompute_hidden_states and config.data.task not in EVALUATIONS:
-            parts: dict[str, Any] = {"data": config.data, "stress": config.stress, "store": config.store, "contrastive": config.contrastive}
-            parts["files"] = config.files
-            alike = RunConfig(config.backbone, **parts).with_values(hidden_layer="-1", data_seed=config.data_seed, selection="best")
-            groups.setdefault(alike, {})[config.backbone.hidden_layer] = None
-    for config, layers in groups.items():
-        try:
-            source = find_source(config.backbone)
-            resolve(config, source)
-            write_layers(config, source, read_texts(config, source)[1], list(layers), own_device(config), clock)
-        except GlotError as error:
-            warn(f"cannot encode: {error}")
-    return clock.seconds["encode"]
 
 
 def run_estimate(config: RunConfig) -> Result:

@@ -256,6 +256,10 @@ class Tracker(Protocol):
         """Called once before the first step, with the flat configuration."""
         ...
 
+    def go_on(self, lines: int, step: int) -> None:
+        """Go on with an earlier record, of which the first `lines` lines up to `step` count; 0 = with none of it."""
+        ...
+
     def log(self, values: dict[str, float], step: int) -> None:
         """Numbers under their logged names (`loss/step`, `metrics/acc`, ...)."""
         ...

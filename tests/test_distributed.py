@@ -183,3 +183,32 @@ def test_shares_join_to_the_whole_batch(size):
         assert torch.equal(torch.cat(own), expected.tokens)
         assert all(len(part.sides[side]) > 0 for part in parts)  # nobody is without a row, or it would fall out of step
     assert {len(part) for part in parts} == {size}
+
+
+DIES = """
+import os
+from glot import recipes
+whole, calls = recipes.training_loss, []
+def make(*arguments):
+    loss = whole(*arguments)
+    def counted(output, labels):
+        calls.append(1)
+        if len(calls) == 5:
+            os._exit(1)
+        return loss(output, labels)
+    return counted
+recipes.training_loss = make
+"""
+
+
+def test_two_processes_go_on_with_a_training_that_two_others_left(tiny_flags, tmp_path):
+    words = [*tiny_flags, "--pooling_method=glot", "--gat_hidden_dim=8", "--epochs=3", "--run_name=run", "--lr=1e-2", "--batch_size=16"]
+    calm = start_two([*words, f"--output_dir={tmp_path}/calm"], tmp_path)
+    assert calm.returncode == 0, calm.stderr[-2000:]
+    assert start_two(words, tmp_path, DIES).returncode != 0
+    assert len(list((tmp_path / "runs/run").glob("training-00000003-*.pt"))) == 1  # three steps per epoch
+    done = start_two(words, tmp_path)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert any(note.startswith("went on from epoch 2, step 3") for note in json.loads(done.stdout)["notes"])
+    for name in ("model.safetensors", "predictions.csv", "metrics.jsonl"):
+        assert (tmp_path / "runs/run" / name).read_bytes() == (tmp_path / "calm/run" / name).read_bytes(), name

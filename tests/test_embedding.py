@@ -138,10 +138,10 @@ def test_the_learning_rate_falls_when_the_loss_does_not(capsys, flags, monkeypat
     rates = []
     whole = recipes.fit
 
-    def watched(model, batches, loss, optimizer, record, options):
-        assert options.schedule.__self__.patience == 50  # the release's
-        options.schedule.__self__.patience = 1
-        whole(model, batches, lambda output, labels: loss(output, labels) * 0 + 1, optimizer, record, options)
+    def watched(model, batches, loss, optimizer, record, options, saver):
+        assert options.schedule.patience == 50  # the release's
+        options.schedule.patience = 1
+        whole(model, batches, lambda output, labels: loss(output, labels) * 0 + 1, optimizer, record, options, saver)
         rates.append(optimizer.param_groups[0]["lr"])
 
     monkeypatch.setattr(recipes, "fit", watched)

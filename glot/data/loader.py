@@ -1,5 +1,6 @@
 """Texts and token sources become epochs of batches."""
 
+import itertools
 import math
 from collections.abc import Iterator
 from functools import cached_property
@@ -7,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, Sampler, SequentialSampler
 
 from glot.distributed import ALONE, Processes
@@ -117,6 +119,20 @@ def _first_open(open_at: list[int], place: int) -> int:
     return place
 
 
+class _Batches(Sampler[list[int]]):
+    """The batches of a sampler; the next time they are asked for without the first `done`."""
+
+    def __init__(self, batches: Sampler[list[int]] | BatchSampler) -> None:
+        self._all, self.done = batches, 0
+
+    def __len__(self) -> int:
+        return len(self._all) - self.done  # type: ignore[arg-type]
+
+    def __iter__(self) -> Iterator[list[int]]:
+        done, self.done = self.done, 0
+        return itertools.islice(iter(self._all), done, None)
+
+
 class Readers(NamedTuple):
     """Who reads batches: `ahead` worker processes of this process, and the `team` of processes that share each batch."""
 
@@ -154,9 +170,11 @@ class BatchLoader:
         generator = None if seed is None else torch.Generator().manual_seed(seed)
         order = SequentialSampler(rows) if generator is None else RandomSampler(rows, generator=generator)
         plain = BatchSampler(order, batch_size, drop_last=False)
+        self._generator = generator
+        self._batches = _Batches(DistinctBatches(sides, batch_size, generator) if labels is None and generator else plain)
         self._loader = DataLoader(
             rows,
-            sampler=DistinctBatches(sides, batch_size, generator) if labels is None and generator else plain,
+            sampler=self._batches,
             batch_size=None,
             num_workers=readers.ahead,
             persistent_workers=readers.ahead > 0,
@@ -166,6 +184,17 @@ class BatchLoader:
 
     def __len__(self) -> int:
         return len(self._loader)
+
+    @property
+    def order(self) -> Tensor:
+        """State of the generator that draws the order of the next epoch; empty where the order is kept."""
+        return torch.empty(0) if self._generator is None else self._generator.get_state()
+
+    def go_on(self, order: Tensor, done: int) -> None:
+        """The next epoch is the one that was drawn from the state `order`, without its first `done` batches."""
+        if self._generator is not None:
+            self._generator.set_state(order)
+        self._batches.done = done
 
     def __iter__(self) -> Iterator[Batch]:
         for batch in self._loader:

@@ -22,7 +22,8 @@ from glot.nn.poolers import own_codes
 from glot.prompts import DOCUMENT, Prompts
 from glot.settings.config import RunConfig, read_config
 from glot.states.backbone import Backbone, pick_device
-from glot.training.checkpoint import BACKBONE, CONFIG, current_umask, find_trained_backbone, load_run, read_result
+from glot.training.checkpoint import BACKBONE, CONFIG, find_trained_backbone, load_run, read_result
+from glot.training.folders import current_umask
 from glot.trust import DISTRUST, Trust
 
 CHECKED_TEXTS = ["the red cat", "Unbelievably, 3.14 tokenizers' <tests>!", "a", ""]

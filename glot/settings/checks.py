@@ -240,7 +240,8 @@ def _check_folders(config: "RunConfig") -> list[str]:
         path = Path(folder).absolute()
         while not path.exists():
             path = path.parent
-        if not path.is_dir() or not os.access(path, os.W_OK):
+        complete_stores = flag == "store_dir" and Path(folder).is_dir()  # they are read where nothing may be written
+        if not path.is_dir() or not (os.access(path, os.W_OK) or complete_stores):
             problems.append(f"--{flag}={folder}: cannot be written ({path} is not a writable folder)")
     name = config.output.run_name
     if name is not None and (not is_folder_name(name) or name == MTEB_CACHE):

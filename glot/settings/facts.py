@@ -20,7 +20,7 @@ class FlagFacts:
         help: one line, with unit and off value.
         choices: what it allows; empty = anything of its type.
         bounds: smallest and largest number, both allowed.
-        acts: name of the condition (`flags.CONDITIONS`) under which it does something; None = always.
+        acts: name of the condition (`effects.CONDITIONS`) under which it does something; None = always.
         ours: whether it is new here. Without effect, a flag of ours is an error, one of the release's a remark.
         identity: whether a result depends on it, so that it is part of the fingerprint.
         later: whether it came after runs and stores that are to be found again: it then counts only where it is not at its default.

@@ -7,7 +7,6 @@ import argparse
 import glob
 import os
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -16,8 +15,9 @@ import yaml
 from glot.errors import CheckpointError, ConfigError, nearest, reason, unknown_name
 from glot.files import is_utf8
 from glot.settings.checks import check
-from glot.settings.choices import EVALUATIONS, POOLERS, is_own_name
+from glot.settings.choices import is_own_name
 from glot.settings.config import RunConfig, read_config, read_saved
+from glot.settings.effects import acting_flags, inert_flags
 from glot.settings.facts import GROUPS, ORIGIN, WEIGHTS
 from glot.settings.index import flag_facts, kinds
 
@@ -32,84 +32,6 @@ STRESS_DEFAULTS: dict[str, Any] = {
     "decoder_cls_last_token": True,
 }
 """What `diagnostic_stress_test.py` changes in main.py's defaults."""
-
-
-CONDITIONS: dict[str, tuple[str, Callable[[RunConfig], bool]]] = {
-    "cls": ("--pooling_method=cls", lambda c: c.pooler.pooling_method == "cls"),
-    "own": ("a pooler of your own (--pooling_method=file.py:Name)", lambda c: c.pooler.pooling_method not in POOLERS),
-    "adapool": ("--pooling_method=adapool", lambda c: c.pooler.pooling_method == "adapool"),
-    "layers": ("--pooling_method=glot or mlp", lambda c: c.pooler.pooling_method in ("glot", "mlp")),
-    "width": (
-        "--pooling_method=latent, or glot or mlp with --num_layers above 0",
-        lambda c: c.pooler.pooling_method == "latent" or (c.pooler.pooling_method in ("glot", "mlp") and c.pooler.num_layers > 0),
-    ),
-    "glot": ("--pooling_method=glot", lambda c: c.pooler.pooling_method == "glot"),
-    "graph": (
-        "--pooling_method=glot with --num_layers above 0",
-        lambda c: c.pooler.pooling_method == "glot" and c.pooler.num_layers > 0,
-    ),
-    "tau": ("a threshold or random graph", lambda c: _has_graph(c, "threshold", "random")),
-    "knn": ("--graph_adj=knn", lambda c: _has_graph(c, "knn")),
-    "window": ("--graph_adj=window", lambda c: _has_graph(c, "window")),
-    "scores": (
-        "--task=stsb, or --task=custom with two --text_columns",
-        lambda c: c.data.task == "stsb" or (c.data.task == "custom" and "," in c.files.text_columns),
-    ),
-    "custom": ("--task=custom", lambda c: c.data.task == "custom"),
-    "table": ("--task=custom with a hub: table", lambda c: c.data.task == "custom" and _reads_hub(c)),
-    "files": ("--task=embedding or custom", lambda c: c.data.task in ("embedding", "custom")),
-    "eval_rows": ("a task that trains on labelled rows", lambda c: c.data.task not in ("embedding", "mteb")),
-    "stress": ("--task=stress", lambda c: c.data.task == "stress"),
-    "placed": (
-        "--task=stress with --stress_variant=faithful or length_matched",
-        lambda c: c.data.task == "stress" and c.stress.stress_variant in ("faithful", "length_matched"),
-    ),
-    "distance": (
-        "--task=stress with a variant other than repeat",
-        lambda c: c.data.task == "stress" and c.stress.stress_variant != "repeat",
-    ),
-    "hub": ("a task whose data is a table of the hub or a mirror", lambda c: c.data.task not in ("stress", "embedding", "custom")),
-    "split": (
-        "a task with named splits",
-        lambda c: c.data.task not in ("stress", "embedding", "mteb", "custom") or (c.data.task == "custom" and _reads_hub(c)),
-    ),
-    "heldout": ("--selection=heldout, --task=embedding, or --task=custom without --eval_file", lambda c: _trains(c) and _holds_out(c)),
-    "data_seed": (
-        "--task=stress or embedding, --task=custom without --eval_file, --selection=heldout or --graph_adj=random",
-        lambda c: _has_graph(c, "random") or (_trains(c) and (c.data.task == "stress" or _holds_out(c))),
-    ),
-    "store": ("--precompute_hidden_states=1 in a task that trains", lambda c: _trains(c) and c.store.precompute_hidden_states),
-    "live": ("--precompute_hidden_states=1 (live states use this process)", lambda c: _trains(c) and c.store.precompute_hidden_states),
-    "finetune": ("--finetune_backbone=1", lambda c: c.backbone.finetune_backbone),
-    "length": (
-        "--task=stress, or --adaptive_length=0 in a task that trains (mteb: --mteb_max_length)",
-        lambda c: c.data.task == "stress" or (_trains(c) and not c.backbone.adaptive_length),
-    ),
-    "embedding": ("--task=embedding", lambda c: c.data.task == "embedding"),
-    "released": ("--task=embedding without --seeds", lambda c: c.data.task == "embedding" and c.train.seeds is None),
-    "mteb": ("--task=mteb", lambda c: c.data.task == "mteb"),
-    "trains": ("a task that trains", lambda c: _trains(c)),
-    "seeds": ("--seeds", lambda c: _trains(c) and c.train.seeds is not None),
-    "scored": ("a task that scores labelled rows, or mteb", lambda c: c.data.task != "embedding"),
-}
-"""Name -> (in words, predicate): when a flag has an effect."""
-
-
-def _trains(config: RunConfig) -> bool:
-    return config.data.task not in EVALUATIONS
-
-
-def _holds_out(config: RunConfig) -> bool:
-    own_rows = config.data.task == "custom" and config.files.eval_file is None and config.data.eval_split is None
-    return config.data.selection == "heldout" or config.data.task == "embedding" or own_rows
-
-
-def _reads_hub(config: RunConfig) -> bool:
-    return any(str(file).startswith("hub:") for file in (config.contrastive.train_file, config.files.eval_file))
-
-
-def _has_graph(config: RunConfig, *names: str) -> bool:
-    return CONDITIONS["graph"][1](config) and config.graph.graph_adj in names
 
 
 class Parsed(NamedTuple):
@@ -251,29 +173,6 @@ def adopt_checkpoint(config: RunConfig, explicit: set[str]) -> tuple[RunConfig, 
     named = [name for name in fixed if flat[name] != trained[name]]
     problems = [f"--{name}={_as_text(flat[name])}: {path} was trained with {_as_text(trained[name])}; leave the flag out" for name in named]
     return adopted.with_values(**{name: trained[name] for name in weights if name not in acting and name in trained}), problems
-
-
-def inert_flags(config: RunConfig, explicit: frozenset[str]) -> tuple[str, ...]:
-    """The flags of the release that were given and do nothing in this run.
-
-    Raises:
-        ConfigError: a flag of ours was given that has no effect in this run.
-    """
-    acting = set(acting_flags(config))
-    inert = {name: facts for name, facts in flag_facts().items() if name in explicit and name not in acting}
-    problems = [
-        f"--{name}: has no effect in this run, it needs {CONDITIONS[str(facts.acts)][0]}; leave it out"
-        for name, facts in inert.items()
-        if facts.ours
-    ]
-    if problems:
-        raise ConfigError(*problems)
-    return tuple(inert)
-
-
-def acting_flags(config: RunConfig) -> list[str]:
-    """The flags that do something in a run."""
-    return [name for name, facts in flag_facts().items() if facts.acts is None or CONDITIONS[facts.acts][1](config)]
 
 
 def _unknown_flag(word: str) -> str:

@@ -173,7 +173,12 @@ class StoreConfig:
     )
     store_dtype: str = flag("float16", STORE, "precision on disk", choices=DTYPES, acts="store", ours=True, rare=True)
     resume: bool = flag(
-        True, STORE, "0 = start a half-written store from the beginning", acts="store", ours=True, identity=False, rare=True
+        True,
+        STORE,
+        "1 = go on with a half-written store and with an unfinished run of the same flags; 0 = begin both anew",
+        acts="trains",
+        ours=True,
+        identity=False,
     )
 
 
@@ -205,6 +210,16 @@ class TrainConfig:
         acts="seeds",
         ours=True,
         identity=False,
+    )
+    save_every: int = flag(
+        500,
+        TRAINING,
+        "steps between two saves of the training's state within an epoch (a save at the end of each is made anyway); 0 = none",
+        bounds=(0, VAST),
+        acts="long",
+        ours=True,
+        identity=False,
+        rare=True,
     )
     num_workers: int = flag(
         0, TRAINING, "processes that read the store ahead; 0 = none", bounds=(0, 256), acts="live", ours=True, identity=False, rare=True

@@ -8,7 +8,7 @@ from glot.report.plots import plot_demo
 from glot.report.tables import demo_table
 from glot.settings.config import RunConfig
 from glot.states.tokens import find_source
-from glot.training.checkpoint import create_run_folder
+from glot.training.folders import create_run_folder
 from glot.training.run import read_labelled
 
 DEMO_POOLERS = ("cls", "mean", "max", "adapool", "glot")

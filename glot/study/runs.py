@@ -12,7 +12,8 @@ from glot.recipes import choose_recipe
 from glot.report.tables import markdown
 from glot.settings.choices import short_name
 from glot.settings.config import RunConfig, read_config
-from glot.training.checkpoint import CONFIG, PREDICTIONS, RESULT, WEIGHTS, own_sources, read_result
+from glot.training.checkpoint import CONFIG, PREDICTIONS, WEIGHTS, own_sources, read_result
+from glot.training.folders import RESULT
 from glot.trust import DISTRUST, Trust
 
 COLUMNS = ("date", "task", "model", "pooler", "seed", "metric", "score", "floor", "folder")

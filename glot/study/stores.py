@@ -12,7 +12,7 @@ from glot.states.store.checksums import READ_AT_ONCE, checksum, new_checksum
 from glot.states.store.layout import MANIFEST, PLAN, TOKENS
 from glot.states.store.reader import StoredTokens, open_store_folder
 from glot.states.store.writer import is_locked
-from glot.training.checkpoint import RESULT
+from glot.training.folders import RESULT
 
 COLUMNS = ("name", "model", "layer", "texts", "tokens", "MiB", "date", "used by")
 

@@ -37,7 +37,7 @@ def run_study(
     Raises:
         ConfigError: mistakes in the file.
     """
-    from glot import recipes
+    from glot import reuse
     from glot.training.checkpoint import write_json
 
     study = read_study(path)
@@ -48,7 +48,7 @@ def run_study(
         raise ConfigError(f"--output_dir={output_dir}: {folder} is a link that leads out of it; move it away")
     (folder / "runs").mkdir(parents=True, exist_ok=True)
     how, start, began = options or SweepOptions(), time.perf_counter(), time.time()
-    encoded = recipes.encode_once(configs)
+    encoded = reuse.encode_once(configs)
     configs = [config.with_values(override_precompute=False) for config in configs]  # `encode_once` has rebuilt the stores
     with open_pool(jobs) as pool:
         work = RunPool(pool, str(folder / "runs"), how.overwrite)

@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
-from multiprocessing import get_context, parent_process
+from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
 from typing import Any
 
 from glot.errors import GlotError
+from glot.interrupts import leaving
 from glot.settings.checks import stack_problems
 from glot.settings.config import RunConfig
 
@@ -59,13 +60,13 @@ def _in_words(error: BaseException | None) -> str:
 
 
 def _run_group(configs: list[RunConfig], runs_dir: str, anew: bool = False) -> list[str]:
-    from glot import recipes
+    from glot import recipes, reuse
 
     if parent_process() is not None:  # only in worker processes: settings of the caller's process stay as they are
         recipes.quiet_libraries()
     if len(configs) == 1:
-        return [recipes.run_or_reuse(configs[0], Path(runs_dir), anew)]
-    return recipes.stack_or_reuse(configs, Path(runs_dir), anew)
+        return [reuse.run_or_reuse(configs[0], Path(runs_dir), anew)]
+    return reuse.stack_or_reuse(configs, Path(runs_dir), anew)
 
 
 @contextmanager
@@ -74,10 +75,17 @@ def open_pool(jobs: int) -> Iterator[Executor]:
     pool: Executor = ThreadPoolExecutor(1)
     if jobs > 1:
         pool = ProcessPoolExecutor(jobs, get_context("spawn"), initializer=_share_cores, initargs=(jobs,))
+    done = False
     try:
         yield pool
+        done = True
     finally:
+        if not done:
+            leaving.set()  # a run in this process saves its state after its step; those in others are told by a signal
+            for worker in active_children():
+                worker.terminate()
         pool.shutdown(cancel_futures=True)
+        leaving.clear()
 
 
 def _share_cores(jobs: int) -> None:

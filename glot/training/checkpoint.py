@@ -16,8 +16,6 @@ import errno
 import hashlib
 import json
 import os
-import shutil
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,47 +29,20 @@ from torch import Tensor, nn
 from glot.data.custom import CUSTOM, split_names
 from glot.data.labels import LabelFacts
 from glot.data.tasks import TASKS, TaskSpec, custom_task
-from glot.errors import CheckpointError, ConfigError, library_door, reason
+from glot.errors import CheckpointError, library_door, reason
 from glot.nn.model import SentenceModel
 from glot.nn.own import OwnCode
 from glot.nn.poolers import build_pooler
 from glot.settings.config import RunConfig, read_config
 from glot.states.backbone import BackboneSource, find_backbone, identity_of
+from glot.training.folders import RESULT, current_umask
 from glot.training.metrics import class_table, confusion
 from glot.trust import check_trusted
 from glot.types import Examples
 
-CONFIG, WEIGHTS, PREDICTIONS, RESULT = "config.json", "model.safetensors", "predictions.csv", "result.json"
+CONFIG, WEIGHTS, PREDICTIONS = "config.json", "model.safetensors", "predictions.csv"
 BACKBONE = "backbone"
 AGAIN = "do the run again, or take the file from a copy"
-MARK = ".glot-run"
-"""An empty file that says: this folder may be replaced by `--overwrite=1`."""
-
-
-def create_run_folder(root: Path, name: str, overwrite: bool) -> Path:
-    """A new folder `root/name`; where that exists it is replaced with `overwrite`, else `name-2`, `name-3`, ... is taken.
-
-    Raises:
-        ConfigError: the folder to replace was not made by this function.
-    """
-    folder, count = root / name, 1
-    if overwrite and folder.is_dir():
-        if not (folder / MARK).is_file() and any(folder.iterdir()):
-            raise ConfigError(f"--overwrite=1: {folder} is no run folder (it has no {MARK}); move it away, or choose another --run_name")
-        shutil.rmtree(folder)
-    root.mkdir(parents=True, exist_ok=True)
-    fresh = Path(tempfile.mkdtemp(prefix=f".{name[:64]}.", dir=root))  # marked before it has its name: a kill leaves no folder without
-    fresh.chmod(0o777 & ~current_umask())
-    (fresh / MARK).touch()
-    while True:
-        try:
-            fresh.rename(folder)
-            return folder
-        except OSError as error:
-            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
-                raise
-            count += 1
-            folder = root / f"{name}-{count}"
 
 
 def write_json(path: Path, value: object) -> None:
@@ -84,13 +55,6 @@ def write_json(path: Path, value: object) -> None:
 def allow_as_others(path: Path) -> None:
     """Give a file the rights that every other new file has: safetensors lets nobody but the owner read."""
     path.chmod(0o666 & ~current_umask())
-
-
-def current_umask() -> int:
-    """Rights that new files do not get."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 CHECKED = (CONFIG, WEIGHTS, PREDICTIONS)

@@ -17,7 +17,15 @@ CORE = (
 NOT_NUMBERS = (
     *("glot.settings", "glot.errors", "glot.progress", "glot.hub", "glot.locate", "glot.files", "glot.trust"),
     *("glot.data.hub", "glot.data.custom", "glot.data.records", "glot.data.pairs", "glot.data.stress", "glot.data.labels"),
-    *("glot.states.store", "glot.training.checkpoint", "glot.nn.own", "glot.nn.stack"),
+    *(
+        "glot.states.store",
+        "glot.training.checkpoint",
+        "glot.training.resume",
+        "glot.training.folders",
+        "glot.interrupts",
+        "glot.nn.own",
+        "glot.nn.stack",
+    ),
 )
 """Modules that decide no number: flags and rows count by their values, own code and the pooler's module by themselves."""
 PACKAGES = ("glot.data", "glot.nn.poolers")

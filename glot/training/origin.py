@@ -12,7 +12,7 @@ import torch
 
 import glot
 from glot.settings.config import RunConfig
-from glot.settings.flags import acting_flags
+from glot.settings.effects import acting_flags
 from glot.settings.index import flag_facts
 
 CHECKOUT = Path(glot.__file__).parent.parent

@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,6 +33,8 @@ class EpochKeeper:
     epochs: int
     verbose: bool = True
     history: list[EpochResult] = field(default_factory=list)
+    _lines: int = 0
+    _step: int = 0
     _best: EpochResult | None = None
     _kept: list[Tensor] = field(default_factory=list)
 
@@ -43,12 +46,37 @@ class EpochKeeper:
 
     def log_step(self, step: int, loss: Tensor) -> None:
         """The loss of a step."""
-        self.tracker.log({"loss/step": float(loss)}, step)
+        self._log({"loss/step": float(loss)}, step)
+
+    def begin(self, state: dict[str, Any] | None) -> None:
+        """Take up a `state`, with the tensors as they were then; None = nothing was trained yet."""
+        state = state or {"history": [], "lines": 0, "step": 0, "best": None, "kept": None}
+        self.history = [EpochResult(**epoch) for epoch in state["history"]]
+        self._lines, self._step, self._best = state["lines"], state["step"], None
+        if state["best"] is not None:
+            self._best, kept = self.history[state["best"]], state["kept"] or self.tensors
+            self._kept = [tensor.detach().to(own.device, copy=True) for tensor, own in zip(kept, self.tensors, strict=True)]
+        self.tracker.go_on(self._lines, self._step)
+
+    def state(self) -> dict[str, Any]:
+        """What `begin` takes up. Weights of the best epoch are left out where they are the present ones."""
+        present = self._best is not None and all(map(torch.equal, self._kept, self.tensors))
+        return {
+            "history": [asdict(epoch) for epoch in self.history],
+            "lines": self._lines,
+            "step": self._step,
+            "best": None if self._best is None else self.history.index(self._best),
+            "kept": None if present else self._kept,
+        }
+
+    def _log(self, values: dict[str, float], step: int) -> None:
+        self._lines, self._step = self._lines + 1, step
+        self.tracker.log(values, step)
 
     def add(self, epoch: EpochResult, step: int) -> None:
         """Log an epoch, and keep the weights where it is the best so far."""
         metrics = {f"metrics/{LOGGED.get(name, name)}": value for name, value in epoch.metrics.items()}
-        self.tracker.log({"loss/epoch": epoch.train_loss} | metrics, step)
+        self._log({"loss/epoch": epoch.train_loss} | metrics, step)
         say(_epoch_line(epoch, self.epochs), self.verbose)
         self.history.append(epoch)
         if self._best is None or not self.select_by or self._score(epoch) > self._score(self._best):
@@ -82,6 +110,14 @@ class ModelRecord:
     keeper: EpochKeeper
     evaluate: Callable[[], dict[str, float]]
 
+    def begin(self, state: Any) -> None:
+        """See `train.Record`."""
+        self.keeper.begin(state)
+
+    def state(self) -> Any:
+        """See `train.Record`."""
+        return self.keeper.state()
+
     def log_step(self, step: int, loss: Tensor) -> None:
         """See `train.Record`."""
         self.keeper.log_step(step, loss)
@@ -108,6 +144,15 @@ class StackRecord:
 
     keepers: list[EpochKeeper]
     evaluate: Callable[[], list[dict[str, float]]]
+
+    def begin(self, state: Any) -> None:
+        """See `train.Record`."""
+        for keeper, own in zip(self.keepers, state or [None] * len(self.keepers), strict=True):
+            keeper.begin(own)
+
+    def state(self) -> Any:
+        """See `train.Record`."""
+        return [keeper.state() for keeper in self.keepers]
 
     def log_step(self, step: int, loss: Tensor) -> None:
         """See `train.Record`."""

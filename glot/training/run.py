@@ -13,31 +13,35 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from glot.data import PairFile
 from glot.data.custom import CUSTOM, CustomSpec, split_names
-from glot.data.loader import TextIndex
+from glot.data.loader import BatchLoader, TextIndex
 from glot.data.tasks import TASKS, PairData, PairSpec, TaskData, TaskSpec, load_custom_data, load_pair_data, load_task_data
 from glot.distributed import Processes, processes
-from glot.errors import ConfigError, TrainingError
+from glot.errors import GlotError, TrainingError
 from glot.files import HUB, find_files
 from glot.nn.model import SentenceModel
-from glot.nn.poolers import CLASSES, build_pooler, own_codes
+from glot.nn.poolers import CLASSES, own_codes
 from glot.nn.stack import StackedModel
-from glot.progress import Clock, say
+from glot.progress import Clock, say, warn
 from glot.prompts import UsedPrompts
 from glot.settings.choices import short_name
 from glot.settings.config import RunConfig, versions
 from glot.settings.data_sections import DataConfig, StressConfig
+from glot.settings.effects import CONDITIONS
 from glot.states.backbone import Backbone, BackboneSource, pick_device, recall_facts
 from glot.states.tokens import find_prompts, find_source, open_tokens, used_prompts
-from glot.training.checkpoint import BACKBONE, WEIGHTS, build_model, create_run_folder, save_model, write_config, write_result
+from glot.training.checkpoint import BACKBONE, WEIGHTS, build_model, read_result, save_model, write_config, write_result
 from glot.training.code import code_hash
+from glot.training.folders import RESULT, FolderLock, open_run_folder, read_mark
 from glot.training.origin import origin
+from glot.training.probe import PROBE_WIDTH, probe_pooler
 from glot.training.record import EpochKeeper
 from glot.training.result import Result, make_result, selection_facts, selection_in_words
+from glot.training.resume import Moving, TrainingState
 from glot.training.splits import Loaders, PairLoaders
 from glot.training.tracking import make_tracker, resolve_report_to
-from glot.training.train import FitOptions
+from glot.training.train import FitOptions, Record
 from glot.trust import remember_trusted
-from glot.types import FitResult, Texts, TokenBatch, TokenSource, Tracker
+from glot.types import FitResult, Texts, TokenSource, Tracker
 
 WARNING = "warning: "
 """How a remark begins that is made whatever `--verbose` says."""
@@ -81,46 +85,6 @@ def load_inputs(config: RunConfig) -> Inputs:
     return Inputs(config, source, data, texts, tokens, device, report_to, notes, clock, team)
 
 
-PROBE_WIDTH = 384
-"""Width of the token states that an own pooler is tried on where the backbone claims none."""
-
-
-def probe_pooler(config: RunConfig, width: int) -> None:
-    """Try a user's own pooler before anything slow: shapes, finite numbers, no look at other sentences of the batch, a gradient.
-
-    Raises:
-        ConfigError: what it does wrong.
-    """
-    codes = own_codes(config.pooler, config.graph)
-    flag = "pooling_method" if config.pooler.pooling_method in codes else "graph_adj"
-    name = f"--{flag}={config.to_dict()[flag]}"
-    state, generator = torch.get_rng_state(), torch.Generator().manual_seed(0)
-    pooler, twin = (build_pooler(config.pooler, config.graph, width, config.data_seed).eval() for _ in range(2))
-    lengths, tokens = torch.tensor([3, 1, 5]), torch.randn(9, width, generator=generator)
-    batch = TokenBatch.from_lengths(tokens.clone(), lengths)
-    together, again = pooler.readout(batch)[0], pooler.readout(batch)[0]
-    alone = torch.cat([pooler(TokenBatch.from_lengths(part, torch.tensor([len(part)]))) for part in tokens.split(lengths.tolist())])
-    twin.load_state_dict(pooler.state_dict())
-    loaded = twin(TokenBatch.from_lengths(tokens.clone(), lengths))
-    torch.set_rng_state(state)
-    complaints = {
-        "changes the token states that it is given; work on a copy": torch.equal(batch.tokens, tokens),
-        "gives numbers that are not finite for random token states; mend it": bool(torch.isfinite(together).all()),
-        "gives other vectors for the same batch in evaluation mode; mend it": torch.allclose(together, again, atol=1e-5, rtol=1e-4),
-        "makes a sentence's vector depend on the other sentences of its batch; use batch.segment": _alike(together, alone),
-        "keeps numbers that a checkpoint does not hold; make them an nn.Parameter or a buffer": _alike(together, loaded),
-    }
-    for complaint, holds in complaints.items():
-        if not holds:
-            raise ConfigError(f"{name}: {complaint}")
-    if config.data.task == "embedding" and not any(weight.requires_grad for weight in pooler.parameters()):
-        raise ConfigError(f"{name}: has no weights, so there is nothing to train; use it with --task=mteb as it is")
-
-
-def _alike(one: Tensor, other: Tensor) -> bool:
-    return torch.allclose(one, other, atol=1e-4, rtol=1e-3)
-
-
 @dataclass(frozen=True)
 class Run:
     """A run that is ready to train: settled configuration, fresh model, folder."""
@@ -130,14 +94,19 @@ class Run:
     folder: Path
     tracker: Tracker
     fingerprint: str
+    lock: FolderLock
 
 
 def open_run(config: RunConfig, inputs: Inputs) -> Run:
-    """Initialise the model by the seed, make the folder, write down what is going to happen."""
+    """Initialise the model by the seed, make the folder, write down what is going to happen.
+
+    With `--resume=1` the folder may be that of an earlier process which did not finish this very run.
+    """
     fingerprint = run_fingerprint(config, inputs.source, inputs.data)
     torch.manual_seed(config.train.seed)
     model = build_model(config, inputs.task, inputs.tokens.hidden_size).to(inputs.device)
-    folder = create_run_folder(Path(config.output.output_dir), run_name(config, fingerprint), config.output.overwrite)
+    root, overwrite = Path(config.output.output_dir), config.output.overwrite
+    folder, lock = open_run_folder(root, run_name(config, fingerprint), overwrite, fingerprint, config.store.resume)
     source, tokens = inputs.source, inputs.tokens
     facts = {"hidden_size": tokens.hidden_size, "backbone": source.identity, "folder": folder_of(source), "data": inputs.data.sha256}
     facts["prompts"] = find_prompts(config.backbone, source).to_dict()
@@ -153,7 +122,23 @@ def open_run(config: RunConfig, inputs: Inputs) -> Run:
     say(f"{folder}: {config.pooler.pooling_method}, {model.trainable_params:,} parameters, {rows}", config.output.verbose)
     tracker = make_tracker(inputs.report_to, folder)
     tracker.start(config.to_dict())
-    return Run(config, model, folder, tracker, fingerprint)
+    return Run(config, model, folder, tracker, fingerprint, lock)
+
+
+def make_state(
+    runs: list[Run],
+    inputs: Inputs,
+    moved: list[Tensor],
+    optimizer: torch.optim.Optimizer,
+    options: FitOptions,
+    record: Record,
+    batches: BatchLoader,
+) -> TrainingState:
+    """The state of one training, of a run or of a stack of runs, in the folder of the first."""
+    config, known = runs[0].config, [run.fingerprint for run in runs]
+    every = config.train.save_every if CONDITIONS["long"][1](config) else 0
+    moving = Moving(moved, optimizer, options.schedule, record, batches)
+    return TrainingState(runs[0].folder, known, moving, every, inputs.team, inputs.notes, config.output.verbose)
 
 
 @contextmanager
@@ -207,6 +192,7 @@ def close_run(
     if further is not None:
         further(result)
     write_result(run.folder, result)
+    run.lock.release()
     return result
 
 
@@ -289,6 +275,30 @@ def run_fingerprint(config: RunConfig, source: BackboneSource, data: TaskData | 
     return config.with_values(**values).fingerprint(source.identity, data.sha256, str(sorted(versions().items())), code)
 
 
+def fingerprint_of(config: RunConfig) -> str:
+    """The fingerprint that a run of a configuration would have; its rows are read."""
+    source = find_source(config.backbone)
+    data, _ = read_texts(config, source)
+    return run_fingerprint(resolve(config, source)[0], source, data)
+
+
+def find_finished(config: RunConfig, fingerprint: str | None = None) -> Result | None:
+    """The result of the run of a configuration in the folder that it names, if it is finished; a damaged one is said.
+
+    Args:
+        config: with a `--run_name`.
+        fingerprint: of the run, where it is known.
+    """
+    folder = Path(config.output.output_dir) / str(config.output.run_name)
+    if not (folder / RESULT).is_file() or read_mark(folder) not in (fingerprint or fingerprint_of(config), ""):
+        return None
+    try:
+        return read_result(folder)
+    except GlotError as error:
+        warn(f"{error.problems[0].partition(';')[0]}; the run is done anew")
+        return None
+
+
 def resolve(config: RunConfig, source: BackboneSource) -> tuple[RunConfig, list[str]]:
     """Replace what depends on the backbone by its meaning: the layer's index, and `decoder_cls_last_token` for encoders."""
     notes = []
@@ -338,7 +348,7 @@ def make_optimizer(config: RunConfig, model: SentenceModel | StackedModel, token
 
 def fit_options(config: RunConfig, task: TaskSpec, optimizer: torch.optim.Optimizer) -> FitOptions:
     """How long `fit` trains, and how the learning rate follows the loss where the task says so."""
-    schedule = None if task.patience is None else ReduceLROnPlateau(optimizer, patience=task.patience).step
+    schedule = None if task.patience is None else ReduceLROnPlateau(optimizer, patience=task.patience)
     return FitOptions(config.train.epochs, config.output.log_every, config.output.verbose, schedule)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from glot.errors import ConfigError, need
+from glot.progress import warn
 from glot.training.metrics import finite
 from glot.types import Tracker
 
@@ -21,20 +22,45 @@ class JsonlTracker:
     """One JSON line for each call of `log`."""
 
     def __init__(self, path: Path) -> None:
-        self._stream = path.open("w", encoding="utf-8")
+        self._path = path
+        self._waiting: list[str] = []
+        path.touch()
 
     def start(self, config: dict[str, object]) -> None:
         """Nothing to do: the configuration has a file of its own."""
 
+    def go_on(self, lines: int, step: int) -> None:
+        """Cut the file to its first lines."""
+        kept = self._path.read_text(encoding="utf-8").splitlines(keepends=True)[:lines]
+        self._path.write_text("".join(kept), encoding="utf-8")
+
     def log(self, values: dict[str, float], step: int) -> None:
-        """Append a line."""
+        """Append a line. Lines that a full disk does not take wait for the next call: training goes on."""
         line = {"step": step} | {name: finite(value) for name, value in values.items()}
-        self._stream.write(json.dumps(line) + "\n")
-        self._stream.flush()
+        self._waiting.append(json.dumps(line) + "\n")
+        self._write(final=False)
 
     def close(self) -> None:
-        """Close the file."""
-        self._stream.close()
+        """Write what waits.
+
+        Raises:
+            OSError: it still cannot be written.
+        """
+        self._write(final=True)
+
+    def _write(self, final: bool) -> None:
+        size = self._path.stat().st_size
+        try:
+            with self._path.open("a", encoding="utf-8") as stream:
+                stream.writelines(self._waiting)
+        except OSError as error:
+            os.truncate(self._path, size)
+            if final:
+                raise
+            if len(self._waiting) == 1:
+                warn(f"{self._path}: cannot be written ({error.strerror}); training goes on, make room before it ends")
+        else:
+            self._waiting.clear()
 
 
 class WandbTracker:
@@ -44,12 +70,18 @@ class WandbTracker:
         self._name, self._folder = name, folder
 
     def start(self, config: dict[str, object]) -> None:
-        """Open the run."""
+        """Open the run; in a folder that has one, the same again."""
         import wandb
+
+        earlier = sorted((self._folder / "wandb").glob("*run-*-*"))
+        known: dict[str, Any] = {"id": earlier[-1].name.rpartition("-")[2], "resume": "allow"} if earlier else {}
 
         mode: Any = os.environ.get("WANDB_MODE")  # said again: a look for a login earlier in the process would have frozen the setting
         project = None if os.environ.get("WANDB_SWEEP_ID") else os.environ.get("WANDB_PROJECT", PROJECT)  # a sweep has its own
-        self._run: Any = wandb.init(mode=mode, project=project, name=self._name, dir=self._folder, config=config)
+        self._run: Any = wandb.init(mode=mode, project=project, name=self._name, dir=self._folder, config=config, **known)
+
+    def go_on(self, lines: int, step: int) -> None:
+        """Nothing to do: wandb takes no step twice."""
 
     def log(self, values: dict[str, float], step: int) -> None:
         """Send numbers."""
@@ -66,11 +98,18 @@ class TensorboardTracker:
     def __init__(self, folder: Path) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(folder / "tensorboard")
+        self._folder, self._writer_of = str(folder / "tensorboard"), SummaryWriter
+        self._writer = SummaryWriter(self._folder)
 
     def start(self, config: dict[str, object]) -> None:
         """Write the configuration as text."""
         self._writer.add_text("config", json.dumps(config, indent=1))
+
+    def go_on(self, lines: int, step: int) -> None:
+        """Hide what was written after a step."""
+        if lines:
+            self._writer.close()
+            self._writer = self._writer_of(self._folder, purge_step=step + 1)
 
     def log(self, values: dict[str, float], step: int) -> None:
         """Write scalars."""
@@ -92,6 +131,11 @@ class Trackers:
         """Start all."""
         for tracker in self._trackers:
             tracker.start(config)
+
+    def go_on(self, lines: int, step: int) -> None:
+        """Go on with all."""
+        for tracker in self._trackers:
+            tracker.go_on(lines, step)
 
     def log(self, values: dict[str, float], step: int) -> None:
         """Log to all."""

@@ -1,8 +1,10 @@
 """The training loop: the only place in the project that steps an optimizer."""
 
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Protocol
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +18,37 @@ DIVERGED = 1e6
 """Mean loss of an epoch beyond which a line says that training has gone astray."""
 
 
+@dataclass
+class Place:
+    """Where a training stands.
+
+    Attributes:
+        epoch: that is being trained, from 1.
+        batches: of it that are done.
+        step: steps in all.
+        rows: of this epoch so far.
+        total: their summed loss, () or (R,) for R stacked models.
+        seconds: of this epoch so far.
+    """
+
+    epoch: int = 1
+    batches: int = 0
+    step: int = 0
+    rows: int = 0
+    total: Tensor = field(default_factory=lambda: torch.zeros(()))
+    seconds: float = 0.0
+
+
 class Record(Protocol):
     """What the loop tells of its steps and epochs."""
+
+    def begin(self, state: Any) -> None:
+        """Take up what `state` gave; None = nothing was trained yet."""
+        ...
+
+    def state(self) -> Any:
+        """All that is known of the epochs so far, as tensors and plain values."""
+        ...
 
     def log_step(self, step: int, loss: Tensor) -> None:
         """The loss of a step, every few steps."""
@@ -32,6 +63,71 @@ class Record(Protocol):
         ...
 
 
+class Schedule(Protocol):
+    """Adapts the learning rate."""
+
+    def step(self, metrics: float) -> None:
+        """The loss of a step."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """What `load_state_dict` takes up."""
+        ...
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from there."""
+        ...
+
+
+class Saver(Protocol):
+    """Keeps a training's state, so that another process can go on with it."""
+
+    def begin(self) -> Place:
+        """Where training begins: at the start, or where the state says that is taken up."""
+        ...
+
+    def attended(self) -> AbstractContextManager[None]:
+        """Around the steps: a signal to end waits for the end of one."""
+        ...
+
+    def is_due(self, step: int) -> bool:
+        """Whether to call `end_step` after this step."""
+        ...
+
+    def end_step(self, place: Place) -> None:
+        """Save within an epoch."""
+        ...
+
+    def end_epoch(self, place: Place) -> None:
+        """Save at the start of the next epoch."""
+        ...
+
+
+class NoSaver:
+    """A `Saver` that saves nothing."""
+
+    def begin(self) -> Place:
+        """At the start."""
+        return Place()
+
+    def attended(self) -> AbstractContextManager[None]:
+        """Nothing."""
+        return nullcontext()
+
+    def is_due(self, step: int) -> bool:
+        """Never."""
+        return False
+
+    def end_step(self, place: Place) -> None:
+        """Nothing."""
+
+    def end_epoch(self, place: Place) -> None:
+        """Nothing."""
+
+
+NO_SAVER = NoSaver()
+
+
 @dataclass(frozen=True)
 class FitOptions:
     """How long to train.
@@ -40,13 +136,13 @@ class FitOptions:
         epochs: passes over the batches.
         log_every: steps between two logged losses.
         verbose: a bar.
-        schedule: called with the loss of every step, to adapt the learning rate.
+        schedule: told the loss of every step.
     """
 
     epochs: int
     log_every: int = 10
     verbose: bool = True
-    schedule: Callable[[float], None] | None = None
+    schedule: Schedule | None = None
 
 
 def fit(
@@ -56,6 +152,7 @@ def fit(
     optimizer: torch.optim.Optimizer,
     record: Record,
     options: FitOptions,
+    saver: Saver = NO_SAVER,
 ) -> None:
     """Train a model and leave everything that was trained in the state of its selected epoch.
 
@@ -66,20 +163,24 @@ def fit(
         optimizer: over every parameter to train.
         record: hears of every step and epoch, scores the model and keeps its best epoch.
         options: see there.
+        saver: keeps the state between steps.
 
     Raises:
         TrainingError: a loss or a weight is no longer finite; the step is named, and the weights of the best epoch so far are restored.
         DataError: there is no batch to train on.
     """
-    step = 0
+    place = saver.begin()
     try:
-        for epoch in range(1, options.epochs + 1):
-            clock = Clock("train", "evaluate")
-            with clock.phase("train"):
-                mean_loss, step = _train_epoch(model, batches, loss, optimizer, record, options, (step, epoch))
-            record.end_epoch(epoch, step, mean_loss, clock)
-            if float(mean_loss.abs().max()) > DIVERGED:
-                warn(f"epoch {epoch}: the loss has diverged ({float(mean_loss.abs().max()):.3g}); a smaller --lr may help")
+        with saver.attended():
+            while place.epoch <= options.epochs:
+                clock, epoch = Clock("train", "evaluate"), place.epoch
+                _train_epoch(model, batches, loss, optimizer, record, options, saver, place)
+                clock.seconds["train"], mean_loss = place.seconds, place.total / place.rows
+                record.end_epoch(epoch, place.step, mean_loss, clock)
+                if float(mean_loss.abs().max()) > DIVERGED:
+                    warn(f"epoch {epoch}: the loss has diverged ({float(mean_loss.abs().max()):.3g}); a smaller --lr may help")
+                place = Place(epoch + 1, step=place.step)
+                saver.end_epoch(place)
     except TrainingError as error:
         raise TrainingError(str(error), record.restore()) from error
     record.restore()
@@ -92,34 +193,39 @@ def _train_epoch(
     optimizer: torch.optim.Optimizer,
     record: Record,
     options: FitOptions,
-    place: tuple[int, int],
-) -> tuple[Tensor, int]:
-    """One pass from a place (steps so far, epoch); returns the mean loss over rows and the number of steps so far."""
+    saver: Saver,
+    place: Place,
+) -> None:
+    """One pass, or the rest of one from a place, which moves along."""
     model.train()
-    (step, epoch), total, rows = place, torch.zeros(()), 0
+    begun = time.perf_counter() - place.seconds
     first_bad = torch.full((), NEVER)  # stays on the device, like the loss: few synchronisations
-    for batch in bar(batches, f"epoch {epoch}/{options.epochs}", "step", options.verbose):
+    for batch in bar(batches, f"epoch {place.epoch}/{options.epochs}", "step", options.verbose):
         value = loss(model(batch), batch.labels)
         optimizer.zero_grad(set_to_none=True)
         value.sum().backward()  # a scalar, or one loss per stacked model: they share no weight, so each gets its own gradient
         optimizer.step()
         if options.schedule is not None:
-            options.schedule(float(value.detach()))
-        step += 1
-        total = value.detach() * len(batch) + total.to(value.device)  # stays on the device: one synchronisation per epoch
-        rows += len(batch)
-        bad_here = torch.where(torch.isfinite(value.detach()).all(), NEVER, step)
+            options.schedule.step(float(value.detach()))
+        place.step, place.batches, place.rows = place.step + 1, place.batches + 1, place.rows + len(batch)
+        place.total = value.detach() * len(batch) + place.total.to(value.device)  # on the device: one synchronisation per epoch
+        bad_here = torch.where(torch.isfinite(value.detach()).all(), NEVER, place.step)
         first_bad = torch.minimum(first_bad.to(value.device), bad_here)
-        if step % options.log_every == 0:
+        due = saver.is_due(place.step)
+        if due or place.step % options.log_every == 0:
             _refuse_non_finite(int(first_bad))
-            record.log_step(step, value.detach())
-    if not rows:
+        if place.step % options.log_every == 0:
+            record.log_step(place.step, value.detach())
+        if due:
+            place.seconds = time.perf_counter() - begun
+            saver.end_step(place)
+    if not place.rows:
         raise DataError("an epoch without a batch: every training row shares a text with every other, or there is one row alone; add rows")
     _refuse_non_finite(int(first_bad))
     weights = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     if not all(bool(torch.isfinite(tensor).all()) for tensor in [*weights, *model.buffers()] if tensor.is_floating_point()):
-        _refuse_non_finite(step, "a weight")
-    return total / rows, step
+        _refuse_non_finite(place.step, "a weight")
+    place.seconds = time.perf_counter() - begun
 
 
 def _refuse_non_finite(step: int, what: str = "the loss") -> None:

@@ -16,6 +16,7 @@ STOREYS = (
     ("subcommands",),
     ("api",),
     ("study", "doctor", "starters"),
+    ("reuse",),
     ("recipes", "new_texts"),
     ("integrations",),
     ("predictor",),
@@ -26,7 +27,7 @@ STOREYS = (
     ("states", "nn"),
     ("settings",),
     ("distributed",),
-    ("hub", "files", "locate", "prompts", "types", "progress", "trust", "errors"),
+    ("hub", "files", "locate", "prompts", "types", "progress", "trust", "interrupts", "errors"),
 )
 """A wing imports only from storeys below its own; wings of one storey do not import each other, but the ground floor is one house."""
 STOREY = {name: level for level, names in enumerate(STOREYS) for name in names}

@@ -12,7 +12,8 @@ import yaml
 from glot.errors import ConfigError
 from glot.settings.choices import GRAPHS
 from glot.settings.config import RunConfig
-from glot.settings.flags import CONDITIONS, STRESS_DEFAULTS, parse, to_yaml
+from glot.settings.effects import CONDITIONS
+from glot.settings.flags import STRESS_DEFAULTS, parse, to_yaml
 from glot.settings.index import flag_facts
 from glot.settings.seeds import parse_seeds
 from glot.training.released import released_name

@@ -10,8 +10,8 @@ from glot.nn.poolers.convs import CONVS
 from glot.nn.poolers.glot import JUMPS
 from glot.settings import choices as names
 from glot.settings.config import GraphConfig, PoolerConfig
+from glot.settings.effects import CONDITIONS
 from glot.settings.facts import GROUPS
-from glot.settings.flags import CONDITIONS
 from glot.settings.index import flag_facts
 from glot.states import backbone, store
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import pickle
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from glot.cli import main
 from glot.errors import ConfigError, StoreError
 from glot.states.store import Manifest, StoreKey, StorePlan, layout, open_store, reader, write_stores, writer
 from glot.states.store.writer import WriteOptions
@@ -349,3 +351,14 @@ print(len(calls))
 """
     processes = [subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) for _ in range(2)]
     assert sorted(int(process.communicate(timeout=60)[0]) for process in processes) == [0, 6]
+
+
+def test_a_folder_that_nobody_may_write_to_is_read(tiny_flags, monkeypatch, capsys, tmp_path):
+    assert main(tiny_flags) == 0
+    whole, store_dir = os.access, str(tmp_path / "hidden")
+    monkeypatch.setattr(os, "access", lambda path, mode: whole(path, mode) and not (mode == os.W_OK and str(path).startswith(store_dir)))
+    assert main([*tiny_flags, "--epochs=3"]) == 0
+    capsys.readouterr()
+    assert main([*tiny_flags, "--max_length=8"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith(": has no finished store of these texts, and none can be written; choose another folder")

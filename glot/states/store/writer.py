@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from glot.distributed import ALONE, Processes
-from glot.errors import StoreError, library_door, reason
+from glot.errors import DISK, StoreError, library_door, reason
 from glot.progress import counter, say, warn
 from glot.states.store.checksums import Part, checksum, damaged_parts, new_checksum
 from glot.states.store.layout import CHUNKS, DTYPES, KEY, LOCK, MANIFEST, PLAN, TOKENS, Manifest, StoreKey
@@ -115,7 +115,7 @@ def write_stores(
     with ExitStack() as locks:
         if team.is_first:
             for final in sorted(finals):  # one lock order for all runs, else two could deadlock
-                final.mkdir(parents=True, exist_ok=True)
+                _make_folder(final)
                 locks.enter_context(_locked(final, options.verbose))
             for folder in folders if options.rebuild else []:
                 folder.mkdir(exist_ok=True)
@@ -138,6 +138,18 @@ def write_stores(
             _replace(folder, final)
         team.wait()
     return finals
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        writable = os.access(folder, os.W_OK)
+    except OSError as error:
+        if error.errno in DISK and error.errno != errno.EROFS:
+            raise
+        writable = False
+    if not writable:
+        raise StoreError(f"--store_dir={folder.parent}: has no finished store of these texts, and none can be written; {ELSEWHERE}")
 
 
 def _replace(folder: Path, final: Path) -> None:
