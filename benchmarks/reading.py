@@ -53,7 +53,7 @@ def random_rows(folder: Path, rows: int = 1 << 14) -> Timings:
     batches = np.array_split(order, len(order) // BATCH)
     states = [store.gather(np.array([row])).tokens for row in range(len(store))]
     table = Dataset.from_dict({"tokens": [state.half().numpy().ravel() for state in states]}).with_format("torch")
-    source = store.tokens.contiguous()
+    source = torch.cat(states).half()
     target = torch.empty_like(source)
     few = order[: max(1, len(order) // PART)]
     for number in {row // BATCH for row in few}:

@@ -14,8 +14,11 @@
 import difflib
 import errno
 import importlib.util
+import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TypeVar
 
 Row = TypeVar("Row")
@@ -97,12 +100,41 @@ def library_door(kind: type[GlotError], describe: Callable[[Exception], str]) ->
         kind: class of the error that is raised instead.
         describe: the library's error -> the line.
     """
+    with _door(lambda error: kind(describe(error))):
+        yield
+
+
+@contextmanager
+def disk_door(path: Path) -> Iterator[None]:
+    """Turn what a library raises when a disk takes no more into an OSError with a file's name; other errors pass unchanged.
+
+    Args:
+        path: that is written, or its folder.
+    """
+
+    def describe(error: Exception) -> Exception:
+        """The OSError that it is; tokenizers and safetensors have kinds of their own, with the number in their text."""
+        found = re.search(r"os error (\d+)", str(error))
+        number = error.errno if isinstance(error, OSError) else int(found[1]) if found else None
+        if number is None or number not in DISK or (isinstance(error, OSError) and error.filename is not None):
+            return error
+        return OSError(number, os.strerror(number), str(path))
+
+    with _door(describe):
+        yield
+
+
+@contextmanager
+def _door(describe: Callable[[Exception], Exception]) -> Iterator[None]:
     try:
         yield
     except GlotError:
         raise
     except Exception as error:  # the one catch-all of the project: which exceptions a library raises is not ours to list
-        raise kind(describe(error)) from error
+        told = describe(error)
+        if told is error:
+            raise
+        raise told from error
 
 
 def need(module: str, extra: str, flag: str) -> None:

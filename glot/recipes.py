@@ -51,6 +51,8 @@ from glot.training.result import Result, make_mteb_result, summarise
 from glot.training.run import (
     close_run,
     find_finished,
+    find_finished_stack,
+    fingerprint_of,
     fit_options,
     folder_of,
     keep_epochs,
@@ -130,9 +132,10 @@ def run_stack(configs: list[RunConfig]) -> list[Result]:
         scores = batches.report_stack(stack, [run.folder / PREDICTIONS for run in runs])
     inputs.notes.append(f"trained side by side with {len(runs) - 1} other seeds: seconds are those of all {len(runs)}")
     facts = task_facts(config, inputs.tokens)
-    results = [close_run(run, inputs, keeper.result, found, facts) for run, keeper, found in zip(runs, keepers, scores, strict=True)]
+    parts = list(zip(runs, keepers, scores, strict=True))
+    results = [close_run(run, inputs, keeper.result, found, facts) for run, keeper, found in reversed(parts)]  # last where the state is
     state.remove()
-    return results
+    return results[::-1]
 
 
 def quiet_libraries() -> None:
@@ -169,11 +172,13 @@ def run_seeds(config: RunConfig) -> Result:
     configs[1:] = [one.with_values(override_precompute=False) for one in configs[1:]]  # built anew once is enough
     if config.data.task == "stress":
         say_shortcuts(configs[0])
-    if config.train.stack_seeds:
+    stacked = config.train.stack_seeds
+    if stacked:
         configs = [one.with_values(order_seed=configs[0].order_seed) for one in configs]
-    found = [find_finished(one) for one in configs]  # of a process that did not finish them all
+    known = [fingerprint_of(one) for one in configs]  # an earlier process may have finished some
+    found = find_finished_stack(configs, known) if stacked else [find_finished(one, name) for one, name in zip(configs, known, strict=True)]
     missing = [one for one, result in zip(configs, found, strict=True) if result is None]
-    fresh = iter(run_stack(missing) if config.train.stack_seeds and missing else [choose_training(config)(one) for one in missing])
+    fresh = iter(run_stack(missing) if stacked and missing else [choose_training(config)(one) for one in missing])
     runs = [result or next(fresh) for result in found]
     if config.data.task == "stress":
         add_heat_map(configs[0], runs[0])

@@ -10,7 +10,7 @@ from glot.settings.choices import EVALUATIONS
 from glot.settings.config import RunConfig
 from glot.states.tokens import find_source, write_layers
 from glot.training.folders import wait_until_free
-from glot.training.run import find_finished, fingerprint_of, own_device, read_texts, resolve
+from glot.training.run import find_finished, find_finished_stack, fingerprint_of, own_device, read_texts, resolve
 
 
 def run_or_reuse(config: RunConfig, runs_dir: Path, anew: bool = False) -> str:
@@ -35,7 +35,8 @@ def stack_or_reuse(configs: list[RunConfig], runs_dir: Path, anew: bool = False)
     rows = [config.with_values(**where, run_name=name) for config, name in zip(settled, names, strict=True)]
     for name in names:
         wait_until_free(runs_dir / name)
-    missing = [row for row, name in zip(rows, names, strict=True) if anew or find_finished(row, name) is None]
+    found = find_finished_stack(rows, names)
+    missing = [row for row, result in zip(rows, found, strict=True) if anew or result is None]
     if missing:
         run_stack(missing)
     return [str(runs_dir / name) for name in names]

@@ -13,7 +13,7 @@ from pathlib import Path
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Normalize
 
-from glot.errors import CheckpointError, ConfigError
+from glot.errors import CheckpointError, ConfigError, disk_door
 from glot.integrations.bundle import bundle, defined_names
 from glot.integrations.card import model_card
 from glot.integrations.sentence_transformers import BUNDLE, BackboneModule, GlotPooling
@@ -76,7 +76,8 @@ def export_run(
     whole = SentenceTransformer(modules=modules, device="cpu", prompts=texts, default_prompt_name=prompts.default)
     card = model_card(config, result, source, pooling.net.out_dim, backbone.max_length, pooling.include_prompt)
     with _written_beside(folder) as partial:
-        whole.save(str(partial), create_model_card=False)
+        with disk_door(partial):
+            whole.save(str(partial), create_model_card=False)
         _make_independent(partial, requirements(config, sources))
         (partial / "README.md").write_text(card, encoding="utf-8")
         _check_export(partial, whole, backbone.dtype)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from glot.distributed import ALONE, Processes
-from glot.errors import StateError
+from glot.errors import StateError, disk_door
 from glot.hub import find_file
 from glot.progress import Clock, counter, say
 from glot.prompts import AUTO, MODEL_FILE, Prompts, UsedPrompts, read_prompts
@@ -183,7 +183,8 @@ class TokenIds(Sequence[list[int]]):
         lengths: list[np.ndarray] = []
         skips: list[np.ndarray] = []
         place = 0
-        with tempfile.TemporaryFile() as spool, counter("tokenise", "text", len(texts), verbose) as bar:
+        spooled = disk_door(Path(tempfile.gettempdir()))
+        with spooled, tempfile.TemporaryFile() as spool, counter("tokenise", "text", len(texts), verbose) as bar:
             stream = iter(texts)
             while part := list(itertools.islice(stream, TOKENISED_AT_ONCE)):
                 prompts = [texts.prompt(place + offset) for offset in range(len(part))]
@@ -191,7 +192,7 @@ class TokenIds(Sequence[list[int]]):
                 place += len(part)
                 lengths.append(np.array([len(tokens) for tokens in ids]))
                 skips.append(np.array(skipped))
-                np.concatenate([np.asarray(tokens, dtype=np.int32) for tokens in ids]).tofile(spool)
+                spool.write(np.concatenate([np.asarray(tokens, dtype=np.int32) for tokens in ids]).tobytes())  # `tofile` hides a full disk
                 bar.update(len(part))
             spool.flush()
             self.lengths, self.skips = np.concatenate(lengths), np.concatenate(skips)

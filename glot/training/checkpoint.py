@@ -12,10 +12,8 @@ runs/<run_name>/
 """
 
 import csv
-import errno
 import hashlib
 import json
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,7 +27,7 @@ from torch import Tensor, nn
 from glot.data.custom import CUSTOM, split_names
 from glot.data.labels import LabelFacts
 from glot.data.tasks import TASKS, TaskSpec, custom_task
-from glot.errors import CheckpointError, library_door, reason
+from glot.errors import CheckpointError, disk_door, library_door, reason
 from glot.nn.model import SentenceModel
 from glot.nn.own import OwnCode
 from glot.nn.poolers import build_pooler
@@ -102,10 +100,8 @@ def _sha256(path: Path) -> str:
 def save_model(folder: Path, model: nn.Module) -> None:
     """Pooler and head as `model.safetensors`."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    try:
+    with disk_door(folder / WEIGHTS):
         save_file(tensors, folder / WEIGHTS)
-    except SafetensorError as error:  # which is how this library says that the disk is full
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder / WEIGHTS)) from error
     allow_as_others(folder / WEIGHTS)
 
 

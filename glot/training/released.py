@@ -3,6 +3,7 @@
 The run folder stays the truth; these files are for tools that expect the release's.
 """
 
+import io
 import json
 import os
 import pickle
@@ -126,7 +127,9 @@ def save_released_file(target: Path, run_dir: Path, config: RunConfig) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     model, _, _ = load_run(run_dir)
     partial = target.with_name(target.name + ".partial")
-    torch.save(model.pooler.state_dict(), partial)
+    buffer = io.BytesIO()
+    torch.save(model.pooler.state_dict(), buffer)  # to memory: torch has an error of its own for a full disk
+    partial.write_bytes(buffer.getbuffer())
     write_json(beside(target), {**json.loads((run_dir / CONFIG).read_text()), "asked": _asked(config), "run": str(run_dir.resolve())})
     partial.replace(target)
     return target

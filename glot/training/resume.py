@@ -175,14 +175,14 @@ def write_state(folder: Path, step: int, state: dict[str, Any]) -> Path:
     return path
 
 
-def read_state(folder: Path, fingerprints: list[str]) -> dict[str, Any] | None:
-    """The latest state of these runs in a folder; None where there is none. A damaged one is said."""
+def read_state(folder: Path, fingerprints: list[str] | None = None) -> dict[str, Any] | None:
+    """The latest state in a folder, of these runs where they are named; None where there is none. A damaged one is said."""
     for path in sorted(folder.glob(PATTERN), reverse=True):
         if path.stem.rpartition("-")[2] != _checksum_of(path):
             warn(f"{path}: is not what was written, so it is not taken up")
             continue
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        if state["fingerprints"] == fingerprints:
+        if fingerprints is None or state["fingerprints"] == fingerprints:
             return state
     return None
 

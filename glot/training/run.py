@@ -36,7 +36,7 @@ from glot.training.origin import origin
 from glot.training.probe import PROBE_WIDTH, probe_pooler
 from glot.training.record import EpochKeeper
 from glot.training.result import Result, make_result, selection_facts, selection_in_words
-from glot.training.resume import Moving, TrainingState
+from glot.training.resume import Moving, TrainingState, read_state
 from glot.training.splits import Loaders, PairLoaders
 from glot.training.tracking import make_tracker, resolve_report_to
 from glot.training.train import FitOptions, Record
@@ -297,6 +297,23 @@ def find_finished(config: RunConfig, fingerprint: str | None = None) -> Result |
     except GlotError as error:
         warn(f"{error.problems[0].partition(';')[0]}; the run is done anew")
         return None
+
+
+def find_finished_stack(configs: list[RunConfig], fingerprints: list[str]) -> list[Result | None]:
+    """`find_finished` for runs that train side by side.
+
+    Those whose results were being written when their process ended are done again together: they equal those of an undisturbed process
+    only as the stack that they were.
+    """
+    found = [find_finished(config, known) for config, known in zip(configs, fingerprints, strict=True)]
+    folders = [Path(config.output.output_dir) / str(config.output.run_name) for config in configs]
+    states = [read_state(folder) for folder, result in zip(folders, found, strict=True) if result is None]
+    broken = {known for state in states if state is not None for known in state["fingerprints"]}
+    for place, (folder, known) in enumerate(zip(folders, fingerprints, strict=True)):
+        if known in broken and found[place] is not None:
+            (folder / RESULT).unlink()
+            found[place] = None
+    return found
 
 
 def resolve(config: RunConfig, source: BackboneSource) -> tuple[RunConfig, list[str]]:

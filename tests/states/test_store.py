@@ -301,7 +301,7 @@ def test_a_store_of_an_older_version_is_read_and_can_be_given_checksums(tmp_path
 
 def test_a_rebuild_never_takes_a_store_away_from_its_readers(tmp_path):
     folder = write(tmp_path)
-    before = open_store(tmp_path, KEY)  # open, not mapped yet
+    before = open_store(tmp_path, KEY)  # known, its file not opened yet
 
     def watched(rows, calls):
         assert (folder / "manifest.json").is_file() and open_store(tmp_path, KEY) is not None

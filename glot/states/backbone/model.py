@@ -12,7 +12,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import AutoModel
 
-from glot.errors import ConfigError, StateError, library_door, reason
+from glot.errors import ConfigError, StateError, disk_door, library_door, reason
 from glot.hub import explain
 from glot.states.backbone.facts import remember_facts
 from glot.states.backbone.source import AGAIN, BackboneSource, lone_encoder
@@ -216,8 +216,9 @@ class Backbone:
 
     def save(self, folder: Path) -> None:
         """Write model and tokenizer in transformers' format."""
-        self.model.save_pretrained(folder)
-        self.tokeniser.save(folder)
+        with disk_door(folder):
+            self.model.save_pretrained(folder)
+            self.tokeniser.save(folder)
 
 
 def drop_leading(batch: TokenBatch, skips: Sequence[int]) -> TokenBatch:

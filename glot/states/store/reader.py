@@ -1,6 +1,8 @@
-"""StoredTokens: a store read through a memory map, any rows in any order."""
+"""StoredTokens: a store read text by text, any rows in any order."""
 
+import io
 import operator
+import os
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,9 @@ ANEW = "build it anew with --override_precompute=1"
 
 
 class StoredTokens:
-    """A TokenSource over a complete store. Its pickle, for worker processes, holds the path and not the memory map.
+    """A TokenSource over a complete store. Its pickle, for worker processes, holds the path and not the open file.
+
+    Rows are read and not mapped into memory: a mapped store would count as this process's memory, all of it after one epoch.
 
     Examples:
         >>> StoredTokens(folder, Manifest.read(folder)).gather(np.array([3, 0]))
@@ -31,7 +35,7 @@ class StoredTokens:
             order, lengths = plan["order"], plan["lengths"]
         self._lengths, self._order, self._starts = lengths, order, np.empty_like(lengths)
         self._starts[order] = np.cumsum(lengths[order]) - lengths[order]
-        self._tokens: torch.Tensor | None = None
+        self._file: io.FileIO | None = None
         self._check: BackgroundCheck | None = None
         self._checks, self._is_checked = manifest.chunk_checksums is not None, False
 
@@ -63,18 +67,15 @@ class StoredTokens:
         return self.gather(np.array([place])).tokens
 
     def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "_tokens": None, "_check": None, "_checks": False}  # a worker's rows are checked by its parent
+        return {**self.__dict__, "_file": None, "_check": None, "_checks": False}  # a worker's rows are checked by its parent
 
-    @property
-    def tokens(self) -> torch.Tensor:
-        """(N, d) in the store's precision, memory-mapped on each process's first use, and checked in the background from then on."""
-        if self._tokens is None:
-            size = self.manifest.num_tokens * self.hidden_size
+    def _open(self) -> int:
+        """The file of states, opened on each process's first use, and checked in the background from then on."""
+        if self._file is None:
             if self._checks and 2 * self.manifest.size_bytes <= available_memory():
                 self._check = BackgroundCheck(self.folder / TOKENS, self.parts)  # which also reads ahead
-            mapped = torch.from_file(str(self.folder / TOKENS), shared=False, size=size, dtype=self._dtype)
-            self._tokens = mapped.view(-1, self.hidden_size)
-        return self._tokens
+            self._file = (self.folder / TOKENS).open("rb", buffering=0)
+        return self._file.fileno()
 
     @property
     def parts(self) -> list[Part]:
@@ -109,8 +110,14 @@ class StoredTokens:
         lengths = self._lengths[rows]  # numpy is faster than torch on arrays this small
         ptr = np.zeros(len(lengths) + 1, dtype=np.int64)
         np.cumsum(lengths, out=ptr[1:])
-        positions = np.arange(ptr[-1]) + np.repeat(self._starts[rows] - ptr[:-1], lengths)
-        return TokenBatch(self.tokens.index_select(0, torch.from_numpy(positions)).float(), torch.from_numpy(ptr))
+        states = torch.empty(int(ptr[-1]), self.hidden_size, dtype=self._dtype)
+        into, file, width = states.view(torch.uint8).numpy().reshape(-1).data, self._open(), self.hidden_size * self._dtype.itemsize
+        ends = (ptr * width).tolist()
+        for place, start in enumerate((self._starts[rows] * width).tolist()):
+            part = into[ends[place] : ends[place + 1]]
+            if os.preadv(file, [part], start) != len(part):
+                raise StoreError(f"{self.folder / TOKENS}: ends before text {int(rows[place])}; {ANEW}")
+        return TokenBatch(states.float(), torch.from_numpy(ptr))
 
 
 def available_memory() -> int:

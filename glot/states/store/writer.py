@@ -184,7 +184,7 @@ def _prepare(missing: list[tuple[Path, StoreKey]], plan: StorePlan, options: Wri
 
 
 def _remove(folder: Path) -> None:
-    """Delete a store. The manifest goes first, so that no partial store looks complete. Existing memory maps keep the old file."""
+    """Delete a store. The manifest goes first, so that no partial store looks complete. A reader that has opened it keeps the old file."""
     for name in (MANIFEST, CHUNKS, PLAN, TOKENS, KEY):
         (folder / name).unlink(missing_ok=True)
     for path in folder.glob(f"*.{CHUNKS}"):
