@@ -7,23 +7,32 @@ import argparse
 import collections
 import contextlib
 import io
+import itertools
 import json
 import os
 import random
+import shutil
 import tempfile
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}  # before the libraries are imported
+
+import numpy as np
+from soak import make_inputs
 
 from glot.cli import glot_main, main
 from glot.data.records import open_table
 from glot.errors import GlotError
 from glot.settings.flags import parse
 from glot.settings.index import flag_facts
+from glot.states.store import StorePlan
+from glot.states.store.reader import open_store_folder
+from glot.states.store.writer import _finished_chunks
 from glot.study.files import read_study, resolve_cells
+from glot.training.checkpoint import load_run
 
 WORDS = [
     *("", "0", "1", "-1", "2.5", "1e400", "nan", "--", "..", "0..9", "0..", "9..0", "0,1,0", "a,b", ",", "9" * 40, "1_000", " 1", "0x10"),
@@ -112,13 +121,57 @@ def attempts(draw: random.Random, folder: Path) -> Iterator[tuple[str, object]]:
     yield f"glot {line!r}", lambda: glot_main(line)
 
 
+def prepare(folder: Path) -> None:
+    """A finished run with its store, and a store whose writer was killed: what `damaged_files` damages."""
+    make_inputs(folder / "inputs")
+    flags = f"--task=cola --model_name_or_path={folder}/inputs/bert --data_dir={folder}/inputs/mirror --epochs=1 --max_length=16"
+    flags += f" --verbose=0 --pooling_method=adapool --output_dir={folder}/runs --store_dir={folder}/hidden --run_name=run"
+    with contextlib.redirect_stdout(io.StringIO()):
+        assert main(flags.split()) == 0
+    (store,) = (folder / "hidden").iterdir()
+    shutil.copytree(store, folder / "half" / store.name)
+    (folder / "half" / store.name / "manifest.json").unlink()
+    shutil.copytree(folder / "runs/run", folder / "unsealed/run")
+    (folder / "unsealed/run/result.json").unlink()  # which holds the checksums of the others
+
+
+def damaged_files(draw: random.Random, folder: Path) -> Iterator[tuple[str, object]]:
+    """Each file of a run and of a store, damaged one at a time, and read by what reads it."""
+    (store,) = (folder / "hidden").iterdir()
+    half = folder / "half" / store.name
+    whole = open_store_folder(store)
+    plan = StorePlan(whole._lengths, whole.hidden_size, "float16")
+    readers: dict[Path, Callable[[], object]] = {
+        folder / "runs/run": lambda: (glot_main(["runs", str(folder / "runs")]), load_run(folder / "runs/run")),
+        folder / "unsealed/run": lambda: load_run(folder / "unsealed/run"),
+        store: lambda: read_all(store),
+        half: lambda: _finished_chunks(half, plan),
+    }
+    for place, read in readers.items():
+        names = [path for path in sorted(place.iterdir()) if path.is_file() and path.stat().st_size and path.name != ".glot-run"]
+        path = draw.choice(names)
+        kept = path.read_bytes()
+        path.write_bytes(broken(draw, kept))
+        yield f"{place.parent.name}: {path.name} {path.read_bytes()[:200]!r}", read
+        path.write_bytes(kept)
+
+
+def read_all(folder: Path) -> None:
+    """Everything that is done with a store."""
+    glot_main(["store", "list", f"--store_dir={folder.parent}", f"--output_dir={folder.parent}"])
+    store = open_store_folder(folder)
+    store.gather(np.arange(len(store)))
+    store.check()
+
+
 def fuzz(seconds: float, seed: int) -> tuple[int, collections.Counter[str], dict[str, str]]:
     """Try until the time is up: tries, exceptions by place, and the first try that met each."""
     draw, tries, places, firsts = random.Random(seed), 0, collections.Counter[str](), dict[str, str]()
     end = time.monotonic() + seconds
     with tempfile.TemporaryDirectory() as folder:
+        prepare(Path(folder))
         while time.monotonic() < end:
-            for what, attempt in attempts(draw, Path(folder)):
+            for what, attempt in itertools.chain(attempts(draw, Path(folder)), damaged_files(draw, Path(folder))):
                 tries += 1
                 with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
                     try:

@@ -4,11 +4,13 @@ Every command is repeated after its faults, and must then give the bytes of an u
 line that names the file, and what that line advises must give those bytes.
 
 python tests/soak.py [--seconds 1800] [--seed 0]
+python tests/soak.py --operations      kills each command once at each of its file operations instead
 """
 
 import argparse
 import collections
 import fcntl
+import itertools
 import json
 import os
 import random
@@ -20,7 +22,6 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -47,7 +48,36 @@ class Ended(NamedTuple):
     seconds: float
 
 
-def start(words: list[str], place: Path, file_limit: int | None) -> tuple[int, list[int]]:
+OPERATIONS = ("os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.truncate", "os.link", "os.symlink")
+
+
+def kill_at(operation: int) -> None:
+    """Kill this process right before it changes a file for the n-th time, as far as Python can see that."""
+    left = [operation]
+
+    def watch(event: str, arguments: tuple[object, ...]) -> None:
+        """Called by the interpreter for every event."""
+        writes = event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR)
+        if writes or event in OPERATIONS:
+            left[0] -= 1
+            if left[0] == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(watch)
+
+
+class Fault(NamedTuple):
+    """What disturbs a command: a signal after some seconds, files of a limited size, a kill at one of its file operations."""
+
+    send: tuple[int, float] | None = None
+    file_limit: int | None = None
+    operation: int | None = None
+
+
+NONE = Fault()
+
+
+def start(words: list[str], place: Path, fault: Fault) -> tuple[int, list[int]]:
     """Run a command in a fork of this process, which has imported everything: its number, and the pipes of what it prints and says."""
     pipes = [os.pipe() for _ in range(2)]  # no files: a limit on their size would cut what is said
     for pipe in pipes:
@@ -61,8 +91,10 @@ def start(words: list[str], place: Path, file_limit: int | None) -> tuple[int, l
     try:
         for pipe, number in zip(pipes, (1, 2), strict=True):
             os.dup2(pipe[1], number)
-        if file_limit is not None:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
+        if fault.file_limit is not None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (fault.file_limit, fault.file_limit))
+        if fault.operation is not None:
+            kill_at(fault.operation)
         os.environ["GLOT_STORE_DIR"] = str(place / "hidden")
         code = glot_main(words)
     except SystemExit as error:
@@ -75,10 +107,10 @@ def start(words: list[str], place: Path, file_limit: int | None) -> tuple[int, l
         os._exit(code)
 
 
-def run(words: list[str], place: Path, send: tuple[int, float] | None = None, file_limit: int | None = None) -> Ended:
-    """Run a command; after some seconds it may get a signal."""
-    begun = time.monotonic()
-    (child, pipes), status = start(words, place, file_limit), None
+def run(words: list[str], place: Path, fault: Fault = NONE) -> Ended:
+    """Run a command with a fault."""
+    begun, send = time.monotonic(), fault.send
+    (child, pipes), status = start(words, place, fault), None
     while status is None:
         passed = time.monotonic() - begun
         if send is not None and passed >= send[1]:
@@ -178,25 +210,26 @@ class Soak:
             make_inputs(self.inputs)
             os._exit(0)
         os.waitpid(child, 0)
-        place = self.root / "calm"
-        place.mkdir()
-        for kind in commands(self.inputs, place):
-            own = place / kind
-            own.mkdir()
-            if "trained" in " ".join(commands(self.inputs, own)[kind]):
-                shutil.copytree(self.root / "calm/train/runs/run", own / "trained")
-            ended = run(commands(self.inputs, own)[kind], own)
+        for kind in commands(self.inputs, self.root):
+            words, place = self.place_for(kind, f"calm/{kind}")
+            ended = run(words, place)
             assert ended.code == 0, (kind, ended.said)
-            self.expected[kind] = results(kind, own, ended), ended.seconds
+            self.expected[kind] = results(kind, place, ended), ended.seconds
+
+    def place_for(self, kind: str, name: str) -> tuple[list[str], Path]:
+        """A command and a new folder for what it writes, with a trained run in it where the command takes one."""
+        place = self.root / name
+        place.mkdir(parents=True)
+        words = commands(self.inputs, place)[kind]
+        if str(place / "trained") in words:
+            shutil.copytree(self.root / "calm/train/runs/run", place / "trained")
+        return words, place
 
     def once(self, number: int) -> None:
         """One command with one to three faults, and its repetition."""
         kind = self.draw.choice(list(self.expected))
-        place, trained = self.root / f"try-{number}", self.root / "calm/train/runs/run"
-        place.mkdir()
-        if "trained" in " ".join(commands(self.inputs, place)[kind]):
-            shutil.copytree(trained, place / "trained")
-        words, (expected, seconds) = commands(self.inputs, place)[kind], self.expected[kind]
+        words, place = self.place_for(kind, f"try-{number}")
+        seconds = self.expected[kind][1]
         story, damaged = [], False
         for _ in range(self.draw.randint(1, 3)):
             name, ended = self.disturb(words, place, seconds)
@@ -205,6 +238,11 @@ class Soak:
             self.faults[name.split()[0]] += name != "nothing"
             if ended is not None and (ended.code not in (0, 1, 2, 130, 143, -2, -9, -15) or has_traceback(ended.said)):
                 return self.fail(number, kind, story, ended)
+        return self.compare(number, kind, story, place, damaged)
+
+    def compare(self, number: int, kind: str, story: list[str], place: Path, damaged: bool) -> None:
+        """The command again, now undisturbed: what it leaves must be what it leaves where nothing ever disturbed it."""
+        words = commands(self.inputs, place)[kind]
         ended = run(words, place)
         if ended.code in (1, 2) and damaged and names_a_file(ended.said, place):
             self.refused += 1
@@ -212,20 +250,35 @@ class Soak:
         if ended.code == 2 and "is there already; choose" in ended.said:  # it was done when the signal came
             ended = ended._replace(code=0)
         self.tries += 1
-        if ended.code != 0 or results(kind, place, ended) != expected:
+        if ended.code != 0 or results(kind, place, ended) != self.expected[kind][0]:
             return self.fail(number, kind, story, ended)
         return shutil.rmtree(place)
 
+    def every_operation(self, kind: str) -> int:
+        """Kill a command at its first file operation, in another try at its second, and so on; how many it has."""
+        for operation in itertools.count(1):
+            name = f"{kind}-{operation}"
+            words, place = self.place_for(kind, f"try-{name}")
+            ended = run(words, place, Fault(operation=operation))
+            if ended.code == 0:
+                shutil.rmtree(place)
+                return operation - 1
+            self.compare(operation, kind, [f"kill at operation {operation}"], place, damaged=False)
+        return 0
+
     def disturb(self, words: list[str], place: Path, seconds: float) -> tuple[str, Ended | None]:
         """One fault."""
-        kind = self.draw.choice(("KILL", "KILL", "TERM", "INT", "full", "damage"))
+        kind = self.draw.choice(("KILL", "operation", "TERM", "INT", "full", "damage"))
+        if kind == "operation":
+            operation = self.draw.randint(1, 40)
+            return f"operation {operation}", run(words, place, Fault(operation=operation))
         if kind == "damage":
             return damage(self.draw, place) or "nothing", None
         if kind == "full":
             limit = int(2 ** self.draw.uniform(4, 18))
-            return f"full at {limit}", run(words, place, file_limit=limit)
+            return f"full at {limit}", run(words, place, Fault(file_limit=limit))
         after = self.draw.uniform(0, seconds)
-        return f"{kind} after {after:.3f}", run(words, place, send=(getattr(signal, f"SIG{kind}"), after))
+        return f"{kind} after {after:.3f}", run(words, place, Fault((getattr(signal, f"SIG{kind}"), after)))
 
     def follow_advice(self, words: list[str], place: Path, ended: Ended) -> Ended:
         """What a refusal advises: the store anew, the run from a copy."""
@@ -251,20 +304,22 @@ def names_a_file(said: str, place: Path) -> bool:
     return any(re.match(r"error: ", line) and str(place) in line for line in said.splitlines())
 
 
-def soak(seconds: float, seed: int, tell: Callable[[str], None] = print) -> int:
-    """Loop until the time is up, print the counts, and return the number of failures."""
+def soak(seconds: float, seed: int, operations: bool = False) -> int:
+    """Loop until the time is up, or once through all file operations; print the counts, and return the number of failures."""
     root = Path(tempfile.mkdtemp(prefix="soak-"))
     state = Soak(seed, root)
     state.prepare()
     end, number = time.monotonic() + seconds, 0
-    while time.monotonic() < end:
+    while not operations and time.monotonic() < end:
         number += 1
         state.once(number)
+    for kind in state.expected if operations else ():
+        print(f"{kind}: {state.every_operation(kind)} file operations", flush=True)
     counts = ", ".join(f"{count} {name}" for name, count in state.faults.most_common())
-    tell(f"{state.tries} commands, each after one to three faults ({counts}); seed {seed}")
-    tell(f"{state.refused} refused with the damaged file's name; {len(state.failures)} failures")
+    print(f"{state.tries} commands, each after {f'one to three faults ({counts})' if counts else 'a kill'}; seed {seed}")
+    print(f"{state.refused} refused with the damaged file's name; {len(state.failures)} failures")
     for failure in state.failures:
-        tell(f"\n{failure}")
+        print(f"\n{failure}")
     if not state.failures:
         shutil.rmtree(root)
     return len(state.failures)
@@ -274,5 +329,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Faults in a loop.")
     parser.add_argument("--seconds", type=float, default=1800)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--operations", action="store_true")
     asked = parser.parse_args()
-    raise SystemExit(bool(soak(asked.seconds, asked.seed)))
+    raise SystemExit(bool(soak(asked.seconds, asked.seed, asked.operations)))

@@ -14,10 +14,13 @@ from hypothesis import strategies as st
 
 from glot.data.records import open_table
 from glot.errors import ConfigError
+from glot.nn.graph import GraphRule
+from glot.nn.poolers.glot import GlotPooler
 from glot.nn.segment import segment_max, segment_mean, segment_softmax, segment_sum
 from glot.settings.config import RunConfig
 from glot.settings.flags import parse, to_yaml
 from glot.states.store import StoreKey, open_store
+from glot.states.store.checksums import Part, checksum, damaged_parts
 from glot.states.store.writer import StorePlan, WriteOptions, write_stores
 from glot.study.files import crossed, read_study
 from glot.types import TokenBatch
@@ -81,6 +84,69 @@ def test_segments_are_numpy_loops(lengths, width, seed):
     shares = segment_softmax(values[:, 0], batch)
     expected = [np.exp(part[:, 0] - part[:, 0].max()) for part in parts]
     np.testing.assert_allclose(shares, np.concatenate([part / part.sum() for part in expected]), atol=1e-6)
+
+
+JUMPS = st.sampled_from(["cat", "max", "mean", "lstm"])
+
+
+def glot_pooler(jump: str, graph: str, seed: int) -> GlotPooler:
+    torch.manual_seed(seed)
+    return GlotPooler(6, 4, 2, "gat", jump, GraphRule(graph, tau=0.1)).eval()
+
+
+@given(LENGTHS, JUMPS, st.integers(0, 99), st.randoms())
+@settings(max_examples=40, deadline=None)
+def test_a_sentence_is_pooled_alone_in_any_order_and_by_weights_that_sum_to_one(lengths, jump, seed, draw):
+    pooler = glot_pooler(jump, "threshold", seed)
+    parts = [torch.randn(length, 6) for length in lengths]
+    vectors, weights = pooler.readout(TokenBatch.from_lengths(torch.cat(parts), torch.tensor(lengths)))
+    order = draw.sample(range(len(parts)), len(parts))
+    mixed = [parts[place][torch.tensor(draw.sample(range(lengths[place]), lengths[place]))] for place in order]  # tokens change places too
+    again = pooler(TokenBatch.from_lengths(torch.cat(mixed), torch.tensor([lengths[place] for place in order])))
+    torch.testing.assert_close(again, vectors[order], atol=1e-5, rtol=1e-4)
+    assert all(abs(float(part.sum()) - 1) < 1e-5 for part in weights.detach().split(lengths)) and bool((weights >= 0).all())
+
+
+@given(LENGTHS, JUMPS, st.integers(0, 99))
+@settings(max_examples=30, deadline=None)
+def test_without_edges_every_jump_and_readout_sees_one_token_at_a_time(lengths, jump, seed):
+    pooler = glot_pooler(jump, "none", seed)
+    tokens = torch.randn(sum(lengths), 6)
+    batch = TokenBatch.from_lengths(tokens, torch.tensor(lengths))
+    alone, _ = pooler.readout(TokenBatch.from_lengths(tokens, torch.ones(len(tokens), dtype=torch.long)))
+    vectors, weights = pooler.readout(batch)
+    torch.testing.assert_close(vectors, segment_sum(weights.reshape(-1, 1) * alone, batch), atol=1e-5, rtol=1e-4)
+
+
+@given(LENGTHS, st.integers(1, 9))
+@settings(deadline=None)
+def test_packing_drops_padding_on_either_side_and_nothing_else(lengths, width):
+    parts = [torch.randn(length, width) for length in lengths]
+    longest = max(lengths)
+    for side in ("left", "right"):
+        hidden, mask = torch.full((len(parts), longest, width), torch.nan), torch.zeros(len(parts), longest)
+        for row, part in enumerate(parts):
+            where = slice(longest - len(part), None) if side == "left" else slice(len(part))
+            hidden[row, where], mask[row, where] = part, 1
+        batch = TokenBatch.from_padded(hidden, mask)
+        assert torch.equal(batch.tokens, torch.cat(parts)) and batch.lengths.tolist() == lengths
+
+
+@given(st.lists(st.binary(min_size=1, max_size=20), min_size=1, max_size=6), st.data())
+@settings(max_examples=60, deadline=None)
+def test_a_changed_or_missing_byte_is_found_in_its_part_alone(parts, data):
+    ends = np.cumsum([len(part) for part in parts]).tolist()
+    listing = [Part(end - len(part), end, checksum(part)) for part, end in zip(parts, ends, strict=True)]
+    with tempfile.TemporaryDirectory() as folder:
+        path, whole = Path(folder) / "f", bytearray(b"".join(parts))
+        path.write_bytes(whole)
+        assert damaged_parts(path, listing) == []
+        place = data.draw(st.integers(0, len(whole) - 1))
+        whole[place] ^= 1 << data.draw(st.integers(0, 7))
+        path.write_bytes(whole)
+        assert damaged_parts(path, listing) == [next(number for number, end in enumerate(ends) if place < end)]
+        path.write_bytes(whole[:place])
+        assert damaged_parts(path, listing) == [number for number, end in enumerate(ends) if place < end]
 
 
 @given(LENGTHS, st.sampled_from(["float32", "float16", "bfloat16"]), st.integers(1, 5), st.randoms())

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from glot.errors import ConfigError, GlotError, StoreError, nearest
 from glot.locate import read_facts
 from glot.states.store.checksums import READ_AT_ONCE, checksum, new_checksum
-from glot.states.store.layout import MANIFEST, PLAN, TOKENS
+from glot.states.store.layout import MANIFEST, PLAN, TOKENS, Manifest
 from glot.states.store.reader import StoredTokens, open_store_folder
 from glot.states.store.writer import is_locked
 from glot.training.folders import RESULT
@@ -45,15 +45,19 @@ def list_stores(root: Path, runs: Path) -> list[StoreRow]:
     """All stores under a folder, complete or not."""
     users, rows = users_of(runs), []
     for folder in find_stores(root, []):
-        facts, path = read_facts(folder / MANIFEST), folder / TOKENS
+        path, manifest, state = folder / TOKENS, None, "(not complete)"
+        try:
+            manifest = Manifest.read(folder)
+        except (ValueError, TypeError):
+            state = "(damaged)"
         size = path.stat().st_size if path.is_file() else 0
         date = time.strftime("%Y-%m-%d %H:%M", time.localtime(folder.stat().st_mtime))
-        key = facts.get("key", {})
-        own = users.get(folder.name, [])
-        model = Path(own[0][0]).name if own else str(key.get("backbone"))[:24]
-        about = (model, str(key["layer"]), f"{facts['num_sentences']:,}", f"{facts['num_tokens']:,}") if key else ()
+        own, about = users.get(folder.name, []), (state, "", "", "")
+        if manifest is not None:
+            model = Path(own[0][0]).name if own else str(manifest.key.get("backbone"))[:24]
+            about = (model, str(manifest.key["layer"]), f"{manifest.num_sentences:,}", f"{manifest.num_tokens:,}")
         used = ", ".join(name for _, name in own[:3]) + ", ..." * (len(own) > 3)
-        rows.append(StoreRow(folder.name, *(about or ("(not complete)", "", "", "")), f"{size / 2**20:,.1f}", date, used))
+        rows.append(StoreRow(folder.name, *about, f"{size / 2**20:,.1f}", date, used))
     return rows
 
 

@@ -104,10 +104,20 @@ class Manifest:
         if not path.is_file():
             return None
         body = json.loads(path.read_text())
+        if not isinstance(body, dict):
+            raise ValueError("it holds no fields")
         known = body.pop("checksum", None)  # stores of older versions have none
         if known is not None and known != _checksum_of(body):
             raise ValueError("its checksum differs")
-        return cls(**body)
+        made = cls(**body)
+        counts = (made.num_sentences, made.num_tokens, made.hidden_size, made.size_bytes, made.chunks)
+        if (
+            not isinstance(made.key, dict)
+            or {"layer", "store_dtype"} - made.key.keys()
+            or not all(isinstance(count, int) for count in counts)
+        ):
+            raise ValueError("a field is missing or of another kind")
+        return made
 
 
 def _checksum_of(body: dict[str, object]) -> str:
