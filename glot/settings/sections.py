@@ -188,7 +188,9 @@ class TrainConfig:
 
     epochs: int = flag(2, TRAINING, "passes over the training rows", bounds=(1, MANY), acts="trains")
     batch_size: int = flag(32, TRAINING, "sentences (or pairs) a step", bounds=(1, MANY), acts="trains")
-    eval_batch_size: int = flag(64, TRAINING, "sentences (or pairs) in an evaluation batch", bounds=(1, MANY), acts="scored")
+    eval_batch_size: int = flag(
+        64, TRAINING, "sentences (or pairs) in an evaluation batch; another size rounds predictions differently", bounds=(1, MANY), acts="scored"
+    )
     lr: float = flag(0.0002, TRAINING, "learning rate of Adam", bounds=(0, 1000.0), acts="trains")
     weight_decay: float = flag(0.0, TRAINING, "of Adam", bounds=(0, 1000.0), acts="trains", rare=True)
     seed: int = flag(42, TRAINING, "initialisation and batch order (and --data_seed, where that is unset)", bounds=(0, LARGEST_SEED))

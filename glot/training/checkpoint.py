@@ -8,6 +8,7 @@ runs/<run_name>/
     confusion.csv       with classes: how many rows of each were taken for each
     classes.csv         with classes: precision, recall, F1 and rows of each
     backbone/           with --finetune_backbone=1: a model folder
+    training-*.pt       while the run is not finished: see `glot.training.resume`
     result.json         written last
 """
 
