@@ -44,7 +44,9 @@ from glot.training.checkpoint import (
     write_json,
     write_result,
 )
+from glot.training.finish import finish_head
 from glot.training.folders import RESULT, create_run_folder, open_run_folder, write_somewhere
+from glot.training.optimizer import fit_options, make_optimizer, moved_tensors
 from glot.training.record import ModelRecord, StackRecord
 from glot.training.released import check_released_file, released_name, save_released_file
 from glot.training.result import Result, make_mteb_result, summarise
@@ -53,14 +55,11 @@ from glot.training.run import (
     find_finished,
     find_finished_stack,
     fingerprint_of,
-    fit_options,
     folder_of,
     keep_epochs,
     load_inputs,
     make_loaders,
-    make_optimizer,
     make_state,
-    moved_tensors,
     open_run,
     own_device,
     read_labelled,
@@ -87,20 +86,21 @@ def run_task(config: RunConfig, further: Callable[[Result], None] | None = None)
     config, task = inputs.config, inputs.task
     run = open_run(config, inputs)
     batches = make_loaders(inputs)
-    optimizer = make_optimizer(config, run.model, inputs.tokens)
-    loss, options = training_loss(task, config.to_dict()), fit_options(config, task, optimizer)
-    moved, train = moved_tensors(run.model, optimizer), batches.train
+    optimizer, train = make_optimizer(config, run.model, inputs.tokens), batches.train
+    loss, options = training_loss(task, config.to_dict()), fit_options(config, task, optimizer, len(train))
+    moved = moved_tensors(run.model, optimizer)
     keeper = keep_epochs(run, task, moved)
     record = ModelRecord(keeper, partial(batches.watch, run.model))
     state = make_state([run], inputs, moved, optimizer, options, record, train)
     with trained(run):
         fit(inputs.team.wrap(run.model), train, loss, optimizer, record, options, state)
+    found = finish_head(config, run.model, batches, inputs.clock)
 
     def finish(folder: Path) -> Result:
         """Predictions, scores and weights into a folder; a full disk brings another one."""
         with inputs.clock.phase("evaluate"):
             scores = batches.report(run.model, folder / PREDICTIONS)
-        return close_run(replace(run, folder=folder), inputs, keeper.result, scores, task_facts(config, inputs.tokens), further)
+        return close_run(replace(run, folder=folder), inputs, keeper.result, scores, task_facts(config, inputs.tokens) | found, further)
 
     result = write_somewhere(run.folder, finish, config.output.verbose and inputs.team.is_first)
     state.remove()
@@ -121,19 +121,24 @@ def run_stack(configs: list[RunConfig]) -> list[Result]:
     batches = make_loaders(inputs)
     assert isinstance(batches, Loaders)
     optimizer = make_optimizer(config, stack, inputs.tokens)
-    loss, options = torch.vmap(training_loss(task, config.to_dict()), (0, None)), fit_options(config, task, optimizer)
+    loss, train = torch.vmap(training_loss(task, config.to_dict()), (0, None)), batches.train
+    options = fit_options(config, task, optimizer, len(train))
     moved = moved_tensors(stack, optimizer)
     keepers = [keep_epochs(run, task, [tensor[place] for tensor in moved]) for place, run in enumerate(runs)]
-    record, train = StackRecord(keepers, partial(batches.watch_stack, stack)), batches.train
+    record = StackRecord(keepers, partial(batches.watch_stack, stack))
     state = make_state(runs, inputs, moved, optimizer, options, record, train)
     with trained(*runs), stack.unstacked([run.model for run in runs]):
         fit(stack, train, loss, optimizer, record, options, state)
+    found = [finish_head(run.config, run.model, batches, inputs.clock) for run in runs]
     with inputs.clock.phase("evaluate"):
-        scores = batches.report_stack(stack, [run.folder / PREDICTIONS for run in runs])
+        if any(found):  # heads of another kind than the stack's
+            scores = [batches.report(run.model, run.folder / PREDICTIONS) for run in runs]
+        else:
+            scores = batches.report_stack(stack, [run.folder / PREDICTIONS for run in runs])
     inputs.notes.append(f"trained side by side with {len(runs) - 1} other seeds: seconds are those of all {len(runs)}")
     facts = task_facts(config, inputs.tokens)
-    parts = list(zip(runs, keepers, scores, strict=True))
-    results = [close_run(run, inputs, keeper.result, found, facts) for run, keeper, found in reversed(parts)]  # last where the state is
+    parts = reversed(list(zip(runs, keepers, scores, found, strict=True)))  # the first one last: the state is in its folder
+    results = [close_run(run, inputs, keeper.result, score, facts | own) for run, keeper, score, own in parts]
     state.remove()
     return results[::-1]
 

@@ -135,8 +135,8 @@ def test_similarity_pairs_both_mnli_splits_and_imdb(capsys, tiny_flags):
     assert set(run(capsys, [*tiny_flags, "--task=mnli"])["best"]["metrics"]) == {"accuracy", "accuracy_mm"}
     one = run(capsys, [*tiny_flags, "--task=mnli", "--eval_split=validation_mismatched"])
     assert set(one["best"]["metrics"]) == {"accuracy"} and "validation_mismatched" in one["select_by"]
-    assert set(run(capsys, [*tiny_flags, "--task=mrpc"])["best"]["metrics"]) == {"f1", "accuracy"}
-    assert set(run(capsys, [*tiny_flags, "--task=imdb"])["best"]["metrics"]) == {"accuracy", "mcc"}
+    assert set(run(capsys, [*tiny_flags, "--task=mrpc"])["best"]["metrics"]) == {"f1", "accuracy", "auroc", "average_precision"}
+    assert set(run(capsys, [*tiny_flags, "--task=imdb"])["best"]["metrics"]) == {"accuracy", "mcc", "auroc", "average_precision"}
 
 
 def test_selections(capsys, tiny_flags):

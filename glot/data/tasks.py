@@ -14,7 +14,7 @@ from glot.data import PairFile, PairOptions, StressOptions, draw_rows, generate_
 from glot.data.custom import CUSTOM, EVALUATION, CustomSpec, load_custom
 from glot.data.labels import CLASS, LABEL_SCALES, NONE, SCORE, LabelFacts
 from glot.errors import ConfigError, DataError
-from glot.nn.heads import CosineHead, InBatchHead, PairHead, SingleHead
+from glot.nn.heads import InBatchHead, PairHead, SingleHead, similarity_head
 from glot.nn.losses import cosine_mse, cross_entropy, symmetric_info_nce
 from glot.prompts import NO_PROMPTS, UsedPrompts
 from glot.settings.data_sections import DataConfig, StressConfig
@@ -32,7 +32,7 @@ class TaskSpec(NamedTuple):
         select_by: the metrics whose mean picks the best epoch (the release's habit).
         eval_splits: split -> suffix of its metric names.
         subset_rows: rows that `--num_train_samples=subset` takes; None = all.
-        head_flags, loss_flags: flags that the head's constructor and the loss take besides, under their names.
+        loss_flags: flags that the loss takes besides, under their names.
         patience: steps without a lower loss after which the learning rate falls to a tenth; None = it stays.
     """
 
@@ -43,7 +43,6 @@ class TaskSpec(NamedTuple):
     select_by: tuple[str, ...]
     eval_splits: dict[str, str]
     subset_rows: int | None = None
-    head_flags: tuple[str, ...] = ()
     loss_flags: tuple[str, ...] = ()
     patience: int | None = None
 
@@ -51,6 +50,24 @@ class TaskSpec(NamedTuple):
     def num_labels(self) -> int:
         """C; 1 for scores, 0 without labels."""
         return len(self.labels.names) or (1 if self.labels.kind == SCORE else 0)
+
+    @property
+    def num_texts(self) -> int:
+        """Texts of a row: 1 or 2."""
+        return 1 if self.head is SingleHead else 2
+
+    @property
+    def head_flags(self) -> tuple[str, ...]:
+        """Flags that the head's constructor takes besides, under their names."""
+        return HEAD_FLAGS[self.head]
+
+
+HEAD_FLAGS: dict[Callable[..., nn.Module], tuple[str, ...]] = {
+    SingleHead: ("dropout",),
+    PairHead: ("pair_features", "dropout"),
+    similarity_head: ("pair_features", "dropout"),
+    InBatchHead: ("contrastive_normalize",),
+}
 
 
 def _classes(*names: str) -> LabelFacts:
@@ -63,20 +80,24 @@ MATCHED = {"validation_matched": "", "validation_mismatched": "_mm"}
 SUBSET = 20_000
 STRESS_ROWS = 500
 """Generated evaluation rows where `--num_eval_samples` says nothing."""
-CLASS_METRICS, TWO_CLASS_METRICS, SCORE_METRICS = ("accuracy", "macro_f1"), ("f1", "mcc", "auroc"), ("spearman", "pearson")
+RANKED = ("auroc", "average_precision")
+"""Metrics of two classes that do not depend on a threshold."""
+CLASS_METRICS, TWO_CLASS_METRICS, SCORE_METRICS = ("accuracy", "macro_f1"), ("f1", "mcc", *RANKED), ("spearman", "pearson")
+MCC_FIRST, F1_FIRST = ("mcc", "accuracy", *RANKED), ("f1", "accuracy", *RANKED)
+WITH_MCC, WITH_F1 = ("accuracy", "mcc", *RANKED), ("accuracy", "f1", *RANKED)
 
 TASKS: dict[str, TaskSpec] = {
-    "cola": TaskSpec(SingleHead, _classes("unacceptable", "acceptable"), cross_entropy, ("mcc", "accuracy"), ACCURACY, VALIDATION),
-    "sst2": TaskSpec(SingleHead, _classes("negative", "positive"), cross_entropy, ("accuracy", "mcc"), ACCURACY, VALIDATION),
-    "stsb": TaskSpec(CosineHead, LabelFacts(SCORE, (), 0, 5), cosine_mse, ("spearman", "pearson"), ("spearman", "pearson"), VALIDATION),
-    "mrpc": TaskSpec(PairHead, _classes("not_equivalent", "equivalent"), cross_entropy, ("f1", "accuracy"), ACCURACY, VALIDATION),
-    "qqp": TaskSpec(PairHead, _classes("not_duplicate", "duplicate"), cross_entropy, ("f1", "accuracy"), ACCURACY, VALIDATION, SUBSET),
+    "cola": TaskSpec(SingleHead, _classes("unacceptable", "acceptable"), cross_entropy, MCC_FIRST, ACCURACY, VALIDATION),
+    "sst2": TaskSpec(SingleHead, _classes("negative", "positive"), cross_entropy, WITH_MCC, ACCURACY, VALIDATION),
+    "stsb": TaskSpec(similarity_head, LabelFacts(SCORE, (), 0, 5), cosine_mse, SCORE_METRICS, SCORE_METRICS, VALIDATION),
+    "mrpc": TaskSpec(PairHead, _classes("not_equivalent", "equivalent"), cross_entropy, F1_FIRST, ACCURACY, VALIDATION),
+    "qqp": TaskSpec(PairHead, _classes("not_duplicate", "duplicate"), cross_entropy, F1_FIRST, ACCURACY, VALIDATION, SUBSET),
     "mnli": TaskSpec(PairHead, _classes("entailment", "neutral", "contradiction"), cross_entropy, ACCURACY, ACCURACY, MATCHED, SUBSET),
-    "qnli": TaskSpec(PairHead, _classes("entailment", "not_entailment"), cross_entropy, ("accuracy", "f1"), ACCURACY, VALIDATION, SUBSET),
-    "rte": TaskSpec(PairHead, _classes("entailment", "not_entailment"), cross_entropy, ("accuracy", "f1"), ACCURACY, VALIDATION),
-    "wnli": TaskSpec(PairHead, _classes("not_entailment", "entailment"), cross_entropy, ("accuracy", "f1"), ACCURACY, VALIDATION),
-    "imdb": TaskSpec(SingleHead, _classes("neg", "pos"), cross_entropy, ("accuracy", "mcc"), ACCURACY, {"test": ""}),
-    "stress": TaskSpec(SingleHead, _classes("modified", "unmodified"), cross_entropy, ACCURACY, ACCURACY, VALIDATION, 2_000),
+    "qnli": TaskSpec(PairHead, _classes("entailment", "not_entailment"), cross_entropy, WITH_F1, ACCURACY, VALIDATION, SUBSET),
+    "rte": TaskSpec(PairHead, _classes("entailment", "not_entailment"), cross_entropy, WITH_F1, ACCURACY, VALIDATION),
+    "wnli": TaskSpec(PairHead, _classes("not_entailment", "entailment"), cross_entropy, WITH_F1, ACCURACY, VALIDATION),
+    "imdb": TaskSpec(SingleHead, _classes("neg", "pos"), cross_entropy, WITH_MCC, ACCURACY, {"test": ""}),
+    "stress": TaskSpec(SingleHead, _classes("modified", "unmodified"), cross_entropy, ("accuracy", *RANKED), ACCURACY, VALIDATION, 2_000),
     "embedding": TaskSpec(
         InBatchHead,
         LabelFacts(NONE),
@@ -85,7 +106,6 @@ TASKS: dict[str, TaskSpec] = {
         ("mrr_at_10",),
         {"heldout": ""},
         SUBSET,
-        head_flags=("contrastive_normalize",),
         loss_flags=("temperature",),
         patience=50,
     ),
@@ -96,7 +116,7 @@ TASKS: dict[str, TaskSpec] = {
 FORMS: dict[tuple[str, int], tuple[Callable[..., nn.Module], Callable[..., Tensor]]] = {
     (CLASS, 1): (SingleHead, cross_entropy),
     (CLASS, 2): (PairHead, cross_entropy),
-    (SCORE, 2): (CosineHead, cosine_mse),
+    (SCORE, 2): (similarity_head, cosine_mse),
 }
 """Kind of the labels, number of texts -> head and loss of a custom task."""
 

@@ -31,7 +31,8 @@ def check(config: "RunConfig") -> list[str]:
         problems.append(f"--tau={config.graph.tau}: must be at least -1 and below 1 (an edge needs cosine > tau)")
     if not 0 < config.data.heldout_fraction < 1:
         problems.append(f"--heldout_fraction={config.data.heldout_fraction}: must be above 0 and below 1")
-    for one in (_check_rows, _check_files, _check_folders, _check_pooler, _check_backbone, _check_stress, _check_seeds, _check_processes):
+    rows, parts = (_check_rows, _check_files, _check_folders), (_check_pooler, _check_backbone, _check_head)
+    for one in (*rows, *parts, _check_stress, _check_seeds, _check_processes):
         problems += one(config)
     return problems
 
@@ -159,6 +160,17 @@ def _check_model_name(name: str, revision: str | None) -> list[str]:
     return []
 
 
+def _check_head(config: "RunConfig") -> list[str]:
+    head, train, problems = config.head, config.train, []
+    if head.head != "trained" and config.data.task == "embedding":
+        problems.append(f"--head={head.head}: needs labels, and --task=embedding has none; use trained")
+    if head.threshold == "heldout" and config.data.selection != "heldout":
+        problems.append("--threshold=heldout: needs rows that are held out; add --selection=heldout")
+    if train.early_stop and config.data.selection == "last":
+        problems.append(f"--early_stop={train.early_stop}: needs a score to stop at; use --selection=heldout")
+    return problems
+
+
 def _check_seeds(config: "RunConfig") -> list[str]:
     if config.train.seeds is None:
         return []
@@ -188,6 +200,8 @@ def stack_problems(config: "RunConfig") -> list[str]:
         "--pooling_method=mlp: has batch norm": pooler.pooling_method == "mlp",
         f"--pooling_method={pooler.pooling_method}: is your own code": pooler.pooling_method not in POOLERS,
         f"--gnn_type={pooler.gnn_type}: only gat": is_glot and pooler.gnn_type != "gat",
+        "--grad_clip: it is taken of one model's weights": config.train.grad_clip > 0,
+        "--dropout: each run drops others": config.head.dropout > 0,
         "--jk_mode=lstm: only cat, max and mean": is_glot and pooler.jk_mode == "lstm",
         f"--max_length above {LONGEST_STACKED} or --adaptive_length=1: too long for glot's layers": is_glot and longest > LONGEST_STACKED,
         "torchrun: several processes share single runs": processes().count > 1,

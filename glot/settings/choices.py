@@ -6,6 +6,7 @@
 from importlib import metadata
 
 TASKS = ("cola", "sst2", "stsb", "mrpc", "qqp", "mnli", "qnli", "rte", "wnli", "imdb", "stress", "embedding", "custom")
+PAIR_TASKS = ("stsb", "mrpc", "qqp", "mnli", "qnli", "rte", "wnli")
 EVALUATIONS = ("mteb",)
 """Values of `--task` that train nothing."""
 MTEB_CACHE = "mteb-results"
@@ -16,9 +17,14 @@ POOLERS = ("cls", "adapool", "max", "mean", "mlp", "glot", "weightedmean", "pma"
 GNN_TYPES = ("gat", "gcn", "gin", "gine")
 JK_MODES = ("cat", "lstm", "max", "mean")
 GRAPHS = ("threshold", "none", "complete", "random", "knn", "window")
+OPTIMIZERS = ("adam", "adamw")
+LR_SCHEDULES = ("constant", "linear", "cosine")
+HEADS = ("trained", "probe", "svm")
+PAIR_FEATURES = ("concat", "full")
+THRESHOLDS = ("argmax", "heldout")
 LABEL_SCALES = ("0_1", "-1_1", "raw")
 LABEL_KINDS = ("auto", "class", "score")
-METRICS = ("accuracy", "macro_f1", "f1", "mcc", "auroc", "spearman", "pearson")
+METRICS = ("accuracy", "macro_f1", "f1", "mcc", "auroc", "average_precision", "spearman", "pearson")
 DTYPES = ("float32", "float16", "bfloat16")
 BACKBONE_DTYPES = (*DTYPES, "autocast")
 SELECTIONS = ("best", "last", "heldout")

@@ -22,8 +22,8 @@ from glot.settings.sections import (
     OutputConfig,
     PoolerConfig,
     StoreConfig,
-    TrainConfig,
 )
+from glot.settings.training_sections import HeadConfig, TrainConfig
 
 FORMER_DEFAULTS = {"train_file": DEFAULT_PAIRS, "num_eval_samples": 500}
 """Flags that had another default than None: older runs are found under it."""
@@ -41,6 +41,7 @@ class RunConfig:
     files: FilesConfig = field(default_factory=FilesConfig)
     store: StoreConfig = field(default_factory=StoreConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    head: HeadConfig = field(default_factory=HeadConfig)
     output: OutputConfig = field(default_factory=OutputConfig)
     contrastive: ContrastiveConfig = field(default_factory=ContrastiveConfig)
     mteb: MtebConfig = field(default_factory=MtebConfig)

@@ -102,8 +102,8 @@ class FilesConfig:
     metrics: str | None = flag(
         None,
         DATA,
-        "comma list; the first is reported and picks the epoch; unset = accuracy, macro_f1 (two classes: f1, mcc, auroc too), "
-        "or spearman, pearson",
+        "comma list; the first is reported and picks the epoch; unset = accuracy, macro_f1 (two classes: also f1, mcc, auroc, "
+        "average_precision) or spearman, pearson",
         acts="custom",
         ours=True,
         later=True,

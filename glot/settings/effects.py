@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from glot.errors import ConfigError
-from glot.settings.choices import EVALUATIONS, POOLERS
+from glot.settings.choices import EVALUATIONS, FIXED_POOLERS, PAIR_TASKS, POOLERS
 from glot.settings.config import RunConfig
 from glot.settings.index import flag_facts
 
@@ -66,6 +66,16 @@ CONDITIONS: dict[str, tuple[str, Callable[[RunConfig], bool]]] = {
     "released": ("--task=embedding without --seeds", lambda c: c.data.task == "embedding" and c.train.seeds is None),
     "mteb": ("--task=mteb", lambda c: c.data.task == "mteb"),
     "trains": ("a task that trains", lambda c: _trains(c)),
+    "gradient": ("a task that trains, with --head=trained or a pooler that has weights", lambda c: _trains(c) and has_gradient(c)),
+    "labelled": ("a task that trains on labelled rows", lambda c: _trains(c) and c.data.task != "embedding"),
+    "labelled_gradient": (
+        "a task that trains on labelled rows, with --head=trained or a pooler that has weights",
+        lambda c: _trains(c) and c.data.task != "embedding" and has_gradient(c),
+    ),
+    "pairs": (
+        "a task of pairs: stsb, mrpc, qqp, mnli, qnli, rte, wnli, or custom with two --text_columns",
+        lambda c: c.data.task in PAIR_TASKS or (c.data.task == "custom" and "," in c.files.text_columns),
+    ),
     "seeds": ("--seeds", lambda c: _trains(c) and c.train.seeds is not None),
     "scored": ("a task that scores labelled rows, or mteb", lambda c: c.data.task != "embedding"),
 }
@@ -74,6 +84,11 @@ CONDITIONS: dict[str, tuple[str, Callable[[RunConfig], bool]]] = {
 
 def _trains(config: RunConfig) -> bool:
     return config.data.task not in EVALUATIONS
+
+
+def has_gradient(config: RunConfig) -> bool:
+    """Whether a run takes gradient steps: a probe on a pooler without weights does not."""
+    return config.head.head == "trained" or config.pooler.pooling_method not in FIXED_POOLERS or config.backbone.finetune_backbone
 
 
 def _holds_out(config: RunConfig) -> bool:

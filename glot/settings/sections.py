@@ -19,7 +19,7 @@ from glot.settings.choices import (
 )
 from glot.settings.data_sections import DataConfig, FilesConfig, StressConfig
 from glot.settings.facts import BACKBONE, DATA, MANY, ORIGIN, OUTPUT, POOLER, STORE, TRAINING, VAST, WEIGHTS, flag
-from glot.settings.seeds import LARGEST_SEED
+from glot.settings.training_sections import HeadConfig, TrainConfig
 
 DEFAULT_PAIRS = "./data/msmarco-triplets.jsonl"
 """`--train_file` of `--task=embedding` where it is unset."""
@@ -183,52 +183,6 @@ class StoreConfig:
 
 
 @dataclass(frozen=True)
-class TrainConfig:
-    """The training loop."""
-
-    epochs: int = flag(2, TRAINING, "passes over the training rows", bounds=(1, MANY), acts="trains")
-    batch_size: int = flag(32, TRAINING, "sentences (or pairs) a step", bounds=(1, MANY), acts="trains")
-    eval_batch_size: int = flag(
-        64, TRAINING, "sentences (or pairs) in an evaluation batch; another size rounds predictions differently", bounds=(1, MANY), acts="scored"
-    )
-    lr: float = flag(0.0002, TRAINING, "learning rate of Adam", bounds=(0, 1000.0), acts="trains")
-    weight_decay: float = flag(0.0, TRAINING, "of Adam", bounds=(0, 1000.0), acts="trains", rare=True)
-    seed: int = flag(42, TRAINING, "initialisation and batch order (and --data_seed, where that is unset)", bounds=(0, LARGEST_SEED))
-    seeds: str | None = flag(
-        None,
-        TRAINING,
-        "several runs on one store: 0,1,2 or 0..9 (in place of --seed; --data_seed stays one for all)",
-        acts="trains",
-        ours=True,
-        identity=False,
-    )
-    order_seed: int | None = flag(
-        None, TRAINING, "seed of the batch order; unset = --seed", bounds=(0, LARGEST_SEED), acts="trains", ours=True, rare=True
-    )
-    stack_seeds: bool = flag(
-        False,
-        TRAINING,
-        "1 = the runs of --seeds train side by side in one pass, on one batch order",
-        acts="seeds",
-        ours=True,
-        identity=False,
-    )
-    save_every: int = flag(
-        500,
-        TRAINING,
-        "steps between two saves of the training's state within an epoch (a save at the end of each is made anyway); 0 = none",
-        bounds=(0, VAST),
-        acts="long",
-        ours=True,
-        identity=False,
-        rare=True,
-    )
-    num_workers: int = flag(
-        0, TRAINING, "processes that read the store ahead; 0 = none", bounds=(0, 256), acts="live", ours=True, identity=False, rare=True
-    )
-
-
-@dataclass(frozen=True)
 class OutputConfig:
     """Where results go, and how much is said."""
 
@@ -323,6 +277,7 @@ SECTIONS: dict[str, type] = {
     "files": FilesConfig,
     "store": StoreConfig,
     "train": TrainConfig,
+    "head": HeadConfig,
     "output": OutputConfig,
     "contrastive": ContrastiveConfig,
     "mteb": MtebConfig,

@@ -29,10 +29,12 @@ from glot.data.custom import CUSTOM, split_names
 from glot.data.labels import LabelFacts
 from glot.data.tasks import TASKS, TaskSpec, custom_task
 from glot.errors import CheckpointError, disk_door, library_door, reason
+from glot.nn.heads import FittedHead
 from glot.nn.model import SentenceModel
 from glot.nn.own import OwnCode
 from glot.nn.poolers import build_pooler
 from glot.settings.config import RunConfig, read_config
+from glot.settings.effects import has_gradient
 from glot.states.backbone import BackboneSource, find_backbone, identity_of
 from glot.training.folders import RESULT, current_umask
 from glot.training.metrics import class_table, confusion
@@ -118,12 +120,29 @@ def task_of(config: RunConfig, resolved: dict[str, Any]) -> TaskSpec:
     return custom_task(LabelFacts.from_dict(resolved["labels"]), len(split_names(config.files.text_columns)), ())
 
 
-def build_model(config: RunConfig, task: TaskSpec, hidden_size: int, sources: dict[str, str] | None = None) -> SentenceModel:
-    """The model of a configuration, freshly initialised from torch's global generator; `sources` as in `build_pooler`."""
+def build_model(
+    config: RunConfig, task: TaskSpec, hidden_size: int, sources: dict[str, str] | None = None, finished: bool = False
+) -> SentenceModel:
+    """The model of a configuration, freshly initialised from torch's global generator.
+
+    Args:
+        config: of the run.
+        task: of the run.
+        hidden_size: d.
+        sources: as in `build_pooler`.
+        finished: with the head that the run ends with, which a solver fits with `--head=probe` or `svm`; else with the one that is trained.
+    """
     pooler = build_pooler(config.pooler, config.graph, hidden_size, config.data_seed, sources)
+    if config.head.head != "trained" and (finished or not has_gradient(config)):
+        return SentenceModel(pooler, fitted_head(config, task, pooler.out_dim))
     flags = config.to_dict()
     head = task.head(pooler.out_dim, task.num_labels, **{name: flags[name] for name in task.head_flags})
     return SentenceModel(pooler, head)
+
+
+def fitted_head(config: RunConfig, task: TaskSpec, width: int) -> FittedHead:
+    """The head that a solver fits, still empty."""
+    return FittedHead(width, task.num_texts, task.num_labels, config.head.pair_features)
 
 
 def own_sources(where: Path, resolved: dict[str, Any], trust: bool) -> dict[str, str] | None:
@@ -156,7 +175,7 @@ def load_run(folder: Path, trust_pooler: bool = False) -> tuple[SentenceModel, R
         raise CheckpointError(f"{folder}: no {WEIGHTS}; give the folder of a finished run that trained a pooler")
     config, resolved = RunConfig.from_dict(saved["flags"]), saved["resolved"]
     sources = own_sources(folder, resolved, trust_pooler)
-    model = build_model(config, task_of(config, resolved), resolved["hidden_size"], sources)
+    model = build_model(config, task_of(config, resolved), resolved["hidden_size"], sources, finished=True)
     try:
         weights = load_file(folder / WEIGHTS)
         check_weights(folder / WEIGHTS, weights, model.state_dict())

@@ -38,11 +38,19 @@ def _auroc(labels: np.ndarray, outputs: np.ndarray) -> float:
     return float(sklearn_metrics.roc_auc_score(labels, outputs[:, 1] - outputs[:, 0]))
 
 
+def _average_precision(labels: np.ndarray, outputs: np.ndarray) -> float:
+    """Area under the precision-recall curve of the second of two classes; NaN where no row is of that class."""
+    if not (labels == 1).any():
+        return math.nan
+    return float(sklearn_metrics.average_precision_score(labels, outputs[:, 1] - outputs[:, 0]))
+
+
 METRICS: dict[str, Metric] = {
     "accuracy": lambda labels, outputs: float(sklearn_metrics.accuracy_score(labels, predicted_class(outputs))),
     "f1": lambda labels, outputs: float(sklearn_metrics.f1_score(labels, predicted_class(outputs), zero_division=0)),
     "macro_f1": lambda labels, outputs: float(sklearn_metrics.f1_score(labels, predicted_class(outputs), average="macro", zero_division=0)),
-    "auroc": lambda labels, outputs: _auroc(labels, outputs),
+    "auroc": _auroc,
+    "average_precision": _average_precision,
     "mcc": lambda labels, outputs: float(sklearn_metrics.matthews_corrcoef(labels, predicted_class(outputs))),
     "pearson": _correlation(stats.pearsonr),
     "spearman": _correlation(stats.spearmanr),
@@ -52,14 +60,15 @@ METRICS: dict[str, Metric] = {
 def floors(labels: np.ndarray, is_class: bool) -> dict[str, float]:
     """What an answer that does not look at the text scores on these labels (S,), by metric.
 
-    Classes: the most frequent one; F1 of answering 1 to everything. Scores: the mean, whose correlation counts as 0.
+    Classes: the most frequent one; F1 of answering 1 to everything; ranks by a constant score. Scores: a constant, whose correlation is 0.
     """
     if not is_class:
         return {"spearman": 0.0, "pearson": 0.0}
     _, counts = np.unique(labels, return_counts=True)
     majority, positive = float(counts.max() / counts.sum()), float((labels == 1).mean())
     macro = 2 * majority / (1 + majority) / len(counts)
-    return {"accuracy": majority, "macro_f1": macro, "f1": 2 * positive / (1 + positive), "mcc": 0.0, "auroc": 0.5}
+    chosen = {"accuracy": majority, "macro_f1": macro, "f1": 2 * positive / (1 + positive), "mcc": 0.0}
+    return chosen | {"auroc": 0.5, "average_precision": positive}
 
 
 def chance_ranks(count: int) -> dict[str, float]:

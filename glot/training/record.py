@@ -25,6 +25,7 @@ class EpochKeeper:
         tracker: gets `loss/step` every few steps and `metrics/*` every epoch.
         epochs: how many there will be, for the line per epoch.
         verbose: whether there is such a line.
+        patience: epochs without a better one after which further ones do not count; 0 = all count.
     """
 
     tensors: list[Tensor]
@@ -32,6 +33,7 @@ class EpochKeeper:
     tracker: Tracker
     epochs: int
     verbose: bool = True
+    patience: int = 0
     history: list[EpochResult] = field(default_factory=list)
     _lines: int = 0
     _step: int = 0
@@ -40,9 +42,16 @@ class EpochKeeper:
 
     @property
     def result(self) -> FitResult:
-        """All epochs, the selected one and the last."""
-        assert self._best is not None
+        """All epochs, the selected one and the last; where nothing was trained, epoch 0."""
+        if self._best is None:
+            nothing = EpochResult(0, math.nan, {}, {"train": 0.0, "evaluate": 0.0})
+            return FitResult([], nothing, nothing)
         return FitResult(self.history, self._best, self.history[-1])
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the best epoch is `patience` epochs back."""
+        return bool(self.patience and self._best is not None and len(self.history) - self._best.epoch >= self.patience)
 
     def log_step(self, step: int, loss: Tensor) -> None:
         """The loss of a step."""
@@ -74,7 +83,9 @@ class EpochKeeper:
         self.tracker.log(values, step)
 
     def add(self, epoch: EpochResult, step: int) -> None:
-        """Log an epoch, and keep the weights where it is the best so far."""
+        """Log an epoch, and keep the weights where it is the best so far. In a stack, others may still train when this model is done."""
+        if self.is_over:
+            return
         metrics = {f"metrics/{LOGGED.get(name, name)}": value for name, value in epoch.metrics.items()}
         self._log({"loss/epoch": epoch.train_loss} | metrics, step)
         say(_epoch_line(epoch, self.epochs), self.verbose)
@@ -132,6 +143,10 @@ class ModelRecord:
         """See `train.Record`."""
         return self.keeper.restore()
 
+    def is_over(self) -> bool:
+        """See `train.Record`."""
+        return self.keeper.is_over
+
 
 @dataclass
 class StackRecord:
@@ -170,6 +185,10 @@ class StackRecord:
         """See `train.Record`; the number is the first model's."""
         epochs = [keeper.restore() for keeper in self.keepers]
         return epochs[0]
+
+    def is_over(self) -> bool:
+        """See `train.Record`; for the last of the models."""
+        return all(keeper.is_over for keeper in self.keepers)
 
 
 def _epoch_line(result: EpochResult, epochs: int) -> str:

@@ -63,7 +63,7 @@ def make_result(config: RunConfig, task: TaskSpec, fitted: FitResult, scores: di
         "seed": config.train.seed,
         "data_seed": config.data_seed,
         "best": {"epoch": fitted.best.epoch, "metrics": rounded(scores)},
-        "last": None if heldout else {"epoch": fitted.last.epoch, "metrics": rounded(fitted.last.metrics)},
+        "last": None if heldout or not history else {"epoch": fitted.last.epoch, "metrics": rounded(fitted.last.metrics)},
         "history": history,
         "seconds": totals,
         "versions": versions(),

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torch import Tensor
 
 from glot.data import PairFile
 from glot.data.custom import CUSTOM, CustomSpec, split_names
@@ -20,7 +19,6 @@ from glot.errors import GlotError, TrainingError
 from glot.files import HUB, find_files
 from glot.nn.model import SentenceModel
 from glot.nn.poolers import CLASSES, own_codes
-from glot.nn.stack import StackedModel
 from glot.progress import Clock, say, warn
 from glot.prompts import UsedPrompts
 from glot.settings.choices import short_name
@@ -31,6 +29,7 @@ from glot.states.backbone import Backbone, BackboneSource, pick_device, recall_f
 from glot.states.tokens import find_prompts, find_source, open_tokens, used_prompts
 from glot.training.checkpoint import BACKBONE, WEIGHTS, build_model, read_result, save_model, write_config, write_result
 from glot.training.code import code_hash
+from glot.training.finish import check_head
 from glot.training.folders import RESULT, FolderLock, open_run_folder, read_mark
 from glot.training.origin import origin
 from glot.training.probe import PROBE_WIDTH, probe_pooler
@@ -213,8 +212,11 @@ def read_labelled(config: RunConfig, source: BackboneSource) -> tuple[TaskData, 
     used = used_prompts(config, source)
     if config.data.task == CUSTOM:
         spec = custom_spec(config)
-        return _read_custom(spec, parse_metrics(config), config.data, config.data_seed, used, changed(spec))
-    return _read_texts(config.data, config.stress, config.backbone.max_length, config.data_seed, used)
+        found = _read_custom(spec, parse_metrics(config), config.data, config.data_seed, used, changed(spec))
+    else:
+        found = _read_texts(config.data, config.stress, config.backbone.max_length, config.data_seed, used)
+    check_head(config, found[0].task)
+    return found
 
 
 def custom_spec(config: RunConfig) -> CustomSpec:
@@ -355,26 +357,8 @@ def run_name(config: RunConfig, fingerprint: str) -> str:
     return config.output.run_name or f"{task}-{pooler}-{seed}-{fingerprint[:8]}"
 
 
-def make_optimizer(config: RunConfig, model: SentenceModel | StackedModel, tokens: TokenSource) -> torch.optim.Optimizer:
-    """Adam over pooler and head, and over the backbone at its own rate when it is fine-tuned."""
-    groups = [{"params": list(model.parameters()), "lr": config.train.lr}]
-    if tokens.trained:
-        groups.append({"params": tokens.trained, "lr": config.backbone.backbone_lr})
-    return torch.optim.Adam(groups, weight_decay=config.train.weight_decay, fused=True)  # one pass over the weights instead of ten
-
-
-def fit_options(config: RunConfig, task: TaskSpec, optimizer: torch.optim.Optimizer) -> FitOptions:
-    """How long `fit` trains, and how the learning rate follows the loss where the task says so."""
-    schedule = None if task.patience is None else ReduceLROnPlateau(optimizer, patience=task.patience)
-    return FitOptions(config.train.epochs, config.output.log_every, config.output.verbose, schedule)
-
-
 def keep_epochs(run: Run, task: TaskSpec, tensors: list[Tensor]) -> EpochKeeper:
     """The keeper of a run's epochs, over the tensors that training moves; `--selection` says how it picks one."""
     select_by = tuple(selection_facts(run.config, task)["metrics"])
-    return EpochKeeper(tensors, select_by, run.tracker, run.config.train.epochs, run.config.output.verbose)
-
-
-def moved_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[Tensor]:
-    """Every tensor that training moves: what the optimizer steps, and the model's running statistics."""
-    return [parameter for group in optimizer.param_groups for parameter in group["params"]] + list(model.buffers())
+    train, output = run.config.train, run.config.output
+    return EpochKeeper(tensors, select_by, run.tracker, train.epochs, output.verbose, train.early_stop)

@@ -9,6 +9,7 @@ import torch
 from glot.data.loader import BatchLoader, Readers, TextIndex
 from glot.data.tasks import PairData, PairRows, TaskData, TaskSpec, targets, training_loss
 from glot.distributed import ALONE, Processes
+from glot.nn.heads import FittedHead
 from glot.nn.model import SentenceModel
 from glot.nn.stack import StackedModel
 from glot.settings.config import RunConfig
@@ -48,6 +49,20 @@ class Loaders:
     def report(self, model: SentenceModel, predictions: Path | None = None) -> dict[str, float]:
         """Metrics on what is reported in the end; the first split's predictions go to a file where one is named."""
         return self._score(model, self.data.reported, predictions)
+
+    @torch.no_grad()
+    def features(self, model: SentenceModel, head: FittedHead) -> tuple[np.ndarray, np.ndarray]:
+        """Features of `head` (S, F) and labels (S,) of the training rows, as the model pools them now."""
+        model.eval()
+        loader = self._loader(self.data.train, self.config.train.eval_batch_size)
+        rows = [head.features(*(model.pooler(side) for side in batch.sides)).float().cpu() for batch in loader]
+        return torch.cat(rows).numpy(), targets(self.task, self.data.train, self.config.data.label_scale)
+
+    def heldout_outputs(self, model: SentenceModel) -> tuple[np.ndarray, np.ndarray]:
+        """Outputs and labels of the rows that were held out of training."""
+        (split,) = self.data.watched
+        outputs = predict(model, self._loader(split, self.config.train.eval_batch_size))
+        return outputs, targets(self.task, split, self.config.data.label_scale)
 
     def watch_stack(self, stack: StackedModel) -> list[dict[str, float]]:
         """`watch` for each of several stacked models."""

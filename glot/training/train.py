@@ -62,6 +62,10 @@ class Record(Protocol):
         """Put back the weights of the selected epoch, and return its number; None where no epoch was finished."""
         ...
 
+    def is_over(self) -> bool:
+        """Whether further epochs would not count."""
+        ...
+
 
 class Schedule(Protocol):
     """Adapts the learning rate."""
@@ -137,12 +141,14 @@ class FitOptions:
         log_every: steps between two logged losses.
         verbose: a bar.
         schedule: told the loss of every step.
+        grad_clip: largest norm of the gradient; 0 = any.
     """
 
     epochs: int
     log_every: int = 10
     verbose: bool = True
     schedule: Schedule | None = None
+    grad_clip: float = 0.0
 
 
 def fit(
@@ -172,7 +178,7 @@ def fit(
     place = saver.begin()
     try:
         with saver.attended():
-            while place.epoch <= options.epochs:
+            while place.epoch <= options.epochs and not record.is_over():
                 clock, epoch = Clock("train", "evaluate"), place.epoch
                 _train_epoch(model, batches, loss, optimizer, record, options, saver, place)
                 clock.seconds["train"], mean_loss = place.seconds, place.total / place.rows
@@ -204,6 +210,8 @@ def _train_epoch(
         value = loss(model(batch), batch.labels)
         optimizer.zero_grad(set_to_none=True)
         value.sum().backward()  # a scalar, or one loss per stacked model: they share no weight, so each gets its own gradient
+        if options.grad_clip:
+            nn.utils.clip_grad_norm_([weight for group in optimizer.param_groups for weight in group["params"]], options.grad_clip)
         optimizer.step()
         if options.schedule is not None:
             options.schedule.step(float(value.detach()))

@@ -102,7 +102,7 @@ def test_two_classes_have_more_metrics_and_the_first_one_asked_for_is_reported(f
     records = [{"text": row["review"], "label": row["id"] % 3 == 0} for row in rows(40)]
     file = write(tmp_path / "two.jsonl", records)
     result = run(capsys, [*flags, f"--train_file={file}"])
-    assert list(result["best"]["metrics"]) == ["accuracy", "macro_f1", "f1", "mcc", "auroc"]
+    assert list(result["best"]["metrics"]) == ["accuracy", "macro_f1", "f1", "mcc", "auroc", "average_precision"]
     assert result["labels"]["classes"] == ["false", "true"]
     chosen = run(capsys, [*flags, f"--train_file={file}", "--metrics=mcc,auroc"])
     assert list(chosen["best"]["metrics"]) == ["mcc", "auroc"] and chosen["selection"]["metrics"] == ["mcc"]

@@ -48,7 +48,7 @@ DOORS = {
     "argcomplete": ("settings/commands",),
     "argparse": ("settings/flags", "settings/commands", "study/sweep"),
     "yaml": ("settings/flags", "study/files", "nn/poolers"),
-    "sklearn": ("training/metrics", "data"),
+    "sklearn": ("training/metrics", "training/linear_heads", "data"),
     "scipy": ("training/metrics", "study/statistics"),
     "tqdm": ("progress",),
     "xxhash": ("states/store/checksums",),

@@ -44,5 +44,5 @@ def test_floors():
     found = floors(labels, is_class=True)
     majority = np.full(5, np.bincount(labels.astype(int)).argmax())
     macro = f1_score(labels, majority, average="macro", zero_division=0)
-    expected = {"accuracy": 0.8, "macro_f1": macro, "f1": f1_score(labels, np.ones(5)), "mcc": 0.0, "auroc": 0.5}
+    expected = {"accuracy": 0.8, "macro_f1": macro, "f1": f1_score(labels, np.ones(5)), "mcc": 0.0, "auroc": 0.5, "average_precision": 0.8}
     assert found == pytest.approx(expected)

@@ -1,0 +1,50 @@
+"""What follows the training of a head: a fitted one in its place, and a threshold chosen on held-out rows."""
+
+from glot.data.tasks import TaskSpec
+from glot.errors import ConfigError
+from glot.nn.model import SentenceModel
+from glot.progress import Clock
+from glot.settings.config import RunConfig
+from glot.settings.effects import has_gradient
+from glot.training.checkpoint import fitted_head
+from glot.training.linear_heads import best_threshold, fit_head, shift
+from glot.training.result import Result, rounded
+from glot.training.splits import Loaders, PairLoaders
+
+
+def check_head(config: RunConfig, task: TaskSpec) -> None:
+    """Refuse a head or threshold that the task's labels cannot have.
+
+    Raises:
+        ConfigError: see there.
+    """
+    head, classes = config.head, len(task.labels.names)
+    if head.threshold == "heldout" and classes != 2:
+        raise ConfigError(f"--threshold=heldout: is for two classes, and the task has {classes or 'scores'}; use argmax")
+    if head.head == "svm" and not classes:
+        raise ConfigError("--head=svm: takes classes, and the task has scores; use probe")
+    if head.head == "probe" and not classes and head.pair_features == "concat":
+        raise ConfigError("--head=probe: scores of pairs need --pair_features=full; a sum over both vectors cannot compare them")
+
+
+def finish_head(config: RunConfig, model: SentenceModel, batches: Loaders | PairLoaders, clock: Clock) -> Result:
+    """With `--head=probe` or `svm` a fitted head takes the trained one's place; with `--threshold=heldout` its bias moves.
+
+    Returns:
+        what was found, for the result.
+    """
+    kind, facts = config.head.head, Result()
+    if not isinstance(batches, Loaders) or (kind == "trained" and config.head.threshold == "argmax"):
+        return facts
+    if kind != "trained":
+        with clock.phase("evaluate"):
+            facts["trained_head"] = rounded(batches.report(model)) if has_gradient(config) else None
+        with clock.phase("train"):
+            head = fitted_head(config, batches.task, model.pooler.out_dim).to(batches.device)
+            facts[kind] = fit_head(head, kind, *batches.features(model, head), config.data_seed)
+        model.head = head
+    if config.head.threshold == "heldout":
+        margin = best_threshold(*batches.heldout_outputs(model), batches.task.metrics[0])
+        shift(model.head.get_parameter("linear.bias"), margin)
+        facts["threshold"] = margin
+    return facts

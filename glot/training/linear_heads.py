@@ -1,0 +1,131 @@
+"""Heads that scikit-learn fits on pooled vectors (`--head=probe`, `--head=svm`), and the threshold of two classes (`--threshold`)."""
+
+import warnings
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression, RidgeCV
+from sklearn.model_selection import GridSearchCV, StratifiedKFold
+from sklearn.svm import LinearSVC
+from torch import Tensor
+
+from glot.errors import DataError
+from glot.nn.heads import FittedHead
+from glot.progress import warn
+from glot.training.metrics import METRICS
+
+PROBE, SVM = "probe", "svm"
+INVERSE_PENALTIES = tuple(10.0**power for power in range(-4, 2))
+"""C of the logistic regression and of the support vector machine, on standardised features."""
+PENALTIES = tuple(10.0 ** (power / 2) for power in range(-2, 11))
+"""alpha of the ridge regression."""
+PARTS = 3
+"""Parts of the training rows among which C is chosen: each is scored once by a model of the others."""
+MOST_STEPS = 500
+
+
+class Fitted(NamedTuple):
+    """What a solver found: weights (C, F) and bias (C,) on standardised features, and the penalty that was chosen."""
+
+    weight: np.ndarray
+    bias: np.ndarray
+    penalty: float
+
+
+def fit_head(head: FittedHead, kind: str, features: np.ndarray, labels: np.ndarray, seed: int) -> dict[str, float]:
+    """Fit a head on the training rows alone; the penalty is chosen by cross-validation among them.
+
+    Args:
+        head: gets scaling, weights and bias.
+        kind: `probe` (logistic regression; ridge regression for scores) or `svm` (linear, squared hinge loss; the paper's Table 8).
+        features: (S, F) of `head.features`.
+        labels: (S,) classes as int64, or scores.
+        seed: of the parts of the cross-validation.
+
+    Returns:
+        what was chosen, for the result: `C` or `alpha`.
+
+    Raises:
+        DataError: a class has fewer rows than there are parts.
+    """
+    mean, scale = features.mean(0), features.std(0)
+    scale[scale < 1e-6] = 1.0  # a feature that never changes says nothing
+    rows = ((features - mean) / scale).astype(np.float64)
+    if head.is_score:
+        found, name = _ridge(rows, labels), "alpha"
+    else:
+        fewest = int(np.bincount(labels).min())
+        if fewest < PARTS:
+            raise DataError(f"--head={kind}: a class has {fewest} training rows, and {PARTS} are needed to choose its penalty; add rows")
+        parts = StratifiedKFold(PARTS, shuffle=True, random_state=seed)
+        found, name = (_logistic if kind == PROBE else _machine)(rows, labels, parts), "C"
+    tensors = {"mean": mean, "scale": scale, "linear.weight": found.weight, "linear.bias": found.bias}
+    device = head.mean.device
+    head.load_state_dict({name: torch.from_numpy(np.asarray(value)).to(device, torch.float32) for name, value in tensors.items()})
+    return {name: found.penalty}
+
+
+def _ridge(rows: np.ndarray, labels: np.ndarray) -> Fitted:
+    model = RidgeCV(PENALTIES).fit(rows, labels)
+    return Fitted(model.coef_.reshape(1, -1), np.array([model.intercept_]).reshape(1), float(model.alpha_))
+
+
+def _logistic(rows: np.ndarray, labels: np.ndarray, parts: StratifiedKFold) -> Fitted:
+    search = GridSearchCV(LogisticRegression(max_iter=MOST_STEPS), {"C": INVERSE_PENALTIES}, cv=parts, scoring="neg_log_loss")
+    return _best(search, rows, labels)
+
+
+def _machine(rows: np.ndarray, labels: np.ndarray, parts: StratifiedKFold) -> Fitted:
+    search = GridSearchCV(LinearSVC(max_iter=MOST_STEPS, dual="auto", random_state=0), {"C": INVERSE_PENALTIES}, cv=parts)
+    return _best(search, rows, labels)
+
+
+def _best(search: GridSearchCV, rows: np.ndarray, labels: np.ndarray) -> Fitted:
+    """Search and fit; that some fits need more steps is said once, not once per penalty and part."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", ConvergenceWarning)
+        search.fit(rows, labels)
+    unfinished = sum(issubclass(warning.category, ConvergenceWarning) for warning in caught)
+    if unfinished:
+        warn(f"{type(search.estimator).__name__}: {unfinished} of its fits did not converge in {MOST_STEPS} steps")
+    best = search.best_estimator_
+    return Fitted(*_per_class(best.coef_, best.intercept_), float(search.best_params_["C"]))
+
+
+def _per_class(weight: np.ndarray, bias: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of two classes, solvers give one row: half of it for each class, with both signs, has the same margin."""
+    if len(weight) > 1:
+        return weight, bias
+    return np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
+
+
+def best_threshold(outputs: np.ndarray, labels: np.ndarray, metric: str) -> float:
+    """The margin (score of the second class minus that of the first) above which the second class is taken, at the best metric.
+
+    Args:
+        outputs: (S, 2) of held-out rows.
+        labels: (S,) 0 or 1.
+        metric: a name of `METRICS`.
+
+    Returns:
+        a midpoint between two margins; of several with the same metric, the one nearest to 0.
+    """
+    margins = outputs[:, 1] - outputs[:, 0]
+    values = np.unique(margins)
+    between = (values[1:] + values[:-1]) / 2
+    candidates = np.concatenate([[0.0], between])
+    moved = outputs.astype(np.float64)
+    scores = []
+    for candidate in candidates:
+        moved[:, 1] = outputs[:, 1] - candidate
+        scores.append(METRICS[metric](labels, moved))
+    best = np.flatnonzero(np.asarray(scores) >= max(scores) - 1e-12)
+    return float(candidates[best[np.abs(candidates[best]).argmin()]])
+
+
+@torch.no_grad()
+def shift(bias: Tensor, threshold: float) -> None:
+    """Change a bias (2,) so that the likelier class is the second one exactly above a margin."""
+    bias[1] -= threshold
