@@ -108,8 +108,8 @@ def _words(argv: list[str] | None) -> list[str]:
 
 def _guarded(work: Callable[[], int | None]) -> int:
     """Run a command; its exit code is what it returns, 0 for nothing."""
-    _speak()
     try:
+        _speak()
         with ended_by_terminate():
             code = work()
     except GlotError as error:

@@ -174,7 +174,6 @@ def run_seeds(config: RunConfig) -> Result:
     )  # one data seed: one store
     seeds = parse_seeds(config.train.seeds or "")
     configs = [shared.with_values(seed=seed, run_name=f"seed-{seed}", save_dir=str(folder / f"seed-{seed}")) for seed in seeds]
-    configs[1:] = [one.with_values(override_precompute=False) for one in configs[1:]]  # built anew once is enough
     if config.data.task == "stress":
         say_shortcuts(configs[0])
     stacked = config.train.stack_seeds
@@ -182,7 +181,8 @@ def run_seeds(config: RunConfig) -> Result:
         configs = [one.with_values(order_seed=configs[0].order_seed) for one in configs]
     known = [fingerprint_of(one) for one in configs]  # an earlier process may have finished some
     found = find_finished_stack(configs, known) if stacked else [find_finished(one, name) for one, name in zip(configs, known, strict=True)]
-    missing = [one for one, result in zip(configs, found, strict=True) if result is None]
+    missing = [one.with_values(overwrite=True) for one, result in zip(configs, found, strict=True) if result is None]
+    missing[1:] = [one.with_values(override_precompute=False) for one in missing[1:]]  # built anew once is enough
     fresh = iter(run_stack(missing) if stacked and missing else [choose_training(config)(one) for one in missing])
     runs = [result or next(fresh) for result in found]
     if config.data.task == "stress":

@@ -181,7 +181,7 @@ def damage(draw: random.Random, place: Path) -> str | None:
     """Flip a bit of a file, or cut it; what was done, None where there is no such file."""
     names = ("tokens.bin", "plan.npz", "chunks.jsonl", "manifest.json", "model.safetensors", "predictions.csv", "result.json")
     files = [path for path in place.rglob("*") if path.is_file() and (path.name in names or path.match("training-*.pt"))]
-    files = [path for path in files if path.stat().st_size]
+    files = [path for path in files if path.stat().st_size and "exported" not in path.parts]  # a finished export is not ours any more
     if not files:
         return None
     path = draw.choice(sorted(files))
@@ -282,6 +282,10 @@ class Soak:
 
     def follow_advice(self, words: list[str], place: Path, ended: Ended) -> Ended:
         """What a refusal advises: the store anew, the run from a copy."""
+        if "glot store rm" in ended.said and words[0] == "sweep":
+            (store,) = (place / "hidden").iterdir()
+            removed = run(["store", "rm", store.name, f"--store_dir={store.parent}"], place)
+            return removed if removed.code else run(words, place)
         if "--override_precompute=1" in ended.said:
             return run([*words, "--override_precompute=1"], place)
         if (place / "trained").exists():

@@ -299,3 +299,20 @@ def test_a_full_disk_at_the_end_is_asked_about_on_a_terminal(tiny_flags, tmp_pat
     (state,) = (tmp_path / "runs/run-2").glob("training-*.pt")  # nothing was trained for nothing
     monkeypatch.setattr(run_module, "save_model", whole)
     assert any("went on from epoch 3" in note for note in run(capsys, [*words, "--seed=1"])["notes"]) and not state.exists()
+
+
+def test_a_damaged_seed_is_done_anew_in_its_place_and_a_damaged_store_is_built_anew(tiny_flags, tmp_path, capsys):
+    words = [*tiny_flags, "--pooling_method=adapool", "--epochs=2", "--run_name=run", "--seeds=0..2"]
+    run(capsys, words)
+    expected = bytes_of(tmp_path / "runs/run")
+    (tmp_path / "runs/run/result.json").unlink()  # as a process leaves it that ended before
+    path = tmp_path / "runs/run/seed-1/model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+    (plan,) = (tmp_path / "hidden").glob("*/plan.npz")
+    plan.write_bytes(plan.read_bytes()[:-9])
+    assert main(words) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert "plan.npz" in line and line.endswith("build it anew with --override_precompute=1, or remove it with glot store rm")
+    result = run(capsys, [*words, "--override_precompute=1"])
+    assert sorted(folder.name for folder in (tmp_path / "runs/run").iterdir() if folder.is_dir()) == ["seed-0", "seed-1", "seed-2"]
+    assert bytes_of(tmp_path / "runs/run") == expected and len(result["runs"]) == 3

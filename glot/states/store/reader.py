@@ -15,7 +15,7 @@ from glot.states.store.checksums import BackgroundCheck, Part, checksum, damaged
 from glot.states.store.layout import DTYPES, PLAN, TOKENS, Manifest, StoreKey
 from glot.types import TokenBatch
 
-ANEW = "build it anew with --override_precompute=1"
+ANEW = "build it anew with --override_precompute=1, or remove it with glot store rm"
 
 
 class StoredTokens:
