@@ -152,7 +152,9 @@ def _run(parsed: Parsed) -> None:
     recipes = load_recipes()
 
     if config.output.dry_run:
-        print(recipes.plan(config))
+        from glot.surveys import plan
+
+        print(plan(config))
         return
     with nullcontext(config) if team.is_first else _as_helper(config) as config:
         result = recipes.choose_recipe(config)(config)

@@ -3,10 +3,10 @@
 run_task       text -> hidden states on disk -> pooler and head trained on them -> scores in a run folder
 run_seeds      the same for several seeds on one store, with mean and spread
 run_stack      several seeds in one pass
+run_folds      a run per fold, with scores over all rows
 run_stress     run_task on the stress test, with what shortcuts score and a heat map
 run_embedding  run_task on pairs, with a checkpoint as the release knows it
 run_mteb       a pooler, trained or not, on MTEB
-run_graph      how dense the token graph is
 run_estimate   tokens, bytes and hours of a store, before there is one
 """
 
@@ -17,7 +17,6 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from glot.data.hub import quiet_library as quiet_data_sets
@@ -26,17 +25,15 @@ from glot.encoder import open_encoder
 from glot.errors import DataError, GlotError, library_door, need, reason
 from glot.nn.stack import StackedModel
 from glot.progress import Clock, say, warn
-from glot.report.graph_density import Counter, sample_density
+from glot.report.graph_density import sample_density
 from glot.report.heatmap import draw_heat_map
 from glot.report.mteb_tables import write_mteb_tables
-from glot.report.plots import plot_graph_density
 from glot.report.signal import stress_facts
-from glot.report.tables import graph_density_table
 from glot.settings.choices import MTEB_CACHE
 from glot.settings.config import RunConfig, versions
 from glot.settings.seeds import parse_seeds
 from glot.states.backbone import quiet_library as quiet_models
-from glot.states.tokens import estimate_store, find_source, open_tokens
+from glot.states.tokens import estimate_store, find_source
 from glot.training.checkpoint import (
     PREDICTIONS,
     build_model,
@@ -46,6 +43,7 @@ from glot.training.checkpoint import (
 )
 from glot.training.finish import finish_head
 from glot.training.folders import RESULT, create_run_folder, open_run_folder, write_somewhere
+from glot.training.folds import fold_configs, join_folds
 from glot.training.optimizer import fit_options, make_optimizer, moved_tensors
 from glot.training.record import ModelRecord, StackRecord
 from glot.training.released import check_released_file, released_name, save_released_file
@@ -65,7 +63,6 @@ from glot.training.run import (
     read_labelled,
     read_texts,
     resolve,
-    run_fingerprint,
     run_name,
     trained,
 )
@@ -115,7 +112,7 @@ def run_stack(configs: list[RunConfig]) -> list[Result]:
     """
     inputs = load_inputs(configs[0])
     config, task = inputs.config, inputs.task
-    own = [{"seed": one.train.seed, "run_name": one.output.run_name} for one in configs]
+    own = [{"seed": one.train.seed, "run_name": one.output.run_name, "output_dir": one.output.output_dir} for one in configs]
     runs = [open_run(config.with_values(**values, order_seed=config.order_seed), inputs) for values in own]
     stack = StackedModel([run.model for run in runs])
     batches = make_loaders(inputs)
@@ -161,6 +158,8 @@ def choose_recipe(config: RunConfig) -> Callable[[RunConfig], Result]:
 
 def choose_training(config: RunConfig) -> Callable[[RunConfig], Result]:
     """What trains one model for a configuration."""
+    if is_cross_validated(config):
+        return lambda one: run_folds([one])[0]
     return run_embedding if config.data.task == "embedding" else run_task
 
 
@@ -176,21 +175,52 @@ def run_seeds(config: RunConfig) -> Result:
     configs = [shared.with_values(seed=seed, run_name=f"seed-{seed}", save_dir=str(folder / f"seed-{seed}")) for seed in seeds]
     if config.data.task == "stress":
         say_shortcuts(configs[0])
-    stacked = config.train.stack_seeds
-    if stacked:
+    if config.train.stack_seeds:
         configs = [one.with_values(order_seed=configs[0].order_seed) for one in configs]
-    known = [fingerprint_of(one) for one in configs]  # an earlier process may have finished some
-    found = find_finished_stack(configs, known) if stacked else [find_finished(one, name) for one, name in zip(configs, known, strict=True)]
-    missing = [one.with_values(overwrite=True) for one, result in zip(configs, found, strict=True) if result is None]
-    missing[1:] = [one.with_values(override_precompute=False) for one in missing[1:]]  # built anew once is enough
-    fresh = iter(run_stack(missing) if stacked and missing else [choose_training(config)(one) for one in missing])
-    runs = [result or next(fresh) for result in found]
+    runs = finish_runs(configs, config.train.stack_seeds)
     if config.data.task == "stress":
         add_heat_map(configs[0], runs[0])
     result = {"runs": runs, "summary": summarise(runs), "run_dir": str(folder)}
     write_json(folder / RESULT, result)
     lock.release()
     return result
+
+
+def finish_runs(configs: list[RunConfig], stacked: bool) -> list[Result]:
+    """The results of runs whose folders are named: an earlier process may have finished some, the others are done now."""
+    known = [fingerprint_of(one) for one in configs]
+    found = find_finished_stack(configs, known) if stacked else [find_finished(one, name) for one, name in zip(configs, known, strict=True)]
+    missing = [one.with_values(overwrite=True) for one, result in zip(configs, found, strict=True) if result is None]
+    missing[1:] = [one.with_values(override_precompute=False) for one in missing[1:]]  # built anew once is enough
+    fresh = iter(train_stack(missing) if stacked and missing else [choose_training(one)(one) for one in missing])
+    return [result or next(fresh) for result in found]
+
+
+def train_stack(configs: list[RunConfig]) -> list[Result]:
+    """Configurations that differ in their seed alone, side by side: `run_stack`, or a stack for each fold."""
+    return run_folds(configs) if is_cross_validated(configs[0]) else run_stack(configs)
+
+
+def is_cross_validated(config: RunConfig) -> bool:
+    """Whether a configuration stands for a run per fold."""
+    return config.data.folds > 0 and config.data.fold is None
+
+
+def run_folds(configs: list[RunConfig]) -> list[Result]:
+    """Cross-validation: `run_task` for each fold in a folder of its own, several seeds side by side; scores over the rows of all folds."""
+    known = [fingerprint_of(config.checked()) for config in configs]
+    opened = [
+        open_run_folder(Path(one.output.output_dir), run_name(one, print_), one.output.overwrite, print_, one.store.resume)
+        for one, print_ in zip(configs, known, strict=True)
+    ]
+    parts = [fold_configs(one, folder) for one, (folder, _) in zip(configs, opened, strict=True)]
+    by_fold = [finish_runs(list(seeds), len(configs) > 1) for seeds in zip(*parts, strict=True)]
+    data, _ = read_labelled(configs[0], find_source(configs[0].backbone))
+    results = []
+    for one, print_, (folder, lock), folds in zip(configs, known, opened, zip(*by_fold, strict=True), strict=True):
+        results.append(join_folds(one, folder, print_, data, list(folds)))
+        lock.release()
+    return results
 
 
 def run_stress(config: RunConfig) -> Result:
@@ -316,52 +346,3 @@ def run_estimate(config: RunConfig) -> Result:
     source = find_source(config.backbone)
     config, _ = resolve(config, source)
     return estimate_store(config, source, read_texts(config, source)[1], own_device(config))
-
-
-GRAPH_TEXTS = 1000
-GRAPH_TAUS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
-
-
-def run_graph(config: RunConfig) -> tuple[str, str]:
-    """How dense the token graph of a task is at each tau: a table (and graph.json, graph.png in a run folder), and a warning or nothing."""
-    config = config.checked()
-    source = find_source(config.backbone)
-    config, _ = resolve(config, source)
-    _, index = read_texts(config, source)
-    tokens = open_tokens(config, source, index, own_device(config), Clock())
-    rows = np.sort(np.random.default_rng(0).choice(len(tokens), min(len(tokens), GRAPH_TEXTS), replace=False))
-    counter = Counter(sorted({*GRAPH_TAUS, config.graph.tau}))
-    for part in np.array_split(rows, max(1, len(rows) // 64)):
-        counter.add(tokens.gather(part))
-    census = counter.census()
-    folder = create_run_folder(
-        Path(config.output.output_dir), f"graph-{config.data.task}-{Path(source.name).name}", config.output.overwrite
-    )
-    write_json(folder / "graph.json", [row._asdict() for row in census])
-    plot_graph_density(census, config.graph.tau, folder / "graph.png")
-    chosen = next(row for row in census if row.tau == config.graph.tau)
-    warning = f"warning: at tau = {chosen.tau:g} the graph is {chosen.verdict}: {100 * chosen.density:.1f} % of pairs are joined"
-    table = graph_density_table(census, config.graph.tau, len(rows), f"{source.name}, {config.data.task}")
-    return f"{table}\nfigure: {folder / 'graph.png'}", warning if chosen.verdict else ""
-
-
-def plan(config: RunConfig) -> str:
-    """What a run would do (`--dry_run`): data are read and the model's configuration is looked at, its weights are not."""
-    config = config.checked()
-    source = find_source(config.backbone)
-    data, index = read_texts(config, source)
-    config, notes = resolve(config, source)
-    length = "no cut but the model's limit" if config.backbone.adaptive_length else f"at most {config.backbone.max_length} tokens"
-    states = f"stored under {config.store.store_dir}" if config.store.precompute_hidden_states else "computed in every epoch"
-    rows = ", ".join(f"{len(split):,} {split.split}" for split in [data.train, *data.watched])
-    kind = "decoder" if source.is_decoder else "encoder"
-    lines = {
-        "task": f"{config.data.task}, rows: {rows}; selection: {config.data.selection}",
-        "backbone": f"{source.name} ({kind}, {source.num_layers} layers), hidden state {config.backbone.hidden_layer}, {length}",
-        "states": f"of {len(index):,} distinct texts, {states}",
-        "pooler": f"{config.pooler.pooling_method}, {config.train.epochs} epochs, lr {config.train.lr:g}",
-        "seeds": config.train.seeds or str(config.train.seed),
-        "output": str(Path(config.output.output_dir) / run_name(config, run_fingerprint(config, source, data))),
-        "notes": "; ".join([*notes, *data.notes]) or "none",
-    }
-    return "\n".join(f"{name:10}{text}" for name, text in lines.items())

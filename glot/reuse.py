@@ -5,7 +5,7 @@ from typing import Any
 
 from glot.errors import GlotError
 from glot.progress import Clock, warn
-from glot.recipes import choose_training, run_mteb, run_stack
+from glot.recipes import choose_training, run_mteb, train_stack
 from glot.settings.choices import EVALUATIONS
 from glot.settings.config import RunConfig
 from glot.states.tokens import find_source, write_layers
@@ -38,7 +38,7 @@ def stack_or_reuse(configs: list[RunConfig], runs_dir: Path, anew: bool = False)
     found = find_finished_stack(rows, names)
     missing = [row for row, result in zip(rows, found, strict=True) if anew or result is None]
     if missing:
-        run_stack(missing)
+        train_stack(missing)
     return [str(runs_dir / name) for name in names]
 
 

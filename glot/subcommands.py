@@ -51,9 +51,10 @@ def do_graph(words: list[str], program: str) -> None:
     parsed = parse(words, program, {"pooling_method": "glot"})
     if parsed.config.graph.graph_adj not in ("threshold", "random"):
         raise ConfigError(f"--graph_adj={parsed.config.graph.graph_adj}: has no tau to look at; use threshold")
-    recipes = load_recipes()
+    load_recipes()
+    from glot.surveys import run_graph
 
-    table, warning = recipes.run_graph(parsed.config)
+    table, warning = run_graph(parsed.config)
     print(table)
     if warning:
         print(warning, file=sys.stderr)

@@ -106,6 +106,11 @@ class Places:
         """In words."""
         return f"{self.files[self.file_of[row]]}: {self.unit} {self.lines[row]}"
 
+    def join(self, other: "Places") -> "Places":
+        """Those of both, one after the other."""
+        file_of = np.concatenate([self.file_of, other.file_of + len(self.files)])
+        return Places((*self.files, *other.files), file_of, np.concatenate([self.lines, other.lines]), self.unit)
+
     def take(self, rows: np.ndarray) -> "Places":
         """Those of the given rows."""
         return Places(self.files, self.file_of[rows], self.lines[rows], self.unit)
@@ -138,6 +143,12 @@ class Examples:
         columns = tuple([column[row] for row in rows] for column in self.columns)
         places = None if self.places is None else self.places.take(rows)
         return Examples(self.name, split, columns, self.labels[rows], self.names, places)
+
+    def join(self, other: "Examples", split: str) -> "Examples":
+        """The rows of both, as a split of their own."""
+        columns = tuple([*own, *more] for own, more in zip(self.columns, other.columns, strict=True))
+        places = None if self.places is None or other.places is None else self.places.join(other.places)
+        return Examples(self.name, split, columns, np.concatenate([self.labels, other.labels]), self.names, places)
 
     def where(self, row: int) -> str:
         """A row in words."""

@@ -309,7 +309,7 @@ def names_a_file(said: str, place: Path) -> bool:
 
 
 def soak(seconds: float, seed: int, operations: list[str]) -> int:
-    """Loop until the time is up, or once through all file operations of some commands; print the counts, and return the number of failures."""
+    """Loop until the time is up, or once through all file operations of some commands; print the counts, return the failures."""
     root = Path(tempfile.mkdtemp(prefix="soak-"))
     state = Soak(seed, root)
     state.prepare()

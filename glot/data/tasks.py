@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch import Tensor, nn
 
-from glot.data import PairFile, PairOptions, StressOptions, draw_rows, generate_stress, hold_out, load_splits
+from glot.data import StressOptions, generate_stress, hold_out, load_splits
 from glot.data.custom import CUSTOM, EVALUATION, CustomSpec, load_custom
+from glot.data.folds import assign_folds
 from glot.data.labels import CLASS, LABEL_SCALES, NONE, SCORE, LabelFacts
 from glot.errors import ConfigError, DataError
 from glot.nn.heads import InBatchHead, PairHead, SingleHead, similarity_head
@@ -220,6 +221,7 @@ def load_task_data(name: str, data: DataConfig, stress: StressConfig, seq_len: i
         reported = [evaluation]
     else:
         splits = [data.eval_split] if data.eval_split else list(task.eval_splits)
+        splits = fold_splits(name, data.data_dir) if data.folds else splits
         train, reported = load_splits(name, "train", splits, data.data_dir, wanted)
         reported = [spaced_rows(split, cut) for split in reported]
     for split in [train, *reported]:
@@ -231,7 +233,7 @@ def load_task_data(name: str, data: DataConfig, stress: StressConfig, seq_len: i
             f"all have label {train.labels[0]:g}; take more"
         )
     drawn = TaskData(train, reported, reported, _short(train, wanted), train, task)
-    return hold_out_for_selection(drawn, data, data_seed)
+    return hold_out_for_selection(in_folds(drawn, data, data_seed), data, data_seed)
 
 
 def load_custom_data(spec: CustomSpec, metrics: tuple[str, ...], data: DataConfig, data_seed: int) -> TaskData:
@@ -256,7 +258,7 @@ def load_custom_data(spec: CustomSpec, metrics: tuple[str, ...], data: DataConfi
     if len(set(train.labels.tolist())) < 2:
         raise DataError(f"{spec.train_file}: the {len(train):,} rows that are left for training all have one label; add rows")
     drawn = TaskData(train, [reported], [reported], notes, rows.train, task)
-    return hold_out_for_selection(drawn, data, data_seed)
+    return hold_out_for_selection(in_folds(drawn, data, data_seed), data, data_seed)
 
 
 def _refuse_lone_classes(spec: CustomSpec, train: Examples, labels: LabelFacts) -> None:
@@ -273,9 +275,48 @@ def _refuse_lone_classes(spec: CustomSpec, train: Examples, labels: LabelFacts) 
         raise DataError(f"{spec.train_file}: {len(train)} rows cannot be trained on and scored; add rows, or give --eval_file")
 
 
+POOL = "pool"
+"""Name of the split that cross-validation runs over."""
+
+
+def in_folds(drawn: TaskData, data: DataConfig, data_seed: int) -> TaskData:
+    """With `--folds`, all rows as one pool, and with `--fold` that fold of it to report on and the others to train on.
+
+    Raises:
+        DataError: see `assign_folds`.
+    """
+    if not data.folds:
+        return drawn
+    pool = drawn.train.join(drawn.reported[0], POOL)
+    notes = [
+        *drawn.notes,
+        f"{data.folds} folds over {len(pool):,} rows: {len(drawn.train):,} {drawn.train.split}, "
+        f"{len(drawn.reported[0]):,} {drawn.reported[0].split} (data seed {data_seed})",
+    ]
+    if data.fold is None:
+        return replace(drawn, train=pool, watched=[pool], reported=[pool], drawn_from=pool, notes=notes)
+    of_row = assign_folds(pool, data.folds, data_seed, bool(drawn.task.labels.names))
+    kept, held = (np.flatnonzero(rows) for rows in (of_row != data.fold, of_row == data.fold))
+    reported = [pool.take(held, f"fold_{data.fold}")]
+    return replace(drawn, train=pool.take(kept, "train"), watched=reported, reported=reported, drawn_from=pool, notes=notes)
+
+
+HOLDOUTS = {"qqp": "train_holdout"}
+"""Task -> split of a mirror that takes the place of evaluation rows in cross-validation."""
+
+
+def fold_splits(name: str, data_dir: str | None) -> list[str]:
+    """The evaluation split that joins the training rows in cross-validation: the task's first, or a mirror's own holdout."""
+    holdout = HOLDOUTS.get(name)
+    there = holdout is not None and data_dir is not None and any(Path(data_dir).glob(f"*/*/{name}/{holdout}.*"))
+    return [str(holdout)] if there else list(TASKS[name].eval_splits)[:1]
+
+
 def hold_out_for_selection(drawn: TaskData, data: DataConfig, data_seed: int) -> TaskData:
     """With `--selection=heldout`, epochs are scored on a share of the training rows."""
     if data.selection != "heldout":
+        return drawn
+    if data.folds and data.fold is None:
         return drawn
     kept, held = hold_out(drawn.train, data.heldout_fraction, data_seed, stratify=bool(drawn.task.labels.names))
     return replace(drawn, train=kept, watched=[held])
@@ -292,82 +333,3 @@ def _short(train: Examples, wanted: int | None) -> list[str]:
     """A remark where a file has fewer rows than asked for."""
     few = wanted is not None and len(train) < wanted
     return [f"{wanted} training rows asked for, {len(train)} are there"] if few else []
-
-
-LARGEST_SLICE = 2000
-"""Most rows of pairs that are kept out of training to be ranked after every epoch."""
-
-
-@dataclass(frozen=True)
-class PairRows:
-    """Some rows of a file of pairs: places of their texts, one array per side."""
-
-    split: str
-    sides: tuple[np.ndarray, ...]
-
-    def __len__(self) -> int:
-        return len(self.sides[0])
-
-
-@dataclass(frozen=True)
-class PairData:
-    """The rows of contrastive training, and the slice that every epoch is scored on; the counterpart of `TaskData`."""
-
-    train: PairRows
-    heldout: PairRows
-    notes: list[str]
-    sha256: str
-    task: TaskSpec
-
-    @property
-    def watched(self) -> list[PairRows]:
-        return [self.heldout]
-
-    @property
-    def reported(self) -> list[PairRows]:
-        return [self.heldout]
-
-
-class PairSpec(NamedTuple):
-    """What is read from a file of pairs: the fields are flags, but for the prompts that are put before its texts."""
-
-    train_file: str
-    num_train_samples: str = "subset"
-    hard_negatives: int = 0
-    skip_bad_rows: bool = False
-    heldout_fraction: float = 0.1
-    data_seed: int = 0
-    used: UsedPrompts = NO_PROMPTS
-
-
-def load_pair_data(task: TaskSpec, spec: PairSpec, verbose: bool = False) -> tuple[PairData, PairFile]:
-    """Read a file of pairs and keep a slice of its queries, drawn with the data seed, out of training.
-
-    Raises:
-        DataError: see `PairFile`; or hard negatives are asked for and no row has any.
-    """
-    wanted = training_rows(task, spec.num_train_samples)
-    pairs = PairFile(Path(spec.train_file), PairOptions(wanted, spec.hard_negatives, spec.skip_bad_rows, verbose, spec.used))
-    notes = [f"{pairs.bad:,} malformed rows were skipped"] if pairs.bad else []
-    if wanted is not None and pairs.num_rows < wanted:
-        notes.append(f"{wanted:,} training rows asked for, {pairs.num_rows:,} are there")
-    if pairs.short_rows:
-        if not (pairs.negatives >= 0).any():
-            raise DataError(f"--hard_negatives={spec.hard_negatives}: no row of {pairs.path} has a negative; use 0")
-        notes.append(f"{pairs.short_rows:,} rows have fewer than {spec.hard_negatives} negatives and bring those they have")
-    queries, query_of_row = np.unique(pairs.queries, return_inverse=True)
-    _, held_queries = draw_rows(len(queries), spec.heldout_fraction, spec.data_seed, LARGEST_SLICE)
-    is_held = np.isin(query_of_row, held_queries)  # all rows of a query, or what is ranked would have been trained on
-    kept, held = np.flatnonzero(~is_held), np.flatnonzero(is_held)
-    sides = (pairs.queries, pairs.positives, pairs.negatives) if spec.hard_negatives else (pairs.queries, pairs.positives)
-    train, heldout = (PairRows(name, tuple(side[rows] for side in sides)) for name, rows in (("train", kept), ("heldout", held)))
-    own_query, own_positive = train.sides[:2]
-    in_rows = np.concatenate([own_query, own_positive[own_positive != own_query]])
-    most = int(np.unique(in_rows, return_counts=True)[1].max())
-    if most == len(train):
-        raise DataError(f"{pairs.path}: one text stands in all {most} training rows, so none can be told from another; add rows")
-    if most > 1:
-        notes.append(f"a text stands in up to {most:,} training rows: no batch holds it twice, a row left alone in its batch is left out")
-    notes.append(f"{len(heldout):,} rows are held out of training and ranked after every epoch")
-    digest = hashlib.sha256(pairs.sha256.encode() + held.tobytes() + spec.used.key.encode()).hexdigest()
-    return PairData(train, heldout, notes, digest, task), pairs

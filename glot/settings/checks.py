@@ -31,7 +31,7 @@ def check(config: "RunConfig") -> list[str]:
         problems.append(f"--tau={config.graph.tau}: must be at least -1 and below 1 (an edge needs cosine > tau)")
     if not 0 < config.data.heldout_fraction < 1:
         problems.append(f"--heldout_fraction={config.data.heldout_fraction}: must be above 0 and below 1")
-    rows, parts = (_check_rows, _check_files, _check_folders), (_check_pooler, _check_backbone, _check_head)
+    rows, parts = (_check_rows, _check_folds, _check_files, _check_folders), (_check_pooler, _check_backbone, _check_head)
     for one in (*rows, *parts, _check_stress, _check_seeds, _check_processes):
         problems += one(config)
     return problems
@@ -58,6 +58,17 @@ def _check_values(config: "RunConfig") -> list[str]:
         elif value is not None and facts.bounds and not facts.bounds[0] <= value <= facts.bounds[1]:
             problems.append(f"--{name}={value}: must be between {facts.bounds[0]:g} and {facts.bounds[1]:g}")
     return problems
+
+
+def _check_folds(config: "RunConfig") -> list[str]:
+    data = config.data
+    if data.folds == 1:
+        return ["--folds=1: must be 0, or at least 2"]
+    if data.folds and data.eval_split is not None:
+        return [f"--folds={data.folds}: takes the task's own evaluation rows; leave out --eval_split"]
+    if data.folds and data.fold is not None and data.fold >= data.folds:
+        return [f"--fold={data.fold}: must be below --folds={data.folds}"]
+    return []
 
 
 def _check_rows(config: "RunConfig") -> list[str]:

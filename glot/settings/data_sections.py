@@ -47,6 +47,25 @@ class DataConfig:
         acts="trains",
         ours=True,
     )
+    folds: int = flag(
+        0,
+        DATA,
+        "cross-validation over training and evaluation rows in N folds: a model for each, scores on all rows; 0 = off",
+        bounds=(0, 1000),
+        acts="foldable",
+        ours=True,
+        later=True,
+    )
+    fold: int | None = flag(
+        None,
+        DATA,
+        "with --folds: train on the others and report on this one alone, from 0",
+        bounds=(0, 999),
+        acts="folds",
+        ours=True,
+        later=True,
+        rare=True,
+    )
     heldout_fraction: float = flag(0.1, DATA, "share of training rows held out (embedding: at most 2,000 rows)", acts="heldout", ours=True)
     data_seed: int | None = flag(
         None,

@@ -41,6 +41,8 @@ CONDITIONS: dict[str, tuple[str, Callable[[RunConfig], bool]]] = {
         "--task=stress with a variant other than repeat",
         lambda c: c.data.task == "stress" and c.stress.stress_variant != "repeat",
     ),
+    "foldable": ("a task whose labelled rows are read from files", lambda c: _trains(c) and c.data.task not in ("stress", "embedding")),
+    "folds": ("--folds", lambda c: _trains(c) and c.data.task not in ("stress", "embedding") and c.data.folds > 0),
     "hub": ("a task whose data is a table of the hub or a mirror", lambda c: c.data.task not in ("stress", "embedding", "custom")),
     "split": (
         "a task with named splits",
@@ -93,7 +95,7 @@ def has_gradient(config: RunConfig) -> bool:
 
 def _holds_out(config: RunConfig) -> bool:
     own_rows = config.data.task == "custom" and config.files.eval_file is None and config.data.eval_split is None
-    return config.data.selection == "heldout" or config.data.task == "embedding" or own_rows
+    return config.data.selection == "heldout" or config.data.task == "embedding" or own_rows or config.data.folds > 0
 
 
 def _reads_hub(config: RunConfig) -> bool:

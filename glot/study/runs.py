@@ -78,9 +78,10 @@ def _as_number(text: str) -> float:
 
 
 def _listed(path: Path, root: Path) -> Listed | None:
-    """A row; None of a folder of seeds, whose runs have rows of their own, and of a damaged file."""
+    """A row; None of a folder of seeds, whose runs have rows of their own, of a fold, and of a damaged file."""
     result = read_facts(path)
-    if "best" not in result and "scores" not in result:
+    of_fold = path.parent.name.startswith("fold-") and "folds" in read_facts(path.parent.parent / RESULT)
+    if of_fold or ("best" not in result and "scores" not in result):
         return None
     metrics: dict[str, Any] = result["scores"] if "scores" in result else result["best"]["metrics"]
     metric, value = next(iter(metrics.items()), ("-", None))

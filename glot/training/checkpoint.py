@@ -171,6 +171,8 @@ def load_run(folder: Path, trust_pooler: bool = False) -> tuple[SentenceModel, R
     saved = read_config(folder / CONFIG)
     if (folder / RESULT).is_file():
         read_result(folder)
+    if not (folder / WEIGHTS).is_file() and saved["flags"].get("folds") and saved["flags"].get("fold") is None:
+        raise CheckpointError(f"{folder}: was cross-validated and has a model for each fold; give one, such as {folder}/fold-0")
     if not (folder / WEIGHTS).is_file():
         raise CheckpointError(f"{folder}: no {WEIGHTS}; give the folder of a finished run that trained a pooler")
     config, resolved = RunConfig.from_dict(saved["flags"]), saved["resolved"]

@@ -13,7 +13,8 @@ from torch import Tensor
 from glot.data import PairFile
 from glot.data.custom import CUSTOM, CustomSpec, split_names
 from glot.data.loader import BatchLoader, TextIndex
-from glot.data.tasks import TASKS, PairData, PairSpec, TaskData, TaskSpec, load_custom_data, load_pair_data, load_task_data
+from glot.data.pair_rows import PairData, PairSpec, load_pair_data
+from glot.data.tasks import TASKS, TaskData, TaskSpec, load_custom_data, load_task_data
 from glot.distributed import Processes, processes
 from glot.errors import GlotError, TrainingError
 from glot.files import HUB, find_files

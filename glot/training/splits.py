@@ -7,7 +7,8 @@ import numpy as np
 import torch
 
 from glot.data.loader import BatchLoader, Readers, TextIndex
-from glot.data.tasks import PairData, PairRows, TaskData, TaskSpec, targets, training_loss
+from glot.data.pair_rows import PairData, PairRows
+from glot.data.tasks import TaskData, TaskSpec, targets, training_loss
 from glot.distributed import ALONE, Processes
 from glot.nn.heads import FittedHead
 from glot.nn.model import SentenceModel

@@ -15,8 +15,9 @@ from torch.nn import functional as F
 
 from glot.data import PairFile, PairOptions
 from glot.data.loader import BatchLoader, DistinctBatches
+from glot.data.pair_rows import PairSpec, load_pair_data
 from glot.data.pairs import MISSING
-from glot.data.tasks import TASKS, PairSpec, load_pair_data
+from glot.data.tasks import TASKS
 from glot.errors import DataError
 from glot.nn.heads import InBatchHead
 from glot.nn.losses import symmetric_info_nce

@@ -17,7 +17,7 @@ STOREYS = (
     ("api",),
     ("study", "doctor", "starters"),
     ("reuse",),
-    ("recipes", "new_texts"),
+    ("recipes", "new_texts", "surveys"),
     ("integrations",),
     ("predictor",),
     ("encoder",),

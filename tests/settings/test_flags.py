@@ -221,7 +221,7 @@ def test_every_condition_is_used_and_is_true_in_one_run_and_false_in_another():
     runs += [base.with_values(task="stress", stress_variant="repeat"), base.with_values(selection="heldout")]
     runs += [base.with_values(precompute_hidden_states=False, finetune_backbone=True), base.with_values(seeds="0,1"), base]
     runs += [base.with_values(task="custom", train_file=file, text_columns="a,b") for file in ("x.csv", "hub:owner/name")]
-    runs += [base.with_values(pooling_method="mine.py:Mine")]
+    runs += [base.with_values(pooling_method="mine.py:Mine"), base.with_values(folds=3)]
     for name, (_, predicate) in CONDITIONS.items():
         assert {predicate(run) for run in runs} == {True, False}, name
 

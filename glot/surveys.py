@@ -1,0 +1,63 @@
+"""What a run would read and do, before it is done: its plan, and how dense its token graph is."""
+
+from pathlib import Path
+
+import numpy as np
+
+from glot.progress import Clock
+from glot.report.graph_density import Counter
+from glot.report.plots import plot_graph_density
+from glot.report.tables import graph_density_table
+from glot.settings.config import RunConfig
+from glot.states.tokens import find_source, open_tokens
+from glot.training.checkpoint import write_json
+from glot.training.folders import create_run_folder
+from glot.training.run import own_device, read_texts, resolve, run_fingerprint, run_name
+
+GRAPH_TEXTS = 1000
+GRAPH_TAUS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
+
+
+def run_graph(config: RunConfig) -> tuple[str, str]:
+    """How dense the token graph of a task is at each tau: a table (and graph.json, graph.png in a run folder), and a warning or nothing."""
+    config = config.checked()
+    source = find_source(config.backbone)
+    config, _ = resolve(config, source)
+    _, index = read_texts(config, source)
+    tokens = open_tokens(config, source, index, own_device(config), Clock())
+    rows = np.sort(np.random.default_rng(0).choice(len(tokens), min(len(tokens), GRAPH_TEXTS), replace=False))
+    counter = Counter(sorted({*GRAPH_TAUS, config.graph.tau}))
+    for part in np.array_split(rows, max(1, len(rows) // 64)):
+        counter.add(tokens.gather(part))
+    census = counter.census()
+    folder = create_run_folder(
+        Path(config.output.output_dir), f"graph-{config.data.task}-{Path(source.name).name}", config.output.overwrite
+    )
+    write_json(folder / "graph.json", [row._asdict() for row in census])
+    plot_graph_density(census, config.graph.tau, folder / "graph.png")
+    chosen = next(row for row in census if row.tau == config.graph.tau)
+    warning = f"warning: at tau = {chosen.tau:g} the graph is {chosen.verdict}: {100 * chosen.density:.1f} % of pairs are joined"
+    table = graph_density_table(census, config.graph.tau, len(rows), f"{source.name}, {config.data.task}")
+    return f"{table}\nfigure: {folder / 'graph.png'}", warning if chosen.verdict else ""
+
+
+def plan(config: RunConfig) -> str:
+    """What a run would do (`--dry_run`): data are read and the model's configuration is looked at, its weights are not."""
+    config = config.checked()
+    source = find_source(config.backbone)
+    data, index = read_texts(config, source)
+    config, notes = resolve(config, source)
+    length = "no cut but the model's limit" if config.backbone.adaptive_length else f"at most {config.backbone.max_length} tokens"
+    states = f"stored under {config.store.store_dir}" if config.store.precompute_hidden_states else "computed in every epoch"
+    rows = ", ".join(f"{len(split):,} {split.split}" for split in [data.train, *data.watched])
+    kind = "decoder" if source.is_decoder else "encoder"
+    lines = {
+        "task": f"{config.data.task}, rows: {rows}; selection: {config.data.selection}",
+        "backbone": f"{source.name} ({kind}, {source.num_layers} layers), hidden state {config.backbone.hidden_layer}, {length}",
+        "states": f"of {len(index):,} distinct texts, {states}",
+        "pooler": f"{config.pooler.pooling_method}, {config.train.epochs} epochs, lr {config.train.lr:g}",
+        "seeds": config.train.seeds or str(config.train.seed),
+        "output": str(Path(config.output.output_dir) / run_name(config, run_fingerprint(config, source, data))),
+        "notes": "; ".join([*notes, *data.notes]) or "none",
+    }
+    return "\n".join(f"{name:10}{text}" for name, text in lines.items())

@@ -1,0 +1,75 @@
+"""Cross-validation: the results of the folds of one run become the result of the run."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+
+from glot.data.folds import assign_folds
+from glot.data.tasks import TaskData, targets
+from glot.settings.config import RunConfig, read_config
+from glot.training.checkpoint import CONFIG, PREDICTIONS, write_config, write_predictions, write_result
+from glot.training.evaluate import score
+from glot.training.metrics import floors
+from glot.training.result import Result, rounded
+
+SUMMED = ("load", "encode", "train", "evaluate")
+COMMON = (
+    *("task", "task_name", "model", "pooler", "seed", "data_seed", "selection", "labels", "trainable_params"),
+    *("store", "backbone", "versions", "made_by"),
+)
+"""Fields of a fold's result that are the run's too."""
+
+
+def fold_configs(config: RunConfig, folder: Path) -> list[RunConfig]:
+    """The run of each fold, in folders `fold-<n>` under the run's."""
+    here = {"output_dir": str(folder), "seeds": None, "stack_seeds": False, "data_seed": config.data_seed, "order_seed": config.order_seed}
+    return [config.with_values(**here, fold=fold, run_name=f"fold-{fold}") for fold in range(config.data.folds)]
+
+
+def join_folds(config: RunConfig, folder: Path, fingerprint: str, data: TaskData, folds: list[Result]) -> Result:
+    """Write the predictions of all rows, each by the model that did not see it, and the result of the run.
+
+    Args:
+        config: of the run.
+        folder: of the run.
+        fingerprint: of the run.
+        data: the pool, as `--folds` without `--fold` reads it.
+        folds: the results of the folds, in order.
+    """
+    task, (pool,) = data.task, data.reported
+    of_row = assign_folds(pool, config.data.folds, config.data_seed, bool(task.labels.names))
+    outputs = np.empty((len(pool), task.num_labels) if task.labels.names else len(pool), dtype=np.float32)
+    for fold, result in enumerate(folds):
+        outputs[of_row == fold] = read_outputs(Path(result["run_dir"]) / PREDICTIONS, task.num_labels)
+    write_predictions(folder / PREDICTIONS, pool, outputs, task.labels)
+    labels = targets(task, pool, config.data.label_scale)
+    found = floors(pool.labels, bool(task.labels.names))
+    first = folds[0]
+    resolved = read_config(Path(first["run_dir"]) / CONFIG)["resolved"]
+    write_config(folder, config, {**resolved, "data": data.sha256})
+    epoch, scores = int(np.median([one["best"]["epoch"] for one in folds])), rounded(score(outputs, labels, task.metrics))
+    result = {name: first[name] for name in COMMON} | {
+        "best": {"epoch": epoch, "metrics": scores},
+        "last": None,
+        "history": [],
+        "folds": [one["best"] for one in folds],
+        "select_by": f"in each of {len(folds)} folds: {first['select_by']}",
+        "floor": {name: found[name] for name in task.metrics},
+        "rows": {pool.split: len(pool)},
+        "seconds": {phase: round(sum(one["seconds"][phase] for one in folds), 3) for phase in SUMMED},
+        "notes": list(dict.fromkeys(note for one in folds for note in one["notes"])),
+        "run_dir": str(folder),
+        "fingerprint": fingerprint,
+    }
+    write_result(folder, result)
+    return result
+
+
+def read_outputs(path: Path, num_labels: int) -> np.ndarray:
+    """The outputs of a run's predictions, with the digits that the file has: (S, C) for classes, (S,) for scores."""
+    with path.open(encoding="utf-8", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    if num_labels > 1:
+        return np.array([[float(row[f"score_{label}"]) for label in range(num_labels)] for row in rows], dtype=np.float32)
+    return np.array([float(row["prediction"]) for row in rows], dtype=np.float32)
