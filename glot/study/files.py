@@ -13,12 +13,12 @@ import yaml
 from glot.errors import ConfigError, nearest, reason
 from glot.nn.poolers import own_codes
 from glot.settings.checks import is_folder_name
-from glot.settings.choices import EVALUATIONS
+from glot.settings.choices import EVALUATIONS, METRICS
 from glot.settings.config import RunConfig
 from glot.settings.flags import STRESS_DEFAULTS, parse
 
 WANDB_KEYS = ("program", "method", "metric", "parameters", "command", "run_cap", "name", "project", "description", "entity")
-STUDY_KEYS = ("kind", "name", "runs_with", "grid", "arms", "tune", "seeds", "baseline", "published", "program")
+STUDY_KEYS = ("kind", "name", "runs_with", "grid", "arms", "tune", "seeds", "baseline", "compare", "margins", "published", "program")
 SINGLE_KEYS = ("kind", "name", "baseline", "published", "program", "method", "run_cap")
 MOST_CELLS = 100_000
 """More are a mistake: they are counted before they are listed."""
@@ -33,6 +33,8 @@ KEYS_EXPLAINED = """keys of a study file (glot init study.yaml writes a commente
   tune              flag: list of values that each arm chooses from on held-out rows; seeds: of these runs [100, 101]
   seeds             of the reported runs
   baseline          arm that the others are tested against
+  compare           pairs of arms that are compared, named before they are run: [[a, b], [a, c]]
+  margins           metric: difference within which two arms count as equal
   published         table N of the paper's figures, shown beside ours
   program           main.py or diagnostic_stress_test.py, whose defaults hold"""
 
@@ -62,6 +64,8 @@ class Study:
         tune: flag -> values to choose from, per cell, on held-out rows.
         tune_seeds: seeds of the tuning runs, which are not reported.
         baseline: the arm that the others are compared with.
+        compare: pairs of arms that are compared, named before they are run.
+        margins: metric -> difference within which two arms count as equal.
         published: table of the paper (`table N`) whose figures are shown beside ours.
 
     Examples:
@@ -76,6 +80,8 @@ class Study:
     tune_seeds: list[int] = field(default_factory=list)
     baseline: str | None = None
     published: str | None = None
+    compare: list[tuple[str, str]] = field(default_factory=list)
+    margins: dict[str, float] = field(default_factory=dict)
 
 
 def read_study(path: Path) -> Study:
@@ -168,6 +174,8 @@ def _read_arms(path: Path, content: dict[str, Any], program: str) -> Study:
     baseline = content.get("baseline")
     if baseline is not None and baseline not in arms:
         problems.append(f"{path}: baseline: {baseline} is no arm{nearest(baseline, arms)}; there are {', '.join(arms)}")
+    compare, margins, mistakes = _read_comparisons(path, content, arms)
+    problems += mistakes
     if problems:
         raise ConfigError(*problems)
     _refuse_too_many(path, len(arms) * sum(math.prod(map(len, grid.values())) for grid in grids))
@@ -181,7 +189,32 @@ def _read_arms(path: Path, content: dict[str, Any], program: str) -> Study:
         [int(seed) for seed in tune_seeds] if tune else [],
         baseline,
         content.get("published"),
+        compare,
+        margins,
     )
+
+
+Pairs = list[tuple[str, str]]
+
+
+def _read_comparisons(path: Path, content: dict[str, Any], arms: dict[str, Any]) -> tuple[Pairs, dict[str, float], list[str]]:
+    """Pairs of arms, margins by metric, and the mistakes in them."""
+    pairs, margins, problems = content.get("compare") or [], content.get("margins") or {}, []
+    if not isinstance(pairs, list) or not all(_is_list(pair) and len(pair) == 2 for pair in pairs):
+        return [], {}, [f"{path}: compare: must be a list of pairs of arms, such as [[a, b], [a, c]]"]
+    for name in [name for pair in pairs for name in pair if name not in arms]:
+        problems.append(f"{path}: compare: {name} is no arm{nearest(name, arms)}; there are {', '.join(arms)}")
+    if not isinstance(margins, dict) or not all(isinstance(value, str) for value in margins.values()):
+        return [], {}, [*problems, f"{path}: margins: must map metrics to differences, such as mcc: 0.03"]
+    found: dict[str, float] = {}
+    for name, text in margins.items():
+        try:
+            found[name] = float(text)
+        except ValueError:
+            found[name] = 0.0
+        if name not in METRICS or not 0 < found[name] < 1:
+            problems.append(f"{path}: margins: {name}: {text}; must be a metric ({', '.join(METRICS)}) and a difference between 0 and 1")
+    return [(first, second) for first, second in pairs], found, problems
 
 
 def _is_list(values: object) -> bool:

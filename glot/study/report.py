@@ -14,6 +14,7 @@ from glot.errors import DataError, library_door, reason
 from glot.report.plots import plot_arms, plot_lines
 from glot.report.published import published_score
 from glot.report.tables import csv_text, latex, markdown
+from glot.study.comparisons import ArmRuns, comparison_table, named_comparisons, section
 from glot.study.statistics import LEVEL, Paired, Spread, holm, paired, spread
 from glot.training.checkpoint import read_result
 from glot.training.metrics import floors
@@ -58,17 +59,27 @@ def write_report(folder: Path) -> str:
     """
     study = load_study(folder)
     rows = [read_row(cell, study["published"]) for cell in study["cells"]]
+    pairs = list(zip(rows, study["cells"], strict=True))
     check_together(rows, study["cells"])
     tests = compare(rows, study["baseline"])
     table = full_table(rows, tests)
     short = [markdown(*short_table(rows, tests))] if len({label(row.point) for row in rows}) > 1 else []
-    parts = [*short, markdown(*table), explain(study, rows), shortcut_table(study["cells"])]
+    named = named_comparisons(study, {(row.arm, label(row.point)): arm_runs(row, cell) for row, cell in pairs})
+    parts = [section(named), *short, markdown(*table), explain(study, rows), shortcut_table(study["cells"])]
     text = "\n\n".join(filter(None, parts)) + "\n"
     (folder / "report.md").write_text(text, encoding="utf-8")
     (folder / "report.tex").write_text(latex(*table), encoding="utf-8")
     (folder / "report.csv").write_text(csv_text(*table) + "\n", encoding="utf-8")
+    if named:
+        (folder / "comparisons.csv").write_text(csv_text(*comparison_table(named)) + "\n", encoding="utf-8")
     draw([row for row in rows if row.values], study["cells"], folder / "report.png")
     return f"{text}\nwritten: {folder}/report.md, .csv, .tex, .png, .pdf"
+
+
+def arm_runs(row: Row, cell: dict[str, Any]) -> ArmRuns:
+    """The runs behind a row."""
+    folders = {run["seed"]: Path(run["run_dir"]) for run in cell["runs"] if run["run_dir"] is not None}
+    return ArmRuns(row.metric, row.values, folders)
 
 
 def load_study(folder: Path) -> dict[str, Any]:

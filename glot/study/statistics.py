@@ -1,4 +1,4 @@
-"""Statistics over seeds: t-intervals, paired t-tests, Holm's correction and smallest detectable differences."""
+"""Statistics over seeds and rows: t-intervals, paired tests, equivalence, Holm's correction, detectable differences, a bootstrap."""
 
 import math
 from collections.abc import Sequence
@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
+
+from glot.training.metrics import METRICS
 
 LEVEL = 0.95
 
@@ -71,3 +73,52 @@ def holm(p_values: Sequence[float]) -> list[float]:
         running = max(running, min(1.0, p_values[index] * (len(order) - rank)))
         adjusted[index] = running
     return adjusted
+
+
+def equivalence(values: Sequence[float], baseline: Sequence[float], margin: float) -> float:
+    """P of two one-sided paired t-tests (TOST): small where the difference lies inside (-margin, margin). NaN below two seeds.
+
+    Source: Schuirmann 1987; statsmodels' `ttost_paired`.
+    """
+    difference = np.asarray(values, dtype=float) - np.asarray(baseline, dtype=float)
+    n = len(difference)
+    if n < 2:
+        return math.nan
+    error = float(difference.std(ddof=1)) / math.sqrt(n)
+    mean = float(difference.mean())
+    if error == 0:
+        return 0.0 if abs(mean) < margin else 1.0
+    return float(max(stats.t.sf((mean + margin) / error, n - 1), stats.t.cdf((mean - margin) / error, n - 1)))
+
+
+def draw_rows(rows: int, resamples: int, seed: int = 0) -> np.ndarray:
+    """(resamples, rows): how often each row is drawn, with replacement."""
+    generator = np.random.default_rng(seed)
+    return generator.multinomial(rows, np.full(rows, 1 / rows), size=resamples)
+
+
+def resampled(metric: str, labels: np.ndarray, outputs: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """A metric of `METRICS` on every resample: (resamples,).
+
+    Args:
+        metric: its name.
+        labels: (S,).
+        outputs: (S, C) or (S,).
+        counts: of `draw_rows`.
+    """
+    if metric not in COUNTED:
+        where = [np.repeat(np.arange(len(labels)), one) for one in counts]
+        return np.array([METRICS[metric](labels[rows], outputs[rows]) for rows in where])
+    found = outputs.argmax(1)
+    if metric == "accuracy":
+        return counts @ (found == labels) / len(labels)
+    both, chosen, true = (counts @ part.astype(float) for part in (found * labels, found, labels))
+    if metric == "f1":
+        return np.divide(2 * both, chosen + true, out=np.zeros_like(both), where=chosen + true > 0)
+    total = len(labels)
+    scale = np.sqrt(chosen * true * (total - chosen) * (total - true))
+    return np.divide(total * both - chosen * true, scale, out=np.zeros_like(both), where=scale > 0)
+
+
+COUNTED = ("accuracy", "f1", "mcc")
+"""Metrics that follow from counts of rows; the others are computed on each resample."""

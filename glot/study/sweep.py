@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any, NamedTuple
 
 from glot.errors import ConfigError
@@ -73,6 +74,7 @@ def run_study(
         cells.append({"arm": cell.arm, "grid": cell.grid, "flags": cell.flags, "tuned": choice, "runs": rows})
     total = round(time.perf_counter() - start, 1)
     record: dict[str, Any] = {"name": study.name, "baseline": study.baseline, "published": study.published, "cells": cells}
+    record |= {"compare": study.compare, "margins": study.margins}
     record["seconds"] = {"total": total, "encode": round(encoded, 1)}
     write_json(folder / "study.json", record)
     return folder
@@ -117,8 +119,11 @@ def _heldout_score(run_dir: str) -> float:
     from glot.training.checkpoint import read_result
 
     result = read_result(Path(run_dir))
-    entry = result["history"][result["best"]["epoch"] - 1]
-    first = next(iter(entry["metrics"].values()))
+    if "folds" in result:
+        return fmean(_heldout_score(str(folder)) for folder in sorted(Path(run_dir).glob("fold-*")))
+    if not result["history"]:  # a probe on a fixed pooler: nothing was tuned
+        return float("-inf")
+    first = next(iter(result["history"][result["best"]["epoch"] - 1]["metrics"].values()))
     return float("-inf") if first is None else float(first)
 
 

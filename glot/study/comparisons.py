@@ -1,0 +1,163 @@
+"""Comparisons that a study file names beforehand: over seeds and over rows, with a verdict that can also be `cannot tell`."""
+
+import csv
+import math
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from glot.errors import DataError
+from glot.report.tables import markdown
+from glot.study.statistics import LEVEL, draw_rows, equivalence, holm, paired, resampled
+from glot.training.checkpoint import PREDICTIONS
+from glot.training.folds import read_outputs
+
+DIFFERENT, EQUAL, UNCLEAR = "different", "equal within the margin", "cannot tell"
+RESAMPLES = 1000
+"""Draws of the bootstrap over rows."""
+
+
+class ArmRuns(NamedTuple):
+    """The runs of an arm at a grid point: score and folder by seed."""
+
+    metric: str
+    values: dict[int, float]
+    folders: dict[int, Path]
+
+
+class Comparison(NamedTuple):
+    """One arm minus another at a grid point.
+
+    Attributes:
+        arms: both names.
+        where: the grid point in words.
+        metric: the reported one.
+        seeds: number of equal seeds.
+        difference: mean over seeds.
+        over_seeds: half-width of the 95 % t-interval; NaN where seeds change nothing, as with probes on fixed poolers.
+        over_rows: 95 % interval of the bootstrap over rows, of the mean over seeds.
+        p: the larger p of both: a difference must show over seeds and over rows. After Holm in `verdicts`.
+        p_equal: of equivalence, the larger of both; NaN without a margin.
+        margin: within which arms count as equal.
+    """
+
+    arms: tuple[str, str]
+    where: str
+    metric: str
+    seeds: int
+    difference: float
+    over_seeds: float
+    over_rows: tuple[float, float]
+    p: float
+    p_equal: float
+    margin: float | None
+
+
+def compare_arms(arms: tuple[str, str], where: str, first: ArmRuns, second: ArmRuns, margin: float | None) -> Comparison:
+    """Compare two arms over their equal seeds.
+
+    Raises:
+        DataError: they have no seed in common, or were scored on other rows.
+    """
+    seeds = sorted(first.values.keys() & second.values.keys())
+    if not seeds:
+        raise DataError(f"compare: {arms[0]} and {arms[1]} have no finished seed in common at {where}; run the study again")
+    ours, theirs = ([one.values[seed] for seed in seeds] for one in (first, second))
+    moves = max(np.ptp(ours), np.ptp(theirs)) > 0
+    test = paired(ours, theirs)
+    draws = row_differences(first, second, seeds)
+    p_rows = min(1.0, 2 * min((1 + (draws <= 0).sum()), (1 + (draws >= 0).sum())) / (1 + len(draws)))
+    p = max(test.p, p_rows) if moves else p_rows
+    p_equal = math.nan
+    if margin is not None:
+        outside = (1 + max((draws <= -margin).sum(), (draws >= margin).sum())) / (1 + len(draws))
+        p_equal = max(equivalence(ours, theirs, margin), outside) if moves else outside
+    low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    half = test.detectable if moves else math.nan
+    return Comparison(arms, where, first.metric, len(seeds), test.difference, half, (float(low), float(high)), p, float(p_equal), margin)
+
+
+def row_differences(first: ArmRuns, second: ArmRuns, seeds: list[int]) -> np.ndarray:
+    """The difference of the arms' mean scores over seeds on resamples of the rows: (RESAMPLES,).
+
+    Raises:
+        DataError: the arms were scored on other rows.
+    """
+    sums = np.zeros(RESAMPLES)
+    known: np.ndarray | None = None
+    counts = np.empty(0)
+    for sign, arm in ((1, first), (-1, second)):
+        for seed in seeds:
+            labels, outputs = read_predictions(arm.folders[seed] / PREDICTIONS)
+            if known is None:
+                known, counts = labels, draw_rows(len(labels), RESAMPLES)
+            elif not np.array_equal(known, labels):
+                raise DataError(f"{arm.folders[seed]}: was scored on other rows than the arm that it is compared with")
+            sums += sign * resampled(arm.metric, labels, outputs, counts) / len(seeds)
+    return sums
+
+
+def read_predictions(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Labels (S,) and outputs (S, C) or (S,) of a run's `predictions.csv`."""
+    with path.open(encoding="utf-8", newline="") as stream:
+        table = csv.DictReader(stream)
+        classes = sum(name.startswith("score_") and name[6:].isdecimal() for name in table.fieldnames or ())
+        labels = np.array([float(row["label"]) for row in table])
+    return labels, read_outputs(path, classes or 1)
+
+
+def verdicts(found: list[Comparison]) -> list[tuple[float, str]]:
+    """P after Holm over all named comparisons, and what it says, of each."""
+    corrected = holm([one.p for one in found])
+    words = []
+    for one, p in zip(found, corrected, strict=True):
+        equal = one.p_equal < 1 - LEVEL
+        words.append(EQUAL if equal else DIFFERENT if p < 1 - LEVEL else UNCLEAR)
+    return list(zip(corrected, words, strict=True))
+
+
+HEADER = ["comparison", "where", "metric", "difference", "95 % over seeds", "95 % over rows", "seeds", "p (Holm)", "margin", "verdict"]
+
+
+def comparison_table(found: list[Comparison]) -> tuple[list[str], list[list[str]]]:
+    """One line per comparison."""
+    lines = []
+    for one, (p, word) in zip(found, verdicts(found), strict=True):
+        seeds = "-" if math.isnan(one.over_seeds) else f"± {one.over_seeds:.4f}"
+        rows = f"[{one.over_rows[0]:+.4f}, {one.over_rows[1]:+.4f}]"
+        margin = "-" if one.margin is None else f"{one.margin:g}"
+        names = f"{one.arms[0]} - {one.arms[1]}"
+        lines.append([names, one.where, one.metric, f"{one.difference:+.4f}", seeds, rows, str(one.seeds), f"{p:.4f}", margin, word])
+    return HEADER, lines
+
+
+EXPLAINED = (
+    "Named beforehand in the study file. `difference`: mean over equal seeds. A verdict `different` needs p below 0.05 after Holm over "
+    f"this table, where p is the larger of a paired t-test over seeds and a bootstrap over rows ({RESAMPLES:,} draws, seed 0). "
+    "`equal within the margin`: two one-sided tests at 0.05, over seeds and over rows. Else one cannot tell. "
+    "A dash over seeds: seeds change nothing in these arms. Comparisons outside this table are exploratory."
+)
+
+
+def section(found: list[Comparison]) -> str:
+    """The table and what it means, as Markdown; nothing without comparisons."""
+    return f"{markdown(*comparison_table(found))}\n\n{EXPLAINED}" if found else ""
+
+
+def named_comparisons(study: dict[str, Any], arms: dict[tuple[str, str], ArmRuns]) -> list[Comparison]:
+    """Those that a study names, at each grid point that has both arms.
+
+    Args:
+        study: of `study.json`.
+        arms: (arm, grid point in words) -> its runs.
+    """
+    margins: dict[str, float] = study.get("margins") or {}
+    points = list(dict.fromkeys(where for _, where in arms))
+    found = []
+    for first, second in study.get("compare") or []:
+        for where in points:
+            if (first, where) in arms and (second, where) in arms:
+                one, other = arms[first, where], arms[second, where]
+                found.append(compare_arms((first, second), where, one, other, margins.get(one.metric)))
+    return found

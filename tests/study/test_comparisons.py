@@ -1,0 +1,141 @@
+"""Named comparisons: against statsmodels and naive loops, and through a study."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef, roc_auc_score
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.weightstats import ttost_paired
+
+from glot.cli import glot_main
+from glot.errors import ConfigError
+from glot.study.comparisons import DIFFERENT, EQUAL, UNCLEAR, ArmRuns, compare_arms, verdicts
+from glot.study.files import read_study
+from glot.study.statistics import draw_rows, equivalence, holm, resampled
+
+
+def test_equivalence_and_holm_are_those_of_statsmodels():
+    generator = np.random.default_rng(0)
+    for shift in (0.0, 0.01, 0.05):
+        ours, theirs = generator.normal(0.5 + shift, 0.01, 8), generator.normal(0.5, 0.01, 8)
+        assert equivalence(ours, theirs, 0.02) == pytest.approx(ttost_paired(ours, theirs, -0.02, 0.02)[0])
+    p_values = generator.uniform(0, 0.2, 6)
+    assert holm(p_values) == pytest.approx(multipletests(p_values, method="holm")[1])
+    assert equivalence([0.5, 0.5], [0.5, 0.5], 0.01) == 0 and equivalence([0.5, 0.5], [0.4, 0.4], 0.01) == 1
+
+
+def test_resamples_against_a_loop():
+    generator = np.random.default_rng(1)
+    labels, outputs = generator.integers(0, 2, 50), generator.normal(size=(50, 2))
+    counts = draw_rows(50, 20, seed=3)
+    assert (counts.sum(1) == 50).all() and counts.std() > 0.5
+    scores = {"accuracy": accuracy_score, "f1": f1_score, "mcc": matthews_corrcoef}
+    for metric, function in scores.items():
+        rows = [np.repeat(np.arange(50), one) for one in counts]
+        expected = [function(labels[one], outputs[one].argmax(1)) for one in rows]
+        np.testing.assert_allclose(resampled(metric, labels, outputs, counts), expected, atol=1e-9)
+    margins = outputs[:, 1] - outputs[:, 0]
+    expected = [roc_auc_score(labels[one], margins[one]) for one in rows]
+    np.testing.assert_allclose(resampled("auroc", labels, outputs, counts), expected)
+
+
+def runs_of(folder: Path, right: float, seeds: int, rows: int = 400, own: int = 0, still: bool = False) -> ArmRuns:
+    """Runs with a given share of right answers, over the same labels."""
+    labels = np.random.default_rng(0).integers(0, 2, rows)
+    values, folders = {}, {}
+    for seed in range(seeds):
+        generator = np.random.default_rng(100 * own + (0 if still else seed + 1))
+        found = np.where(generator.uniform(size=rows) < right, labels, 1 - labels)
+        place = folder / f"{own}-{seed}"
+        place.mkdir(parents=True)
+        with (place / "predictions.csv").open("w", newline="") as stream:
+            table = csv.writer(stream)
+            table.writerow(["row", "label", "prediction", "score_0", "score_1"])
+            table.writerows([row, label, answer, 1 - answer, answer] for row, (label, answer) in enumerate(zip(labels, found, strict=True)))
+        values[seed], folders[seed] = float((labels == found).mean()), place
+    return ArmRuns("accuracy", values, folders)
+
+
+def test_a_difference_must_show_over_seeds_and_rows_and_a_large_p_is_no_equality(tmp_path):
+    base = runs_of(tmp_path, 0.70, 6, own=1)
+    far = compare_arms(("a", "b"), "-", runs_of(tmp_path, 0.85, 6, own=2), base, 0.02)
+    assert far.difference == pytest.approx(0.15, abs=0.03) and far.over_rows[0] > 0.08 and far.p < 0.01 and far.p_equal > 0.5
+    near = compare_arms(("a", "b"), "-", runs_of(tmp_path, 0.70, 6, own=3), base, 0.10)
+    unclear = compare_arms(("a", "b"), "-", runs_of(tmp_path, 0.71, 6, own=4), base, 0.001)
+    no_margin = compare_arms(("a", "b"), "-", runs_of(tmp_path, 0.70, 6, own=5), base, None)
+    words = [word for _, word in verdicts([far, near, unclear, no_margin])]
+    assert words == [DIFFERENT, EQUAL, UNCLEAR, UNCLEAR]
+    same = compare_arms(("a", "a"), "-", base, base, 0.01)
+    assert same.difference == 0 and same.p == 1 and verdicts([same])[0][1] == EQUAL
+
+
+def test_arms_that_no_seed_moves_are_compared_over_rows_alone(tmp_path):
+    first, second = runs_of(tmp_path, 0.70, 3, own=1, still=True), runs_of(tmp_path, 0.72, 3, own=2, still=True)
+    found = compare_arms(("a", "b"), "-", first, second, None)
+    assert np.isnan(found.over_seeds) and found.p > 0.05  # over seeds alone, three equal differences would prove anything
+    draws = []
+    labels = np.random.default_rng(0).integers(0, 2, 400)
+    answers = [
+        np.array([int(row["prediction"]) for row in csv.DictReader((one.folders[0] / "predictions.csv").open())]) for one in (first, second)
+    ]
+    generator = np.random.default_rng(5)
+    for _ in range(2000):
+        rows = generator.integers(0, 400, 400)
+        draws.append((answers[0][rows] == labels[rows]).mean() - (answers[1][rows] == labels[rows]).mean())
+    assert found.over_rows == pytest.approx(np.quantile(draws, [0.025, 0.975]), abs=0.01)
+
+
+PLAN = """
+kind: study
+name: named
+runs_with: {model_name_or_path: MODEL, task: cola, max_length: 16, folds: 3, selection: heldout}
+arms:
+  mean probe: {pooling_method: mean, head: probe}
+  max probe: {pooling_method: max, head: probe}
+  adapool: {pooling_method: adapool, epochs: 2, lr: 1e-2}
+seeds: [0, 1]
+baseline: mean probe
+compare: [[adapool, mean probe], [max probe, mean probe]]
+margins: {mcc: 0.05}
+"""
+
+
+def test_a_study_reports_what_it_named(tiny_bert, mirror, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("GLOT_DATA_DIR", str(mirror))
+    monkeypatch.setenv("GLOT_STORE_DIR", str(tmp_path / "hidden"))
+    (tmp_path / "s.yaml").write_text(PLAN.replace("MODEL", str(tiny_bert)))
+    assert glot_main(["sweep", str(tmp_path / "s.yaml"), f"--output_dir={tmp_path / 'out'}"]) == 0
+    text = (tmp_path / "out/named/report.md").read_text()
+    lines = [line for line in text.splitlines() if line.startswith(("| adapool - mean probe", "| max probe - mean probe"))]
+    assert len(lines) == 2 and all(line.split("|")[-2].strip() in (DIFFERENT, EQUAL, UNCLEAR) for line in lines)
+    assert "Comparisons outside this table are exploratory." in text
+    table = list(csv.DictReader((tmp_path / "out/named/comparisons.csv").open()))
+    runs = {cell["arm"]: cell["runs"] for cell in json.loads((tmp_path / "out/named/study.json").read_text())["cells"]}
+    scores = {
+        arm: np.mean([json.loads((Path(run["run_dir"]) / "result.json").read_text())["best"]["metrics"]["mcc"] for run in rows])
+        for arm, rows in runs.items()
+    }
+    assert float(table[0]["difference"].lstrip("'")) == pytest.approx(scores["adapool"] - scores["mean probe"], abs=1e-4)
+    assert table[1]["95 % over seeds"] == "-" and table[1]["margin"] == "0.05"
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        ("compare: [[mean probe, meen]]", "compare: meen is no arm"),
+        ("compare: mean probe", "compare: must be a list of pairs of arms, such as [[a, b], [a, c]]"),
+        ("margins: {mcx: 0.1}", "margins: mcx: 0.1; must be a metric (accuracy, macro_f1, f1, mcc"),
+        ("margins: {mcc: -1}", "margins: mcc: -1; must be a metric"),
+        ("margins: [a]", "margins: must map metrics to differences, such as mcc: 0.03"),
+    ],
+)
+def test_comparisons_that_cannot_be_made_are_refused(line, complaint, tmp_path):
+    name = line.partition(":")[0]
+    text = "\n".join(line if one.startswith(f"{name}:") else one for one in PLAN.splitlines())
+    (tmp_path / "s.yaml").write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        read_study(tmp_path / "s.yaml")
+    assert any(complaint in problem for problem in caught.value.problems), caught.value.problems
