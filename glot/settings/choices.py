@@ -11,9 +11,9 @@ EVALUATIONS = ("mteb",)
 """Values of `--task` that train nothing."""
 MTEB_CACHE = "mteb-results"
 """Under `--output_dir`: what mteb remembers of finished tasks, shared by all runs."""
-FIXED_POOLERS = ("cls", "max", "mean", "weightedmean")
+FIXED_POOLERS = ("cls", "max", "mean", "weightedmean", "std")
 """Poolers without weights."""
-POOLERS = ("cls", "adapool", "max", "mean", "mlp", "glot", "weightedmean", "pma", "latent")
+POOLERS = ("cls", "adapool", "max", "mean", "mlp", "glot", "weightedmean", "std", "gated", "pma", "latent")
 GNN_TYPES = ("gat", "gcn", "gin", "gine")
 JK_MODES = ("cat", "lstm", "max", "mean")
 GRAPHS = ("threshold", "none", "complete", "random", "knn", "window")

@@ -4,6 +4,7 @@ import copy
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
@@ -32,6 +33,8 @@ CONFIGS = {
     **{f"glot-{conv}": PoolerConfig("glot", gnn_type=conv, gat_hidden_dim=8) for conv in ("gat", "gcn", "gin", "gine")},
     **{f"glot-{jump}": PoolerConfig("glot", jk_mode=jump, gat_hidden_dim=8) for jump in ("max", "mean", "lstm")},
     "weightedmean": PoolerConfig("weightedmean"),
+    "std": PoolerConfig("std"),
+    "gated": PoolerConfig("gated"),
     "pma": PoolerConfig("pma"),
     "latent": PoolerConfig("latent", gat_hidden_dim=5),
     "glot-K0": PoolerConfig("glot", num_layers=0),
@@ -313,3 +316,31 @@ def test_glot_against_a_loop_over_tokens():
         states = torch.cat(layers, 1)
         expected.append(pooler.score_layer(states).softmax(0).T @ states)
     torch.testing.assert_close(pooler(batch), torch.cat(expected), atol=1e-5, rtol=1e-5)
+
+
+def test_standard_deviations_against_numpy_and_a_single_token_has_none():
+    batch = TokenBatch.from_lengths(torch.randn(9, 4).requires_grad_(), torch.tensor([3, 1, 5]))
+    found = build_pooler(PoolerConfig("std"), GraphConfig(), 4)(batch)
+    parts = [part.detach().numpy() for part in batch.tokens.split([3, 1, 5])]
+    expected = [np.concatenate([part.mean(0), part.std(0)]) for part in parts]
+    np.testing.assert_allclose(found.detach().numpy(), expected, atol=1e-6)
+    found.sum().backward()
+    assert bool(torch.isfinite(batch.tokens.grad).all())
+
+
+def test_gated_attention_begins_at_the_mean_and_is_a_loop_over_heads():
+    batch = TokenBatch.from_lengths(torch.randn(9, 6), torch.tensor([3, 1, 5]))
+    pooler = build_pooler(PoolerConfig("gated"), GraphConfig(), 6)
+    torch.testing.assert_close(pooler(batch), build_pooler(PoolerConfig("mean"), GraphConfig(), 6)(batch))
+    pooler(batch).square().sum().backward()
+    assert float(pooler.gate.grad.abs().max()) > 0  # it can leave the mean
+    with torch.no_grad():
+        pooler.gate.normal_()
+    vectors, weights = pooler.readout(batch)
+    for row, (part, own) in enumerate(zip(batch.tokens.split([3, 1, 5]), weights.split([3, 1, 5]), strict=True)):
+        expected = part.mean(0)
+        for head, gate in enumerate(pooler.gate):
+            expected = expected + gate * (pooler.score(part)[:, head].softmax(0) @ part - part.mean(0))
+        torch.testing.assert_close(vectors[row], expected, atol=1e-5, rtol=1e-4)
+        assert float(own.detach().sum()) == pytest.approx(1, abs=1e-5)
+    assert sum(weight.numel() for weight in build_pooler(PoolerConfig("gated"), GraphConfig(), 384).parameters()) == 3088

@@ -51,7 +51,7 @@ def assert_stacked_equals_alone(capsys, flags: list[str]) -> None:
     assert len({result["history"][0]["train_loss"] for result in together}) == 3  # they are different models
 
 
-@pytest.mark.parametrize("pooler", ["cls", "mean", "max", "weightedmean", "adapool", "pma", "latent"])
+@pytest.mark.parametrize("pooler", ["cls", "mean", "max", "weightedmean", "std", "gated", "adapool", "pma", "latent"])
 def test_stacked_seeds_are_their_single_runs(capsys, tiny_flags, pooler):
     assert_stacked_equals_alone(
         capsys, [*tiny_flags, f"--pooling_method={pooler}", *SMALL.get(pooler, []), "--epochs=3", "--lr=1e-2", "--batch_size=8"]

@@ -10,8 +10,8 @@ from glot.errors import ConfigError, library_door, lookup, reason
 from glot.nn.graph import GraphRule
 from glot.nn.own import OwnCode, OwnPooler, find_code, is_own, run_code
 from glot.nn.pooler import Pooler
-from glot.nn.poolers.attention import LatentPooler, PmaPooler
-from glot.nn.poolers.fixed import ClsPooler, MaxPooler, MeanPooler, WeightedMeanPooler
+from glot.nn.poolers.attention import GatedPooler, LatentPooler, PmaPooler
+from glot.nn.poolers.fixed import ClsPooler, MaxPooler, MeanPooler, StdPooler, WeightedMeanPooler
 from glot.nn.poolers.glot import GlotPooler
 from glot.nn.poolers.scored import AdaPooler, MlpPooler
 
@@ -25,6 +25,8 @@ POOLERS: dict[str, Callable[["PoolerConfig", GraphRule, int], Pooler]] = {
     "mean": lambda config, rule, d: MeanPooler(d),
     "mlp": lambda config, rule, d: MlpPooler(d, config.gat_hidden_dim, config.num_layers),
     "weightedmean": lambda config, rule, d: WeightedMeanPooler(d),
+    "std": lambda config, rule, d: StdPooler(d),
+    "gated": lambda config, rule, d: GatedPooler(d),
     "pma": lambda config, rule, d: PmaPooler(d),
     "latent": lambda config, rule, d: LatentPooler(d, config.gat_hidden_dim),
     "glot": lambda config, rule, d: GlotPooler(d, config.gat_hidden_dim, config.num_layers, config.gnn_type, config.jk_mode, rule),
@@ -39,6 +41,8 @@ CLASSES: dict[str, type[Pooler]] = {
     "mean": MeanPooler,
     "mlp": MlpPooler,
     "weightedmean": WeightedMeanPooler,
+    "std": StdPooler,
+    "gated": GatedPooler,
     "pma": PmaPooler,
     "latent": LatentPooler,
     "glot": GlotPooler,

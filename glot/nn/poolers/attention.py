@@ -60,3 +60,34 @@ class LatentPooler(Pooler):
         """(B, d)."""
         found = F.softmax(batch.tokens @ self.latents.T / math.sqrt(self.in_dim), dim=1) @ self.latents
         return segment_mean(found + self.mlp(found), batch)
+
+
+class GatedPooler(Pooler):
+    """The mean, moved by gated attention readouts: z = mean + sum_k g_k (r_k - mean), r_k the weighted mean of head k. out_dim = d.
+
+    The gates g start at 0, so training begins at the mean. Values are the tokens themselves: d weights and two numbers per head.
+
+    Source: ours. The readout of a head is that of AdaPool (GLOT paper, section 4) with a linear score; gates at zero as in ReZero
+    (Bachlechner et al. 2021).
+
+    Examples:
+        >>> GatedPooler(384)(batch)
+    """
+
+    def __init__(self, in_dim: int) -> None:
+        super().__init__(in_dim, in_dim)
+        self.score = nn.Linear(in_dim, MOST_HEADS)
+        self.gate = nn.Parameter(torch.zeros(MOST_HEADS))
+        nn.init.normal_(self.score.weight, std=1 / math.sqrt(in_dim))
+
+    def readout(self, batch: TokenBatch) -> tuple[Tensor, Tensor]:
+        """(B, d), and the weight of each token (N,): they sum to one per sentence, and may be below zero."""
+        scores = self.score(batch.tokens)
+        heads = torch.stack([segment_softmax(scores[:, head], batch) for head in range(MOST_HEADS)], 1)
+        even = 1 / batch.lengths.to(scores.device, scores.dtype)[batch.segment]
+        weights = even + (heads - even.unsqueeze(1)) @ self.gate
+        return segment_sum(batch.tokens, batch, weights), weights
+
+    def forward(self, batch: TokenBatch) -> Tensor:
+        """(B, d)."""
+        return self.readout(batch)[0]

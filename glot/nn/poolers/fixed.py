@@ -1,4 +1,4 @@
-"""Poolers without parameters: out_dim = in_dim = d."""
+"""Poolers without parameters."""
 
 import torch
 from torch import Tensor
@@ -74,3 +74,24 @@ class MaxPooler(Pooler):
     def forward(self, batch: TokenBatch) -> Tensor:
         """(B, d)."""
         return segment_max(batch.tokens, batch)
+
+
+class StdPooler(Pooler):
+    """The mean and the standard deviation of all real tokens. out_dim = 2 d; the deviation of a single token is 0.
+
+    Source: Snyder et al. 2018, x-vectors, section 2.1 (statistics pooling).
+
+    Examples:
+        >>> StdPooler(384)(batch)
+    """
+
+    def __init__(self, in_dim: int) -> None:
+        super().__init__(in_dim, 2 * in_dim)
+
+    def forward(self, batch: TokenBatch) -> Tensor:
+        """(B, 2 d)."""
+        mean = segment_mean(batch.tokens, batch)
+        variance = segment_mean((batch.tokens - mean[batch.segment]).square(), batch)
+        moves = variance > 0  # the root has no gradient at 0
+        deviation = torch.where(moves, torch.where(moves, variance, 1.0).sqrt(), 0.0)
+        return torch.cat([mean, deviation], 1)
