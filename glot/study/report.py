@@ -65,7 +65,7 @@ def write_report(folder: Path) -> str:
     table = full_table(rows, tests)
     short = [markdown(*short_table(rows, tests))] if len({label(row.point) for row in rows}) > 1 else []
     named = named_comparisons(study, {(row.arm, label(row.point)): arm_runs(row, cell) for row, cell in pairs})
-    parts = [section(named), *short, markdown(*table), explain(study, rows), shortcut_table(study["cells"])]
+    parts = [section(named), *short, markdown(*table), explain(study, rows), caveats(study["cells"]), shortcut_table(study["cells"])]
     text = "\n\n".join(filter(None, parts)) + "\n"
     (folder / "report.md").write_text(text, encoding="utf-8")
     (folder / "report.tex").write_text(latex(*table), encoding="utf-8")
@@ -282,6 +282,35 @@ def explain(study: dict[str, Any], rows: list[Row]) -> str:
         f"The study took {study['seconds']['total']:,.0f} s, {study['seconds']['encode']:,.0f} s of it in the backbone.",
     ]
     return " ".join(filter(None, sentences))
+
+
+def caveats(cells: list[dict[str, Any]]) -> str:
+    """Signs that arms were not at their best: a tuned value at the edge of its grid, the last epoch as the best one in most runs."""
+    edges, late = [], []
+    for cell in cells:
+        name = f"{cell['arm'] or 'run'} ({label(cell['grid'])})" if cell["grid"] else cell["arm"] or "run"
+        for flag, value in cell["tuned"]["values"].items():
+            tried = sorted({float(point[flag]) for point in cell["tuned"]["scores"] if _is_float(point[flag])})
+            if len(tried) > 1 and _is_float(value) and float(value) in (tried[0], tried[-1]):
+                edges.append(f"{name} {flag}={value:g}")
+        results = [read_result(Path(run["run_dir"])) for run in cell["runs"] if run["run_dir"] is not None]
+        trained = [result for result in results if result.get("history")]
+        last = sum(result["best"]["epoch"] == len(result["history"]) for result in trained)
+        if trained and 2 * last > len(trained) and trained[0].get("selection", {}).get("rule") != "last":
+            late.append(f"{name} {last} of {len(trained)}")
+    found = {
+        "Tuned values at the edge of their grid, where a wider one may score better:": edges,
+        "Arms whose best epoch is the last in most runs, so more epochs may score better:": late,
+    }
+    return "\n\n".join(f"{sentence} {', '.join(names)}." for sentence, names in found.items() if names)
+
+
+def _is_float(value: object) -> bool:
+    try:
+        float(str(value))
+    except ValueError:
+        return False
+    return True
 
 
 def label(point: dict[str, str]) -> str:

@@ -125,6 +125,8 @@ def test_a_study_is_tuned_reused_and_reported(tiny_study, tmp_path, capsys, monk
     assert len(list((tmp_path / "hidden").iterdir())) == 2  # one store a task
     assert {"report.md", "report.csv", "report.tex", "report.png"} <= {path.name for path in folder.iterdir()}
     assert "| no graph" in text and "paired t-test over seeds" in text and "The study took" in text
+    (edges,) = [line for line in text.splitlines() if line.startswith("Tuned values at the edge of their grid")]
+    assert edges.count("lr=") == 6  # of two values, both are edges
     rows = list(csv.DictReader((folder / "report.csv").open()))
     assert [row["n"] for row in rows] == ["3"] * 6 and all(row["difference"] for row in rows if row["arm"] != "no graph")
     orders = {path.parent.name: json.loads(path.read_text())["flags"]["order_seed"] for path in (folder / "runs").glob("*/config.json")}
@@ -272,3 +274,23 @@ def test_sweep_command_line(tiny_study, capsys):
     assert glot_main(["sweep", "/no/such.yaml"]) == 2 and glot_main(["report"]) == 2
     assert "the following arguments are required: folder; see glot report --help" in capsys.readouterr().err
     assert sweep.sweep_seeds("0..2") == [0, 1, 2]
+
+
+def test_arms_that_were_not_at_their_best_are_named(tmp_path):
+    def cell(arm: str, chosen: float, best: int) -> dict:
+        runs = []
+        for seed in range(3):
+            folder = tmp_path / f"{arm}-{seed}"
+            folder.mkdir()
+            (folder / "config.json").write_text("{}")
+            result = {"best": {"epoch": best if seed else 1}, "history": [{}] * 4, "selection": {"rule": "heldout"}}
+            write_result(folder, result)
+            runs.append({"seed": seed, "run_dir": str(folder)})
+        scores = [{"lr": value, "score": 0.5} for value in ("1e-4", "1e-3", "1e-2")]
+        return {"arm": arm, "grid": {"task": "cola"}, "tuned": {"values": {"lr": chosen}, "scores": scores}, "runs": runs}
+
+    text = report.caveats([cell("low", 1e-4, 4), cell("inside", 1e-3, 2), cell("high", 1e-2, 3)])
+    edges, late = text.split("\n\n")
+    assert edges.endswith("a wider one may score better: low (cola) lr=0.0001, high (cola) lr=0.01.")
+    assert late.endswith("so more epochs may score better: low (cola) 2 of 3.")
+    assert report.caveats([cell("fine", 1e-3, 2)]) == ""
