@@ -305,7 +305,7 @@ def has_traceback(said: str) -> bool:
 
 def names_a_file(said: str, place: Path) -> bool:
     """Whether one line of an error names something in the folder."""
-    return any(re.match(r"error: ", line) and str(place) in line for line in said.splitlines())
+    return any(re.match(r"(error|failed): ", line) and str(place) in line for line in said.splitlines())
 
 
 def soak(seconds: float, seed: int, operations: list[str]) -> int:
