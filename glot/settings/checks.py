@@ -23,10 +23,9 @@ ROWS_WORDS = ("subset", "full")
 
 def check(config: "RunConfig") -> list[str]:
     """Every mistake in numbers, combinations and paths, one line each; an empty list is a good configuration."""
-    problems = _check_types(config)
+    problems = value_problems(config)
     if problems:
         return problems  # what follows takes values of the right type for granted
-    problems = _check_values(config)
     if not -1 <= config.graph.tau < 1:
         problems.append(f"--tau={config.graph.tau}: must be at least -1 and below 1 (an edge needs cosine > tau)")
     if not 0 < config.data.heldout_fraction < 1:
@@ -35,6 +34,11 @@ def check(config: "RunConfig") -> list[str]:
     for one in (*rows, *parts, _check_stress, _check_seeds, _check_processes):
         problems += one(config)
     return problems
+
+
+def value_problems(config: "RunConfig") -> list[str]:
+    """Mistakes of each value by itself: its type, or else its choices and bounds."""
+    return _check_types(config) or _check_values(config)
 
 
 def _check_types(config: "RunConfig") -> list[str]:

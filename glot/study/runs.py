@@ -5,15 +5,16 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from glot.errors import ConfigError, nearest
+from glot.errors import CheckpointError, ConfigError, nearest
 from glot.locate import read_facts
 from glot.nn.own import hold_sources
+from glot.progress import warn
 from glot.recipes import choose_recipe
 from glot.report.tables import markdown
 from glot.settings.choices import short_name
 from glot.settings.config import RunConfig, read_config
-from glot.training.checkpoint import CONFIG, PREDICTIONS, WEIGHTS, own_sources, read_result
-from glot.training.folders import RESULT
+from glot.training.checkpoint import CONFIG, PREDICTIONS, WEIGHTS, own_sources, peek_result, read_result
+from glot.training.folders import RESULT, find_results
 from glot.trust import DISTRUST, Trust
 
 COLUMNS = ("date", "task", "model", "pooler", "seed", "metric", "score", "floor", "folder")
@@ -43,7 +44,7 @@ def list_runs(root: Path, sort: str = "date") -> list[Listed]:
         raise ConfigError(f"{root}: no such folder; give one that holds run folders, such as runs")
     if sort not in COLUMNS:
         raise ConfigError(f"--sort={sort}: no such column{nearest(sort, COLUMNS)}; there are {', '.join(COLUMNS)}")
-    found = [row for path in root.rglob(RESULT) if (row := _listed(path, root)) is not None]
+    found = [row for path in find_results(root) if (row := _listed(path, root)) is not None]
     place = COLUMNS.index(sort)
     return sorted(found, key=lambda row: (_as_number(row[place]), row[place]), reverse=sort == "score")
 
@@ -79,9 +80,14 @@ def _as_number(text: str) -> float:
 
 def _listed(path: Path, root: Path) -> Listed | None:
     """A row; None of a folder of seeds, whose runs have rows of their own, of a fold, and of a damaged file."""
-    result = read_facts(path)
+    try:
+        result = peek_result(path)
+    except CheckpointError as error:
+        warn(str(error))
+        return None
     of_fold = path.parent.name.startswith("fold-") and "folds" in read_facts(path.parent.parent / RESULT)
-    if of_fold or ("best" not in result and "scores" not in result):
+    is_ours = {"task", "model", "pooler", "seed"} <= result.keys()  # another tool may write a file of this name
+    if of_fold or not is_ours or ("best" not in result and "scores" not in result):
         return None
     metrics: dict[str, Any] = result["scores"] if "scores" in result else result["best"]["metrics"]
     metric, value = next(iter(metrics.items()), ("-", None))

@@ -12,7 +12,7 @@ from glot.states.store.checksums import READ_AT_ONCE, checksum, new_checksum
 from glot.states.store.layout import MANIFEST, PLAN, TOKENS, Manifest
 from glot.states.store.reader import StoredTokens, open_store_folder
 from glot.states.store.writer import is_locked
-from glot.training.folders import RESULT
+from glot.training.folders import find_results
 
 COLUMNS = ("name", "model", "layer", "texts", "tokens", "MiB", "date", "used by")
 
@@ -33,7 +33,7 @@ class StoreRow(NamedTuple):
 def users_of(runs: Path) -> dict[str, list[tuple[str, str]]]:
     """Store -> (model, folder) of the runs under `runs` whose results name it."""
     found: dict[str, list[tuple[str, str]]] = {}
-    for path in sorted(runs.rglob(RESULT)) if runs.is_dir() else []:
+    for path in sorted(find_results(runs)) if runs.is_dir() else []:
         result = read_facts(path)
         store = result.get("store")
         if isinstance(store, dict):

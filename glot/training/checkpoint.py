@@ -33,6 +33,7 @@ from glot.nn.heads import FittedHead
 from glot.nn.model import SentenceModel
 from glot.nn.own import OwnCode
 from glot.nn.poolers import build_pooler
+from glot.settings.checks import value_problems
 from glot.settings.config import RunConfig, read_config
 from glot.settings.effects import has_gradient
 from glot.states.backbone import BackboneSource, find_backbone, identity_of
@@ -79,15 +80,25 @@ def read_result(folder: Path) -> dict[str, Any]:
     """
     if not (folder / RESULT).is_file():
         raise CheckpointError(f"{folder}: no {RESULT}; give the folder of a finished run")
-    with library_door(CheckpointError, lambda error: f"{folder / RESULT}: is damaged ({reason(error)}); {AGAIN}"):
-        result: dict[str, Any] = json.loads((folder / RESULT).read_text(encoding="utf-8"))
-        body = {name: value for name, value in result.items() if name != "checksum"}
-    if "checksum" in result and result["checksum"] != _checksum_of(body):
-        raise CheckpointError(f"{folder / RESULT}: is not what the run wrote; {AGAIN}")
+    result = peek_result(folder / RESULT)
     for name, known in result.get("files", {}).items():
         path = folder / name
         if not path.is_file() or _sha256(path) != known:
             raise CheckpointError(f"{path}: {'is not what the run wrote' if path.is_file() else 'is missing'}; {AGAIN}")
+    return result
+
+
+def peek_result(path: Path) -> dict[str, Any]:
+    """A `result.json` with its own checksum compared, and not those of the run's other files: for listings.
+
+    Raises:
+        CheckpointError: it is not what was written.
+    """
+    with library_door(CheckpointError, lambda error: f"{path}: is damaged ({reason(error)}); {AGAIN}"):
+        result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        body = {name: value for name, value in result.items() if name != "checksum"}
+    if "checksum" in result and result["checksum"] != _checksum_of(body):
+        raise CheckpointError(f"{path}: is not what the run wrote; {AGAIN}")
     return result
 
 
@@ -176,6 +187,9 @@ def load_run(folder: Path, trust_pooler: bool = False) -> tuple[SentenceModel, R
     if not (folder / WEIGHTS).is_file():
         raise CheckpointError(f"{folder}: no {WEIGHTS}; give the folder of a finished run that trained a pooler")
     config, resolved = RunConfig.from_dict(saved["flags"]), saved["resolved"]
+    problems = value_problems(config)
+    if problems:
+        raise CheckpointError(f"{folder / CONFIG}: is damaged ({problems[0]}); {AGAIN}")
     sources = own_sources(folder, resolved, trust_pooler)
     model = build_model(config, task_of(config, resolved), resolved["hidden_size"], sources, finished=True)
     try:

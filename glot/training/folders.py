@@ -151,6 +151,11 @@ def wait_until_free(folder: Path) -> None:
             return
 
 
+def find_results(root: Path) -> list[Path]:
+    """Every `result.json` under a folder; what vanishes or cannot be read on the way is passed over."""
+    return [Path(place) / RESULT for place, _, names in os.walk(root) if RESULT in names]
+
+
 def read_mark(folder: Path) -> str | None:
     """The fingerprint that a folder is marked with; empty in folders of older versions, None where there is no mark."""
     path = folder / MARK

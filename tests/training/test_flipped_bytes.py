@@ -140,3 +140,25 @@ seeds: [0]
     (tmp_path / "runs/link").symlink_to(tmp_path.parent)
     assert glot_main(["sweep", str(path), f"--output_dir={tmp_path / 'runs'}"]) == 2
     assert "is a link that leads out of it" in capsys.readouterr().err
+
+
+def test_a_listing_says_which_results_are_damaged_and_passes_over_those_of_others(run, tmp_path, capsys):
+    shutil.copytree(run, tmp_path / "runs/good")
+    path = run / "result.json"
+    path.write_text(path.read_text().replace('"metrics"', '"mxtrics"', 1))
+    (tmp_path / "runs/other").mkdir()
+    (tmp_path / "runs/other/result.json").write_text('{"best": 3}')
+    (tmp_path / "runs/third").mkdir()
+    (tmp_path / "runs/third/result.json").write_text("[]")
+    assert glot_main(["runs", str(tmp_path / "runs")]) == 0
+    captured = capsys.readouterr()
+    assert f"{path}: is not what the run wrote" in captured.err and "runs/third/result.json: is damaged" in captured.err
+    assert "runs/good" in captured.out and "runs/run" not in captured.out and "other" not in captured.out
+
+
+def test_a_configuration_with_a_value_that_no_flag_has_is_damaged(run):
+    (run / "result.json").unlink()  # which holds its checksum
+    path = run / "config.json"
+    path.write_text(path.read_text().replace('"task": "cola"', '"task": "c0la"'))
+    with pytest.raises(CheckpointError, match=r"config\.json: is damaged \(--task=c0la: unknown"):
+        glot.load(run)
