@@ -171,7 +171,7 @@ def carried_sources(config: RunConfig, known: dict[str, str]) -> dict[str, str]:
 
 def requirements(config: RunConfig, sources: dict[str, str]) -> dict[str, str]:
     """What must be installed to load an export: torch_geometric only where its layers hold the weights, and what own code imports."""
-    owners = metadata.packages_distributions()
+    owners = metadata.packages_distributions() if sources else {}  # it looks at every installed package: half a second
     names = [name for text in sources.values() for library in libraries(text) for name in owners.get(library, [])[:1]]
     further = {name: f">={metadata.version(name).partition('+')[0]}" for name in names if name not in IMPLIED}
     pooler = config.pooler

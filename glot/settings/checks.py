@@ -23,9 +23,10 @@ ROWS_WORDS = ("subset", "full")
 
 def check(config: "RunConfig") -> list[str]:
     """Every mistake in numbers, combinations and paths, one line each; an empty list is a good configuration."""
-    problems = value_problems(config)
+    problems = _check_types(config)
     if problems:
         return problems  # what follows takes values of the right type for granted
+    problems = _check_values(config)
     if not -1 <= config.graph.tau < 1:
         problems.append(f"--tau={config.graph.tau}: must be at least -1 and below 1 (an edge needs cosine > tau)")
     if not 0 < config.data.heldout_fraction < 1:

@@ -214,21 +214,20 @@ def one_thread():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_what_was_trained(number, tiny_flags, tmp_path, one_thread, capsys):
-    words = [*(word for word in tiny_flags if word != "--verbose=0"), "--pooling_method=glot", "--epochs=150", "--run_name=run"]
+    words = [*(word for word in tiny_flags if word != "--verbose=0"), "--pooling_method=glot", "--epochs=60", "--run_name=run"]
     command = [sys.executable, str(ROOT / "main.py"), *words]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=one_thread)
     wait_for_states(tmp_path / "runs", 1)
     process.send_signal(number)
     _, said = process.communicate(timeout=60)
-    assert process.returncode == {signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGKILL: -9}[number], said
+    assert process.returncode == {signal.SIGTERM: 143, signal.SIGINT: 130}[number], said
     (state,) = (tmp_path / "runs/run").glob("training-*.pt")
-    if number != signal.SIGKILL:
-        saved, last = said.splitlines()[-2:]
-        assert saved.startswith("saved after step ") and saved.endswith(str(state))
-        what = {signal.SIGTERM: "told to end", signal.SIGINT: "stopped"}[number]
-        assert last == f"{what}; the same command, given again, goes on from what was saved"
+    saved, last = said.splitlines()[-2:]
+    assert saved.startswith("saved after step ") and saved.endswith(str(state))
+    what = {signal.SIGTERM: "told to end", signal.SIGINT: "stopped"}[number]
+    assert last == f"{what}; the same command, given again, goes on from what was saved"
     result = run(capsys, words)
     assert any(note.startswith("went on from epoch") for note in result["notes"])
     assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["run"]
@@ -239,7 +238,7 @@ def test_a_signal_saves_what_was_trained(number, tiny_flags, tmp_path, one_threa
 STUDY = """
 kind: study
 name: long
-runs_with: {model_name_or_path: MODEL, task: cola, max_length: 16, epochs: 150}
+runs_with: {model_name_or_path: MODEL, task: cola, max_length: 16, epochs: 60}
 grid: {tau: [0.1, 0.5]}
 arms: {glot: {pooling_method: glot}}
 seeds: [0]
