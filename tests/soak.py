@@ -79,13 +79,15 @@ NONE = Fault()
 
 def start(words: list[str], place: Path, fault: Fault) -> tuple[int, list[int]]:
     """Run a command in a fork of this process, which has imported everything: its number, and the pipes of what it prints and says."""
-    pipes = [os.pipe() for _ in range(2)]  # no files: a limit on their size would cut what is said
+    pipes, ready = [os.pipe() for _ in range(2)], os.pipe()  # no files: a limit on their size would cut what is said
     for pipe in pipes:
         fcntl.fcntl(pipe[1], fcntl.F_SETPIPE_SZ, 1 << 20)
     child = os.fork()
     if child:
-        for pipe in pipes:
+        for pipe in (*pipes, ready):
             os.close(pipe[1])
+        os.read(ready[0], 1)  # time counts from the command on, not from the fork
+        os.close(ready[0])
         return child, [pipe[0] for pipe in pipes]
     code = 70
     try:
@@ -96,6 +98,7 @@ def start(words: list[str], place: Path, fault: Fault) -> tuple[int, list[int]]:
         if fault.operation is not None:
             kill_at(fault.operation)
         os.environ["GLOT_STORE_DIR"] = str(place / "hidden")
+        os.write(ready[1], b"1")
         code = glot_main(words)
     except SystemExit as error:
         code = int(error.code or 0)
@@ -109,8 +112,8 @@ def start(words: list[str], place: Path, fault: Fault) -> tuple[int, list[int]]:
 
 def run(words: list[str], place: Path, fault: Fault = NONE) -> Ended:
     """Run a command with a fault."""
-    begun, send = time.monotonic(), fault.send
     (child, pipes), status = start(words, place, fault), None
+    begun, send = time.monotonic(), fault.send
     while status is None:
         passed = time.monotonic() - begun
         if send is not None and passed >= send[1]:
