@@ -105,7 +105,8 @@ def test_a_run_its_export_and_the_export_saved_again_give_the_same_vectors(name,
     encoder = glot.load(tmp_path / "run")
     expected = encoder.encode(TEXTS, batch_size=1)
     np.testing.assert_allclose(encoder.encode(TEXTS), expected, atol=SMALL)
-    for flags in (["--head_only"], []):
+    by_name = [["--head_only"]] if list(READ).index(name) % 3 == 0 else []  # the backbone by its name: a third of them is enough
+    for flags in (*by_name, []):
         place = tmp_path / f"export{len(flags)}"
         assert glot_main(["export", str(tmp_path / "run"), "--to", str(place), *flags]) == 0
         model = SentenceTransformer(str(place), trust_remote_code=True, device="cpu")
