@@ -1,4 +1,4 @@
-"""A trained run on new texts: classes, probabilities or cosines, and vectors."""
+"""A trained run on new texts: classes, probabilities or scores, and vectors."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -54,12 +54,12 @@ class Predictor(SentenceEncoder):
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Names of the classes in the order of the scores; empty where texts get a cosine."""
+        """Names of the classes in the order of the scores; empty where pairs get one score."""
         return self.labels.names
 
     @torch.inference_mode()
     def scores(self, texts: Texts | str, batch_size: int = 32, show_progress_bar: bool = False) -> np.ndarray:
-        """The head's outputs for S texts or pairs: (S, C) for classes, cosines (S,) else; of a single one (C,) or a number.
+        """The head's outputs for S texts or pairs: (S, C) for classes, else scores (S,); of a single one (C,) or a number.
 
         Raises:
             ConfigError: texts where the run takes pairs, or pairs where it takes texts.
@@ -75,7 +75,7 @@ class Predictor(SentenceEncoder):
         return found[0] if is_single else found
 
     def predict(self, texts: Texts | str, batch_size: int = 32, show_progress_bar: bool = False) -> Any:
-        """The name of each text's class, a list; cosines (S,) where the run was trained on scores. A single text gets a single answer."""
+        """The name of each text's class, a list; scores (S,) where the run was trained on scores. A single text gets a single answer."""
         found = self.scores(texts, batch_size, show_progress_bar)
         if not self.classes:
             return float(found) if found.ndim == 0 else found

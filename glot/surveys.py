@@ -49,7 +49,7 @@ def plan(config: RunConfig) -> str:
     config, notes = resolve(config, source)
     length = "no cut but the model's limit" if config.backbone.adaptive_length else f"at most {config.backbone.max_length} tokens"
     states = f"stored under {config.store.store_dir}" if config.store.precompute_hidden_states else "computed in every epoch"
-    rows = ", ".join(f"{len(split):,} {split.split}" for split in [data.train, *data.watched])
+    rows = ", ".join(dict.fromkeys(f"{len(split):,} {split.split}" for split in [data.train, *data.watched]))
     kind = "decoder" if source.is_decoder else "encoder"
     lines = {
         "task": f"{config.data.task}, rows: {rows}; selection: {config.data.selection}",

@@ -12,6 +12,7 @@ from glot.files import HUB, find_files
 from glot.locate import expand_user, local_folder, split_revision
 from glot.prompts import AUTO, NONE
 from glot.settings.choices import EMBEDDED_BACKBONES, FIXED_POOLERS, LONGEST_STACKED, METRICS, MTEB_CACHE, POOLERS, is_own_name
+from glot.settings.effects import has_gradient
 from glot.settings.index import flag_facts, kinds, optional_flags
 from glot.settings.seeds import LARGEST_SEED, MOST_SEEDS, parse_seeds
 
@@ -218,6 +219,7 @@ def stack_problems(config: "RunConfig") -> list[str]:
         f"--gnn_type={pooler.gnn_type}: only gat": is_glot and pooler.gnn_type != "gat",
         "--grad_clip: it is taken of one model's weights": config.train.grad_clip > 0,
         "--dropout: each run drops others": config.head.dropout > 0,
+        f"--head={config.head.head}: a solver fits it, and {pooler.pooling_method} has no weights": not has_gradient(config),
         "--jk_mode=lstm: only cat, max and mean": is_glot and pooler.jk_mode == "lstm",
         f"--max_length above {LONGEST_STACKED} or --adaptive_length=1: too long for glot's layers": is_glot and longest > LONGEST_STACKED,
         "torchrun: several processes share single runs": processes().count > 1,

@@ -1,13 +1,16 @@
 """Effects: which flags do something in a run, and which were given for nothing."""
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from glot.errors import ConfigError
 from glot.settings.choices import EVALUATIONS, FIXED_POOLERS, PAIR_TASKS, POOLERS
-from glot.settings.config import RunConfig
 from glot.settings.index import flag_facts
 
-CONDITIONS: dict[str, tuple[str, Callable[[RunConfig], bool]]] = {
+if TYPE_CHECKING:
+    from glot.settings.config import RunConfig
+
+CONDITIONS: dict[str, tuple[str, Callable[["RunConfig"], bool]]] = {
     "cls": ("--pooling_method=cls", lambda c: c.pooler.pooling_method == "cls"),
     "own": ("a pooler of your own (--pooling_method=file.py:Name)", lambda c: c.pooler.pooling_method not in POOLERS),
     "adapool": ("--pooling_method=adapool", lambda c: c.pooler.pooling_method == "adapool"),
@@ -84,29 +87,29 @@ CONDITIONS: dict[str, tuple[str, Callable[[RunConfig], bool]]] = {
 """Name -> (in words, predicate): when a flag has an effect."""
 
 
-def _trains(config: RunConfig) -> bool:
+def _trains(config: "RunConfig") -> bool:
     return config.data.task not in EVALUATIONS
 
 
-def has_gradient(config: RunConfig) -> bool:
+def has_gradient(config: "RunConfig") -> bool:
     """Whether a run takes gradient steps: a probe on a pooler without weights does not."""
     return config.head.head == "trained" or config.pooler.pooling_method not in FIXED_POOLERS or config.backbone.finetune_backbone
 
 
-def _holds_out(config: RunConfig) -> bool:
+def _holds_out(config: "RunConfig") -> bool:
     own_rows = config.data.task == "custom" and config.files.eval_file is None and config.data.eval_split is None
     return config.data.selection == "heldout" or config.data.task == "embedding" or own_rows or config.data.folds > 0
 
 
-def _reads_hub(config: RunConfig) -> bool:
+def _reads_hub(config: "RunConfig") -> bool:
     return any(str(file).startswith("hub:") for file in (config.contrastive.train_file, config.files.eval_file))
 
 
-def _has_graph(config: RunConfig, *names: str) -> bool:
+def _has_graph(config: "RunConfig", *names: str) -> bool:
     return CONDITIONS["graph"][1](config) and config.graph.graph_adj in names
 
 
-def inert_flags(config: RunConfig, explicit: frozenset[str]) -> tuple[str, ...]:
+def inert_flags(config: "RunConfig", explicit: frozenset[str]) -> tuple[str, ...]:
     """The flags of the release that were given and do nothing in this run.
 
     Raises:
@@ -124,6 +127,6 @@ def inert_flags(config: RunConfig, explicit: frozenset[str]) -> tuple[str, ...]:
     return tuple(inert)
 
 
-def acting_flags(config: RunConfig) -> list[str]:
+def acting_flags(config: "RunConfig") -> list[str]:
     """The flags that do something in a run."""
     return [name for name, facts in flag_facts().items() if facts.acts is None or CONDITIONS[facts.acts][1](config)]

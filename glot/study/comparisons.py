@@ -35,9 +35,9 @@ class Comparison(NamedTuple):
         metric: the reported one.
         seeds: number of equal seeds.
         difference: mean over seeds.
-        over_seeds: half-width of the 95 % t-interval; NaN where seeds change nothing, as with probes on fixed poolers.
+        over_seeds: half-width of the 95 % t-interval; NaN where seeds change nothing, as with probes on fixed poolers, or for one seed.
         over_rows: 95 % interval of the bootstrap over rows, of the mean over seeds.
-        p: the larger p of both: a difference must show over seeds and over rows. After Holm in `verdicts`.
+        p: the larger p of both: a difference must show over seeds and over rows. NaN for one seed. After Holm in `verdicts`.
         p_equal: of equivalence, the larger of both; NaN without a margin.
         margin: within which arms count as equal.
     """
@@ -69,10 +69,13 @@ def compare_arms(arms: tuple[str, str], where: str, first: ArmRuns, second: ArmR
     draws = row_differences(first, second, seeds)
     p_rows = min(1.0, 2 * min((1 + (draws <= 0).sum()), (1 + (draws >= 0).sum())) / (1 + len(draws)))
     p = max(test.p, p_rows) if moves else p_rows
+    if len(seeds) < 2:  # one seed says nothing about others
+        p = math.nan
     p_equal = math.nan
     if margin is not None:
         outside = (1 + max((draws <= -margin).sum(), (draws >= margin).sum())) / (1 + len(draws))
         p_equal = max(equivalence(ours, theirs, margin), outside) if moves else outside
+        p_equal = math.nan if len(seeds) < 2 else p_equal
     low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     half = test.detectable if moves else math.nan
     return Comparison(arms, where, first.metric, len(seeds), test.difference, half, (float(low), float(high)), p, float(p_equal), margin)
@@ -128,7 +131,8 @@ def comparison_table(found: list[Comparison]) -> tuple[list[str], list[list[str]
         rows = f"[{one.over_rows[0]:+.4f}, {one.over_rows[1]:+.4f}]"
         margin = "-" if one.margin is None else f"{one.margin:g}"
         names = f"{one.arms[0]} - {one.arms[1]}"
-        lines.append([names, one.where, one.metric, f"{one.difference:+.4f}", seeds, rows, str(one.seeds), f"{p:.4f}", margin, word])
+        shown = "-" if math.isnan(p) else f"{p:.4f}"
+        lines.append([names, one.where, one.metric, f"{one.difference:+.4f}", seeds, rows, str(one.seeds), shown, margin, word])
     return HEADER, lines
 
 
@@ -136,7 +140,8 @@ EXPLAINED = (
     "Named beforehand in the study file. `difference`: mean over equal seeds. A verdict `different` needs p below 0.05 after Holm over "
     f"this table, where p is the larger of a paired t-test over seeds and a bootstrap over rows ({RESAMPLES:,} draws, seed 0). "
     "`equal within the margin`: two one-sided tests at 0.05, over seeds and over rows. Else one cannot tell. "
-    "A dash over seeds: seeds change nothing in these arms. Comparisons outside this table are exploratory."
+    "A dash over seeds: seeds change nothing in these arms, or there is one alone, from which one cannot tell. "
+    "Comparisons outside this table are exploratory."
 )
 
 

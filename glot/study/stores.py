@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from glot.errors import ConfigError, GlotError, StoreError, nearest
 from glot.locate import read_facts
-from glot.states.store.checksums import READ_AT_ONCE, checksum, new_checksum
+from glot.states.store.checksums import checksum, checksum_of_file
 from glot.states.store.layout import MANIFEST, PLAN, TOKENS, Manifest
 from glot.states.store.reader import StoredTokens, open_store_folder
 from glot.states.store.writer import is_locked
@@ -116,15 +116,6 @@ def _adopt(stored: StoredTokens) -> None:
     chunks = [(0, stored.manifest.num_sentences, checksum_of_file(stored.folder / TOKENS))]
     plan = checksum((stored.folder / PLAN).read_bytes())
     dataclasses.replace(stored.manifest, plan_checksum=plan, chunk_checksums=chunks).write(stored.folder)
-
-
-def checksum_of_file(path: Path) -> str:
-    """Of a whole file, part by part."""
-    own = new_checksum()
-    with path.open("rb", buffering=0) as stream:
-        while data := stream.read(READ_AT_ONCE):
-            own.update(data)
-    return own.hexdigest()
 
 
 def remove_stores(root: Path, names: list[str]) -> list[str]:

@@ -19,11 +19,10 @@ from glot.distributed import ALONE, Processes
 from glot.errors import CheckpointError, library_door, reason
 from glot.interrupts import Stopped, between_steps
 from glot.progress import say, warn
-from glot.states.store.checksums import new_checksum
+from glot.states.store.checksums import checksum_of_file
 from glot.training.train import Place, Record, Schedule
 
-READ_AT_ONCE = 8 << 20
-PATTERN = "training-*.pt"
+PATTERN, PARTIAL = "training-*.pt", "training.partial"
 
 
 @dataclass(frozen=True)
@@ -124,7 +123,7 @@ class TrainingState:
 
     def remove(self) -> None:
         """Delete what was saved: the run is finished."""
-        for path in self.folder.glob(PATTERN):
+        for path in (*self.folder.glob(PATTERN), self.folder / PARTIAL):  # a process that was killed may have left half of one
             path.unlink(missing_ok=True)
 
     def _save(self, place: Place) -> None:
@@ -161,11 +160,11 @@ def write_state(folder: Path, step: int, state: dict[str, Any]) -> Path:
     Raises:
         CheckpointError: it cannot be written; what was saved before stays.
     """
-    partial = folder / "training.partial"
+    partial = folder / PARTIAL
     try:
         with library_door(CheckpointError, lambda error: f"{partial}: cannot be written ({reason(error)})"):
             torch.save(state, partial)
-            path = folder / f"training-{step:08d}-{_checksum_of(partial)}.pt"
+            path = folder / f"training-{step:08d}-{checksum_of_file(partial)}.pt"
             partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
@@ -178,21 +177,13 @@ def write_state(folder: Path, step: int, state: dict[str, Any]) -> Path:
 def read_state(folder: Path, fingerprints: list[str] | None = None) -> dict[str, Any] | None:
     """The latest state in a folder, of these runs where they are named; None where there is none. A damaged one is said."""
     for path in sorted(folder.glob(PATTERN), reverse=True):
-        if path.stem.rpartition("-")[2] != _checksum_of(path):
+        if path.stem.rpartition("-")[2] != checksum_of_file(path):
             warn(f"{path}: is not what was written, so it is not taken up")
             continue
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         if fingerprints is None or state["fingerprints"] == fingerprints:
             return state
     return None
-
-
-def _checksum_of(path: Path) -> str:
-    own = new_checksum()
-    with path.open("rb") as stream:
-        while data := stream.read(READ_AT_ONCE):
-            own.update(data)
-    return own.hexdigest()
 
 
 def _random_states() -> dict[str, Any]:

@@ -12,7 +12,7 @@ from statsmodels.stats.weightstats import ttost_paired
 
 from glot.cli import glot_main
 from glot.errors import ConfigError
-from glot.study.comparisons import DIFFERENT, EQUAL, UNCLEAR, ArmRuns, compare_arms, verdicts
+from glot.study.comparisons import DIFFERENT, EQUAL, UNCLEAR, ArmRuns, compare_arms, comparison_table, verdicts
 from glot.study.files import read_study
 from glot.study.statistics import draw_rows, equivalence, holm, resampled
 
@@ -72,6 +72,13 @@ def test_a_difference_must_show_over_seeds_and_rows_and_a_large_p_is_no_equality
     assert same.difference == 0 and same.p == 1 and verdicts([same])[0][1] == EQUAL
 
 
+def test_one_seed_says_nothing_about_others(tmp_path):
+    found = compare_arms(("a", "b"), "-", runs_of(tmp_path, 0.95, 1, own=1), runs_of(tmp_path, 0.60, 1, own=2), 0.5)
+    assert found.over_rows[0] > 0.2 and np.isnan(found.p) and np.isnan(found.p_equal)
+    assert verdicts([found])[0][1] == UNCLEAR
+    assert comparison_table([found])[1][0][-3] == "-"
+
+
 def test_arms_that_no_seed_moves_are_compared_over_rows_alone(tmp_path):
     first, second = runs_of(tmp_path, 0.70, 3, own=1, still=True), runs_of(tmp_path, 0.72, 3, own=2, still=True)
     found = compare_arms(("a", "b"), "-", first, second, None)
@@ -95,7 +102,8 @@ runs_with: {model_name_or_path: MODEL, task: cola, max_length: 16, folds: 3, sel
 arms:
   mean probe: {pooling_method: mean, head: probe}
   max probe: {pooling_method: max, head: probe}
-  adapool: {pooling_method: adapool, epochs: 2, lr: 1e-2}
+  adapool: {pooling_method: adapool, epochs: 2}
+tune: {lr: [1e-2, 1e-4], seeds: [100, 101]}
 seeds: [0, 1]
 baseline: mean probe
 compare: [[adapool, mean probe], [max probe, mean probe]]
@@ -118,6 +126,10 @@ def test_a_study_reports_what_it_named(tiny_bert, mirror, tmp_path, monkeypatch,
         arm: np.mean([json.loads((Path(run["run_dir"]) / "result.json").read_text())["best"]["metrics"]["mcc"] for run in rows])
         for arm, rows in runs.items()
     }
+    tuned = {cell["arm"]: cell["tuned"] for cell in json.loads((tmp_path / "out/named/study.json").read_text())["cells"]}
+    scores_of_adapool = [row["score"] for row in tuned["adapool"]["scores"]]  # the mean over folds of what was held out in each
+    assert None not in scores_of_adapool and tuned["adapool"]["values"]["lr"] == (1e-2, 1e-4)[int(np.argmax(scores_of_adapool))]
+    assert [row["score"] for row in tuned["mean probe"]["scores"]] == [None, None]  # nothing to tune
     assert float(table[0]["difference"].lstrip("'")) == pytest.approx(scores["adapool"] - scores["mean probe"], abs=1e-4)
     assert table[1]["95 % over seeds"] == "-" and table[1]["margin"] == "0.05"
 

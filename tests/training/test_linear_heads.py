@@ -190,20 +190,31 @@ def test_training_stops_early_at_the_best_epoch_alone_and_in_a_stack(capsys, tin
     assert lengths[0] == (epochs, best) and all(length in (last + 2, 30) for length, last in lengths)
 
 
-def test_gradients_are_clipped_and_weight_decay_is_decoupled(capsys, tiny_flags, monkeypatch):
-    norms, whole = [], torch.optim.AdamW.step
+def test_gradients_are_clipped_and_the_learning_rate_follows_its_schedule(capsys, tiny_flags, monkeypatch):
+    norms, rates, whole = [], [], torch.optim.AdamW.step
 
     def watched(self, *arguments, **options):
         gradients = [weight.grad.norm() for group in self.param_groups for weight in group["params"]]
         norms.append(float(torch.stack(gradients).norm()))
+        rates.append(self.param_groups[0]["lr"])
         return whole(self, *arguments, **options)
 
     monkeypatch.setattr(torch.optim.AdamW, "step", watched)
-    run(
-        capsys,
-        [*tiny_flags, "--pooling_method=adapool", "--optimizer=adamw", "--grad_clip=0.01", "--lr_schedule=cosine", "--warmup_ratio=0.2"],
-    )
-    assert len(norms) == 4 and max(norms) <= 0.0101
+    words = [*tiny_flags, "--pooling_method=adapool", "--optimizer=adamw", "--grad_clip=0.01", "--epochs=5", "--lr=1e-2"]
+    run(capsys, [*words, "--lr_schedule=cosine", "--warmup_ratio=0.2"])
+    assert len(norms) == 10 and max(norms) <= 0.0101
+    assert rates == pytest.approx([learning_rate_factor(step, 10, 2, SHAPES["cosine"]) * 1e-2 for step in range(10)])
+    del norms[:], rates[:]
+    run(capsys, [*words, "--grad_clip=0", "--lr_schedule=linear"])
+    assert max(norms) > 0.0101 and rates == pytest.approx([1e-2 * (10 - step) / 10 for step in range(10)])
+
+
+def test_the_heads_flags_reach_the_head(capsys, tiny_flags):
+    words = [*tiny_flags, "--task=mrpc", "--pooling_method=mean", "--epochs=1"]
+    plain, dropped, full = (run(capsys, [*words, *more]) for more in ([], ["--dropout=0.5"], ["--pair_features=full"]))
+    assert plain["history"][0]["train_loss"] != dropped["history"][0]["train_loss"]
+    assert plain["trainable_params"] == dropped["trainable_params"] == 2 * (2 * 16 + 1)
+    assert full["trainable_params"] == 2 * (4 * 16 + 2)
 
 
 @pytest.mark.parametrize(
@@ -225,6 +236,10 @@ def test_gradients_are_clipped_and_weight_decay_is_decoupled(capsys, tiny_flags,
         (
             ["--seeds=0,1", "--stack_seeds=1", "--dropout=0.1"],
             "--stack_seeds=1 cannot go with --dropout: each run drops others; leave it out",
+        ),
+        (
+            ["--seeds=0,1", "--stack_seeds=1", "--head=probe", "--pooling_method=mean"],
+            "--stack_seeds=1 cannot go with --head=probe: a solver fits it, and mean has no weights; leave it out",
         ),
         (["--head=forest"], "--head=forest: unknown; allowed: trained, probe, svm"),
     ],

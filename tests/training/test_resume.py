@@ -95,6 +95,7 @@ def test_a_run_that_was_broken_off_equals_one_that_was_not(kind, tiny_flags, tmp
         main(words)
     assert not (tmp_path / "runs/run/result.json").exists()
     torch.manual_seed(9), random.seed(9), np.random.seed(9)  # another process has other states
+    (next((tmp_path / "runs").rglob("config.json")).parent / "training.partial").write_bytes(b"half of a state")
     result = run(capsys, words)
     assert [path.name for path in (tmp_path / "runs").iterdir() if not path.name.startswith(".")] == ["run"]
     assert not list((tmp_path / "runs").rglob("training*"))

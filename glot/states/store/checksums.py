@@ -20,6 +20,15 @@ def new_checksum() -> "xxhash.xxh3_64":
     return xxhash.xxh3_64()
 
 
+def checksum_of_file(path: Path) -> str:
+    """`checksum` of a whole file, read part by part."""
+    own = new_checksum()
+    with path.open("rb", buffering=0) as stream:
+        while data := stream.read(READ_AT_ONCE):
+            own.update(data)
+    return own.hexdigest()
+
+
 class Part(NamedTuple):
     """Some bytes of a file, and what their checksum must be."""
 
