@@ -128,6 +128,7 @@ class SentenceEncoder:
         """
         if batch_size < 1:
             raise ConfigError(f"batch_size={batch_size}: must be at least 1")
+        self.check_vectors()
         named = [pick_device(name) for name in dict.fromkeys(devices or ())]
         replicas = [self._replica(device) for device in named or [self.backbone.device]]
         together = POOLED_TOKENS if len(replicas) == 1 else 0  # several devices share the texts batch by batch
@@ -168,6 +169,15 @@ class SentenceEncoder:
             with ThreadPoolExecutor(len(replicas)) as pool:
                 list(pool.map(take_batches, replicas))
         return vectors
+
+    def check_vectors(self) -> None:
+        """Refuse a pooler that has no vector of a single text.
+
+        Raises:
+            ConfigError: it scores pairs.
+        """
+        if self.pooler.sides > 1:
+            raise ConfigError(f"{self.name}: its pooler scores pairs and gives no sentence vector; use predict")
 
     def fingerprint(self) -> str:
         """16 hex digits over everything that a vector depends on: backbone, layer, length, precision, pooler and its weights."""
@@ -317,7 +327,7 @@ def open_encoder(config: RunConfig) -> tuple[SentenceEncoder, RunConfig, list[st
     if path is None:
         config = config.with_values(decoder_cls_last_token=config.pooler.decoder_cls_last_token and backbone.is_causal)
         torch.manual_seed(config.train.seed)
-        pooler = build_pooler(config.pooler, config.graph, backbone.hidden_size, config.data_seed)
+        pooler = build_pooler(config.pooler, config.graph, backbone.hidden_size, config.data_seed, layers=len(backbone.layers))
         if any(True for _ in pooler.parameters()):
             method = config.pooler.pooling_method
             remarks.append(f"--pooling_method={method}: no --checkpoint_path, so its weights are random (--seed={config.train.seed})")
@@ -347,9 +357,9 @@ def _open_backbone(config: RunConfig, checkpoint: Path | None, max_length: int |
     """
     saved = None if checkpoint is None else read_saved(checkpoint)
     source = find_source(config.backbone) if checkpoint is None or saved is None else find_trained_backbone(checkpoint, saved, config)
-    layer = source.resolve_layer(config.backbone.hidden_layer)
+    layer = ",".join(source.resolve_layers(config.backbone.hidden_layer))
     if saved is not None:
-        trained_layer = source.resolve_layer(saved["flags"]["hidden_layer"])
+        trained_layer = ",".join(source.resolve_layers(saved["flags"]["hidden_layer"]))
         if layer != trained_layer:
             raise CheckpointError(f"--hidden_layer={layer}: {checkpoint} was trained on hidden state {trained_layer}; leave the flag out")
     device = config.backbone.device

@@ -138,6 +138,7 @@ def encode_file(encoder: SentenceEncoder, name: str, streams: Streams, normalize
     Raises:
         ConfigError, DataError, StateError: one line each.
     """
+    encoder.check_vectors()
     asked = streams.asked(encoder.fingerprint(), name, normalize)
 
     def vectors(records: list[Record]) -> np.ndarray:

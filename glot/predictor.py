@@ -12,11 +12,13 @@ from glot.data.custom import split_names
 from glot.data.hub import TABLES
 from glot.data.labels import LabelFacts
 from glot.encoder import SentenceEncoder, list_of, load_encoder
-from glot.errors import CheckpointError, ConfigError
+from glot.errors import CheckpointError, ConfigError, StateError
+from glot.progress import counter
 from glot.prompts import UsedPrompts
 from glot.settings.config import RunConfig, read_config
 from glot.states.store.layout import DTYPES
 from glot.training.checkpoint import CONFIG, load_run, task_of
+from glot.types import TokenBatch
 
 Texts = Sequence[str] | Sequence[tuple[str, str]]
 
@@ -66,13 +68,44 @@ class Predictor(SentenceEncoder):
             StateError: see `encode`.
         """
         rows, is_single = self._rows(texts)
+        if not rows:
+            return np.empty((0, len(self.classes)) if self.classes else 0, dtype=np.float32)
+        if self.pooler.sides > 1:
+            found = self._score_pairs(rows, batch_size, show_progress_bar)
+            return found[0] if is_single else found
         distinct = {text: place for place, text in enumerate(dict.fromkeys(text for row in rows for text in row))}
         vectors = torch.from_numpy(self.pool(list(distinct), self._used.query, batch_size, show_progress_bar, precision=self._precision))
         sides = [vectors[[distinct[row[side]] for row in rows]] for side in range(len(self.columns))]
-        if not rows:
-            return np.empty((0, len(self.classes)) if self.classes else 0, dtype=np.float32)
         found = self.head(*sides).float().numpy()
         return found[0] if is_single else found
+
+    def _score_pairs(self, rows: list[tuple[str, ...]], batch_size: int, show_progress_bar: bool) -> np.ndarray:
+        """The head's outputs where the pooler takes both texts of a pair.
+
+        Raises:
+            StateError: the backbone fails on a text, which is named by its pair.
+        """
+        if batch_size < 1:
+            raise ConfigError(f"batch_size={batch_size}: must be at least 1")
+        found: list[torch.Tensor] = []
+        with counter("predict", "pair", len(rows), show_progress_bar) as bar:
+            for start in range(0, len(rows), batch_size):
+                part = rows[start : start + batch_size]
+                try:
+                    sides = [self._states([row[side] for row in part]) for side in range(len(self.columns))]
+                except StateError as error:
+                    raise StateError(error.problem, where="" if error.place is None else f"pair {start + error.place}") from error
+                found.append(self.head(self.pooler(*sides)).float().cpu())
+                bar.update(len(part))
+        return torch.cat(found).numpy()
+
+    def _states(self, texts: list[str]) -> TokenBatch:
+        """Token states of texts, rounded as the run's store rounds them."""
+        backbone = self.backbone
+        ids, skips = backbone.tokeniser.tokenise(texts, backbone.max_length, self._used.query, self.prompts.exclude)
+        batch = backbone.encode(ids, skips)
+        tokens = batch.tokens if self._precision is None else batch.tokens.to(self._precision)
+        return batch.with_tokens(tokens.float())
 
     def predict(self, texts: Texts | str, batch_size: int = 32, show_progress_bar: bool = False) -> Any:
         """The name of each text's class, a list; scores (S,) where the run was trained on scores. A single text gets a single answer."""

@@ -36,7 +36,6 @@ from glot.states.backbone import quiet_library as quiet_models
 from glot.states.tokens import estimate_store, find_source
 from glot.training.checkpoint import (
     PREDICTIONS,
-    build_model,
     write_config,
     write_json,
     write_result,
@@ -57,6 +56,7 @@ from glot.training.run import (
     keep_epochs,
     load_inputs,
     make_loaders,
+    make_model,
     make_state,
     open_run,
     own_device,
@@ -259,7 +259,7 @@ def task_facts(config: RunConfig, tokens: TokenSource) -> Result:
     facts = stress_facts(config) if config.data.task == "stress" else {}
     if config.pooler.pooling_method != "glot" or config.pooler.num_layers == 0 or config.graph.graph_adj not in ("threshold", "random"):
         return facts
-    if tokens.store is None:  # states that are computed would have to be computed once more
+    if tokens.store is None or "," in config.backbone.hidden_layer:
         return facts
     found = sample_density(tokens, config.graph.tau)
     line = f"at tau = {found.tau:g} the graph joins {100 * found.density:.1f} % of the pairs of tokens"
@@ -291,7 +291,7 @@ def run_embedding(config: RunConfig) -> Result:
 def score_untrained_mean(config: RunConfig) -> dict[str, float]:
     """Metrics of mean pooling on the held-out slice of a contrastive run whose states are stored: what training has to beat."""
     inputs = load_inputs(config.with_values(override_precompute=False))
-    untrained = build_model(config.with_values(pooling_method="mean"), inputs.task, inputs.tokens.hidden_size).to(inputs.device)
+    untrained = make_model(inputs.config.with_values(pooling_method="mean"), inputs)
     return make_loaders(inputs).report(untrained)
 
 

@@ -59,7 +59,8 @@ def encode_once(configs: list[RunConfig]) -> float:
         try:
             source = find_source(config.backbone)
             resolve(config, source)
-            write_layers(config, source, read_texts(config, source)[1], list(layers), own_device(config), clock)
+            wanted = dict.fromkeys(layer for one in layers for layer in source.resolve_layers(one))
+            write_layers(config, source, read_texts(config, source)[1], list(wanted), own_device(config), clock)
         except GlotError as error:
             warn(f"cannot encode: {error}")
     return clock.seconds["encode"]

@@ -9,7 +9,7 @@ import torch
 from conftest import WORDS, write_rows
 
 from glot.cli import main
-from glot.settings.choices import FIXED_POOLERS, POOLERS
+from glot.settings.choices import FIXED_POOLERS, PAIR_POOLERS, POOLERS
 from glot.training.checkpoint import load_run
 
 NAME = "embedding_{model}_glot_layers2_cat_lr0.01_bs8_ep2_len12_proj256_sample{rows}.pth"
@@ -80,7 +80,7 @@ def test_training_learns_and_every_knob_moves_the_result(capsys, flags, tmp_path
     assert len(set(rest)) == len(rest)
 
 
-@pytest.mark.parametrize("pooler", [name for name in POOLERS if name not in FIXED_POOLERS])
+@pytest.mark.parametrize("pooler", [name for name in POOLERS if name not in (*FIXED_POOLERS, *PAIR_POOLERS)])
 def test_every_pooler_with_weights_trains(capsys, flags, pooler):
     width = [] if pooler in ("glot", "mlp", "latent") else ["--gat_hidden_dim=8"]
     words = [flag for flag in flags if flag not in width and "pooling_method" not in flag]
@@ -90,9 +90,10 @@ def test_every_pooler_with_weights_trains(capsys, flags, pooler):
 
 def test_what_is_refused_before_anything_slow(capsys, flags, tmp_path):
     plain = [flag for flag in flags if "pooling_method" not in flag and "gat_hidden" not in flag]
-    for pooler in FIXED_POOLERS:
+    for pooler in (*FIXED_POOLERS, *PAIR_POOLERS):
         assert main([*plain, f"--pooling_method={pooler}"]) == 2
-        assert f"--pooling_method={pooler}: has no weights, so there is nothing to train" in capsys.readouterr().err
+        why = "scores pairs of texts, and --task=embedding has none" if pooler in PAIR_POOLERS else "has no weights, so there is nothing"
+        assert f"--pooling_method={pooler}: {why}" in capsys.readouterr().err
     for extra, complaint in {
         "--train_file=/no/such.jsonl": "--train_file=/no/such.jsonl: no such file",
         "--temperature=0": "--temperature=0.0: must be between",

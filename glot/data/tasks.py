@@ -34,6 +34,7 @@ class TaskSpec(NamedTuple):
         eval_splits: split -> suffix of its metric names.
         subset_rows: rows that `--num_train_samples=subset` takes; None = all.
         loss_flags: flags that the loss takes besides, under their names.
+        is_symmetric: whether the order of a pair's texts means nothing.
         patience: steps without a lower loss after which the learning rate falls to a tenth; None = it stays.
     """
 
@@ -46,6 +47,7 @@ class TaskSpec(NamedTuple):
     subset_rows: int | None = None
     loss_flags: tuple[str, ...] = ()
     patience: int | None = None
+    is_symmetric: bool = False
 
     @property
     def num_labels(self) -> int:
@@ -90,9 +92,11 @@ WITH_MCC, WITH_F1 = ("accuracy", "mcc", *RANKED), ("accuracy", "f1", *RANKED)
 TASKS: dict[str, TaskSpec] = {
     "cola": TaskSpec(SingleHead, _classes("unacceptable", "acceptable"), cross_entropy, MCC_FIRST, ACCURACY, VALIDATION),
     "sst2": TaskSpec(SingleHead, _classes("negative", "positive"), cross_entropy, WITH_MCC, ACCURACY, VALIDATION),
-    "stsb": TaskSpec(similarity_head, LabelFacts(SCORE, (), 0, 5), cosine_mse, SCORE_METRICS, SCORE_METRICS, VALIDATION),
-    "mrpc": TaskSpec(PairHead, _classes("not_equivalent", "equivalent"), cross_entropy, F1_FIRST, ACCURACY, VALIDATION),
-    "qqp": TaskSpec(PairHead, _classes("not_duplicate", "duplicate"), cross_entropy, F1_FIRST, ACCURACY, VALIDATION, SUBSET),
+    "stsb": TaskSpec(similarity_head, LabelFacts(SCORE, (), 0, 5), cosine_mse, SCORE_METRICS, SCORE_METRICS, VALIDATION, is_symmetric=True),
+    "mrpc": TaskSpec(PairHead, _classes("not_equivalent", "equivalent"), cross_entropy, F1_FIRST, ACCURACY, VALIDATION, is_symmetric=True),
+    "qqp": TaskSpec(
+        PairHead, _classes("not_duplicate", "duplicate"), cross_entropy, F1_FIRST, ACCURACY, VALIDATION, SUBSET, is_symmetric=True
+    ),
     "mnli": TaskSpec(PairHead, _classes("entailment", "neutral", "contradiction"), cross_entropy, ACCURACY, ACCURACY, MATCHED, SUBSET),
     "qnli": TaskSpec(PairHead, _classes("entailment", "not_entailment"), cross_entropy, WITH_F1, ACCURACY, VALIDATION, SUBSET),
     "rte": TaskSpec(PairHead, _classes("entailment", "not_entailment"), cross_entropy, WITH_F1, ACCURACY, VALIDATION),

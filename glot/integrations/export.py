@@ -20,6 +20,7 @@ from glot.integrations.sentence_transformers import BUNDLE, BackboneModule, Glot
 from glot.nn.own import cut_out, libraries, package_names
 from glot.nn.poolers import own_codes
 from glot.prompts import DOCUMENT, Prompts
+from glot.settings.choices import PAIR_POOLERS
 from glot.settings.config import RunConfig, read_config
 from glot.states.backbone import Backbone, pick_device
 from glot.training.checkpoint import BACKBONE, CONFIG, find_trained_backbone, load_run, read_result
@@ -57,6 +58,7 @@ def export_run(
     """
     model, config, resolved = load_run(run_dir, trust.pooler)
     result = read_result(run_dir)
+    _refuse_pairs(run_dir, config)
     _check_target(folder)
     if (run_dir / BACKBONE).is_dir() and head_only:
         raise ConfigError(f"--head_only: {run_dir} has trained its backbone too; export it whole")
@@ -67,11 +69,10 @@ def export_run(
     prompts = Prompts.from_dict(resolved.get("prompts"))
     flags = dataclasses.asdict(config.pooler), dataclasses.asdict(config.graph)
     sources = carried_sources(config, resolved.get("sources") or {})
-    pooling = GlotPooling(*flags, resolved["hidden_size"], config.data_seed, not (exclude_prompt or prompts.exclude), sources or None)
+    included, layers = not (exclude_prompt or prompts.exclude), len(backbone.layers)
+    pooling = GlotPooling(*flags, resolved["hidden_size"], config.data_seed, included, sources or None, layers)
     pooling.net.load_state_dict(model.pooler.state_dict())
-    texts = dict(prompts.texts)
-    if prompts.for_pairs().document:  # `encode_document` must use the prompt of training
-        texts.setdefault(DOCUMENT, prompts.for_pairs().document)
+    texts = _texts_of(prompts)
     modules = [BackboneModule(backbone, head_only), pooling, Normalize()]
     whole = SentenceTransformer(modules=modules, device="cpu", prompts=texts, default_prompt_name=prompts.default)
     card = model_card(config, result, source, pooling.net.out_dim, backbone.max_length, pooling.include_prompt)
@@ -83,6 +84,23 @@ def export_run(
         _check_export(partial, whole, backbone.dtype)
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     return f"{folder}: {config.pooler.pooling_method}, D = {pooling.net.out_dim}, {size / 2**20:.1f} MiB{', backbone by name' * head_only}"
+
+
+def _texts_of(prompts: Prompts) -> dict[str, str]:
+    """Prompts by name; `encode_document` must use the one of training."""
+    document = prompts.for_pairs().document
+    return {**({DOCUMENT: document} if document else {}), **prompts.texts}
+
+
+def _refuse_pairs(run_dir: Path, config: RunConfig) -> None:
+    """Refuse a pooler that gives no vector of a text.
+
+    Raises:
+        CheckpointError: naming it.
+    """
+    method = config.pooler.pooling_method
+    if method in PAIR_POOLERS:
+        raise CheckpointError(f"{run_dir}: --pooling_method={method} scores pairs and gives no sentence vector; use glot predict")
 
 
 @contextmanager

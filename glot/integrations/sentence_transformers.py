@@ -32,7 +32,7 @@ PLACE = ("token", "cache_folder", "revision", "local_files_only")
 
 
 class BackboneModule(InputModule):
-    """Texts -> `token_embeddings (B, L, d)` of one hidden layer, computed by the same code as in training.
+    """Texts -> `token_embeddings (B, L, d)` of one hidden layer, or (B, L, m d) of m, computed by the same code as in training.
 
     No chat template is applied, and states do not depend on padding. A text without tokens is read as one end token.
 
@@ -84,13 +84,13 @@ class BackboneModule(InputModule):
         mask = features.get("attention_mask", torch.ones_like(input_ids)).bool().clone()
         mask[:, 0] |= ~mask.any(1)  # a text without tokens: its first position
         ids = [row[kept].tolist() for row, kept in zip(input_ids.cpu(), mask.cpu(), strict=True)]
-        states = self.backbone.reader.read(ids, [self.backbone.layer])[0].tokens
+        states = self.backbone.encode(ids).tokens
         embeddings = states.new_zeros((*mask.shape, states.shape[1]))
         embeddings[mask.to(states.device)] = states
         return {**features, "token_embeddings": embeddings}
 
     def get_embedding_dimension(self) -> int:
-        """The layer's width d."""
+        """The width of the states: d, or m d."""
         return self.backbone.hidden_size
 
     def save(self, output_path: str, *args: Any, **kwargs: Any) -> None:
@@ -155,15 +155,17 @@ class GlotPooling(Module):
     Args:
         pooler: the pooler's flags.
         graph: the graph's flags.
-        in_dim: d.
+        in_dim: d, or m d.
         graph_seed: seed of random graphs.
         include_prompt: False leaves the prompt's tokens out.
+        sources: of the user's own code, by name.
+        layers: m, hidden layers whose states stand side by side.
 
     Examples:
         >>> GlotPooling(dataclasses.asdict(config.pooler), dataclasses.asdict(config.graph), in_dim=384)
     """
 
-    config_keys = ["pooler", "graph", "in_dim", "graph_seed", "include_prompt", "sources"]  # noqa: RUF012 - the library's own declaration
+    config_keys = ["pooler", "graph", "in_dim", "graph_seed", "include_prompt", "sources", "layers"]  # noqa: RUF012 - the library's own declaration
 
     def __init__(
         self,
@@ -173,11 +175,14 @@ class GlotPooling(Module):
         graph_seed: int = 0,
         include_prompt: bool = True,
         sources: dict[str, str] | None = None,
+        layers: int = 1,
     ) -> None:
         super().__init__()
+        self.layers = layers
         self.pooler, self.graph, self.in_dim, self.graph_seed = pooler, graph, in_dim, graph_seed
         self.include_prompt, self.sources = include_prompt, sources
-        self.net = build_pooler(cast(Any, SimpleNamespace(**pooler)), cast(Any, SimpleNamespace(**graph)), in_dim, graph_seed, sources)
+        flags = cast(Any, SimpleNamespace(**pooler)), cast(Any, SimpleNamespace(**graph))
+        self.net = build_pooler(*flags, in_dim, graph_seed, sources, layers)
         self._weights = self.net.state_dict()
         object.__setattr__(self, "_saved", None)  # kept outside nn.Module's registry, so that `.to(dtype)` does not cast it
 
@@ -196,10 +201,11 @@ class GlotPooling(Module):
 
     def _float32(self, net: Pooler) -> Pooler:
         """The pooler with its float32 weights, because sentence-transformers casts every module to the backbone's precision."""
-        weight = next(net.parameters(), None)
+        weight = _first(net)
         if weight is None or weight.dtype == torch.float32:
             return net
-        if self._saved is None or next(self._saved.parameters()).device != weight.device:
+        saved = None if self._saved is None else _first(self._saved)
+        if saved is None or saved.device != weight.device:
             whole = copy.deepcopy(net).to(dtype=torch.float32)
             whole.load_state_dict(self._weights)
             object.__setattr__(self, "_saved", whole)
@@ -231,8 +237,12 @@ class GlotPooling(Module):
         """Write configuration and float32 weights, and where this class was loaded from an export, its joined source."""
         self.save_config(output_path)
         if self._weights:
-            weight = next(self.net.parameters())
-            kept = self.state_dict() if weight.dtype == torch.float32 else {f"net.{name}": own for name, own in self._weights.items()}
+            weight = _first(self.net)
+            kept = (
+                self.state_dict()
+                if weight is None or weight.dtype == torch.float32
+                else {f"net.{name}": own for name, own in self._weights.items()}
+            )
             save_file({name: tensor.detach().cpu().contiguous() for name, tensor in kept.items()}, Path(output_path) / WEIGHTS_FILE)
         _save_source(self, Path(output_path).parent)
 
@@ -245,6 +255,11 @@ class GlotPooling(Module):
             cls.load_torch_weights(model_name_or_path, model=module, **where)
             module._weights = {name: tensor.clone() for name, tensor in module.net.state_dict().items()}
         return module
+
+
+def _first(net: torch.nn.Module) -> Tensor | None:
+    """A weight or a buffer of floating-point numbers, which tells device and precision; None without any."""
+    return next((tensor for tensor in net.state_dict().values() if tensor.is_floating_point()), None)
 
 
 def _save_source(module: Module, root: Path) -> None:

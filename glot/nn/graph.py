@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from glot.errors import ConfigError, library_door, reason
 from glot.nn.edges import Edges
-from glot.nn.places import CollectRows, SpreadRows, cut, join
+from glot.nn.padding import Padding
 from glot.types import TokenBatch
 
 DENSE_TOKENS = 2048
@@ -256,39 +256,15 @@ class TokenGraph:
     rule: GraphRule
 
     @cached_property
-    def blocks(self) -> list[Block]:
-        """All sentences of the batch, each in one block."""
-        return [self._block(rows) for rows in group_by_length(self.batch.lengths)]
-
-    def _block(self, rows: Tensor) -> Block:
-        """The block of sentences `rows (b,)`."""
-        ptr, device = self.batch.ptr, self.batch.tokens.device
-        lengths = ptr[rows + 1] - ptr[rows]
-        steps = torch.arange(int(lengths.max()))
-        mask = steps < lengths.unsqueeze(1)
-        index = ptr[rows].unsqueeze(1) + torch.where(mask, steps, 0)
-        return Block(self.batch.tokens, self.rule, index.to(device), mask.to(device), lengths)
+    def padding(self) -> Padding:
+        """All sentences of the batch, in groups of similar length."""
+        return Padding(self.batch, group_by_length(self.batch.lengths))
 
     @cached_property
-    def places(self) -> Tensor:
-        """(N,) int64: position of each packed token in the concatenation of all blocks, padding included."""
-        places = torch.empty(len(self.batch.tokens), dtype=torch.int64, device=self.batch.tokens.device)
-        start = 0
-        for block in self.blocks:
-            mask = block.mask.flatten()
-            places[block.index.flatten()[mask]] = start + mask.nonzero().squeeze(1)
-            start += len(mask)
-        return places
-
-    def pad(self, states: Tensor) -> list[Tensor]:
-        """Packed states (N, width) -> one (b, n, width) per block, zero on padding."""
-        sizes = [block.index.numel() for block in self.blocks]
-        flat = SpreadRows.apply(states, self.places, sum(sizes))
-        return [part.unflatten(0, block.index.shape) for part, block in zip(cut(flat, sizes), self.blocks, strict=True)]
-
-    def unpad(self, blocks: list[Tensor]) -> Tensor:
-        """The inverse of `pad`."""
-        return CollectRows.apply(join([block.flatten(0, 1) for block in blocks]), self.places)
+    def blocks(self) -> list[Block]:
+        """One per group of `padding`."""
+        parts = zip(self.padding.index, self.padding.mask, self.padding.lengths, strict=True)
+        return [Block(self.batch.tokens, self.rule, *part) for part in parts]
 
     @cached_property
     def edges(self) -> Tensor:
@@ -365,7 +341,13 @@ def barrier_of(allowed: Tensor) -> Tensor:
     return torch.zeros(allowed.shape, device=allowed.device).masked_fill_(~allowed, -torch.inf)
 
 
-def parts_of(length: int) -> list[tuple[int, int]]:
-    """Row ranges [start, stop) of an adjacency that are made together: at most `BLOCK_ELEMENTS`, or all rows up to `DENSE_TOKENS`."""
-    step = length if length <= DENSE_TOKENS else max(1, BLOCK_ELEMENTS // length)
-    return [(start, min(start + step, length)) for start in range(0, length, step)]
+def parts_of(rows: int, columns: int | None = None) -> list[tuple[int, int]]:
+    """Row ranges [start, stop) of an adjacency that are made together: at most `BLOCK_ELEMENTS`, or all rows up to `DENSE_TOKENS`.
+
+    Args:
+        rows: receivers.
+        columns: senders; None = as many.
+    """
+    longest = max(rows, rows if columns is None else columns)
+    step = rows if longest <= DENSE_TOKENS else max(1, BLOCK_ELEMENTS // longest)
+    return [(start, min(start + step, rows)) for start in range(0, rows, step)]

@@ -4,26 +4,35 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-CONCAT, FULL = "concat", "full"
+CONCAT, FULL, COSINE, SYMMETRIC = "concat", "full", "cosine", "symmetric"
 
 
 def join_pair(first: Tensor, second: Tensor, features: str) -> Tensor:
-    """Features of two vectors (B, D): `concat` [u; v] (B, 2 D), or `full` [u; v; |u - v|; uv; cosine] (B, 4 D + 1).
+    """Features of two vectors (B, D).
 
     What is linear in [u; v] is a sum of two parts that each see one text, so it cannot compare them; `full` can (InferSent's features,
     Conneau et al. 2017, section 3.1, and the cosine).
+
+    Args:
+        first: u.
+        second: v.
+        features: `concat` [u; v] (B, 2 D), `full` [u; v; |u - v|; uv; cosine] (B, 4 D + 1), `symmetric` [u + v; |u - v|; uv; cosine]
+            (B, 3 D + 1), which does not depend on the order, or `cosine` (B, 1).
     """
     if features == CONCAT:
         return torch.cat([first, second], 1)
     cosine = F.cosine_similarity(first, second, dim=1).unsqueeze(1)
-    return torch.cat([first, second, (first - second).abs(), first * second, cosine], 1)
+    if features == COSINE:
+        return cosine
+    vectors = [first + second] if features == SYMMETRIC else [first, second]
+    return torch.cat([*vectors, (first - second).abs(), first * second, cosine], 1)
 
 
 def joined_width(in_dim: int, sides: int, features: str) -> int:
     """Number of features of one vector, or of two by `join_pair`."""
     if sides == 1:
         return in_dim
-    return 2 * in_dim if features == CONCAT else 4 * in_dim + 1
+    return {CONCAT: 2 * in_dim, FULL: 4 * in_dim + 1, SYMMETRIC: 3 * in_dim + 1, COSINE: 1}[features]
 
 
 class SingleHead(nn.Module):
@@ -61,15 +70,28 @@ class PairHead(nn.Module):
         return self.linear(self.dropout(join_pair(first, second, self.features)))
 
 
+class FeatureHead(SingleHead):
+    """Features of a pair (B, F) -> logits (B, C), or a score (B,) where `num_labels` is 1.
+
+    Examples:
+        >>> FeatureHead(19, 1)(torch.zeros(8, 19))
+    """
+
+    def forward(self, z: Tensor) -> Tensor:
+        """(B, C), or (B,)."""
+        found = super().forward(z)
+        return found.squeeze(1) if self.linear.out_features == 1 else found
+
+
 class ScoreHead(PairHead):
-    """Two vectors (B, D), as full features of `join_pair` -> scores (B,).
+    """Two vectors (B, D), as features of `join_pair` -> scores (B,).
 
     Examples:
         >>> ScoreHead(384)(torch.zeros(8, 384), torch.zeros(8, 384))
     """
 
-    def __init__(self, in_dim: int, dropout: float = 0.0) -> None:
-        super().__init__(in_dim, 1, FULL, dropout)
+    def __init__(self, in_dim: int, pair_features: str = FULL, dropout: float = 0.0) -> None:
+        super().__init__(in_dim, 1, pair_features, dropout)
 
     def forward(self, first: Tensor, second: Tensor) -> Tensor:
         """(B,), in the scale of the labels."""
@@ -77,8 +99,8 @@ class ScoreHead(PairHead):
 
 
 def similarity_head(in_dim: int, num_labels: int = 1, pair_features: str = CONCAT, dropout: float = 0.0) -> nn.Module:
-    """The head of a task of scores: the release's cosine, or a linear layer on full features."""
-    return CosineHead(in_dim, dropout=dropout) if pair_features == CONCAT else ScoreHead(in_dim, dropout)
+    """The head of a task of scores: the release's cosine, or a linear layer on other features of the pair."""
+    return CosineHead(in_dim, dropout=dropout) if pair_features == CONCAT else ScoreHead(in_dim, pair_features, dropout)
 
 
 class FittedHead(nn.Module):

@@ -12,7 +12,7 @@ from glot.types import Batch
 
 
 class SentenceModel(nn.Module):
-    """One pooler, applied to each side of a batch, and one head, applied to all sides together.
+    """One pooler, applied to each side of a batch (a pooler of pairs: to both), and one head, applied to all vectors of a row together.
 
     Examples:
         >>> SentenceModel(MeanPooler(384), SingleHead(384, 2))(Batch((tokens,), labels))
@@ -25,10 +25,14 @@ class SentenceModel(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """The head's output: (B, C) logits, (B,) cosines or (B, B + M) dot products."""
-        vectors = [self.pooler(side) for side in batch.sides]
+        vectors = self.vectors(batch)
         if batch.shares:  # every rank computes the loss of the whole batch, as one process does
-            vectors = [gather_rows(rows, counts, batch.rank) for rows, counts in zip(vectors, batch.shares, strict=True)]
+            vectors = [gather_rows(rows, counts, batch.rank) for rows, counts in zip(vectors, batch.shares, strict=False)]
         return self.head(*vectors)
+
+    def vectors(self, batch: Batch) -> list[Tensor]:
+        """What the head takes: (B, D) of each side, or the features (B, F) of each pair."""
+        return [self.pooler(*batch.sides)] if self.pooler.sides == 2 else [self.pooler(side) for side in batch.sides]
 
     @property
     def trainable_params(self) -> int:

@@ -8,7 +8,8 @@ from glot.types import TokenBatch
 class Pooler(nn.Module):
     """Token states (N, d) -> sentence vectors (B, D).
 
-    A subclass implements `forward`. One that weighs tokens implements `readout` too.
+    A subclass implements `forward`. One that weighs tokens implements `readout` too. A pooler of pairs sets `sides = 2`: its `forward`
+    takes the batches of both sentences, and gives features of the pair.
 
     Args:
         in_dim: d.
@@ -22,6 +23,9 @@ class Pooler(nn.Module):
         ...     def forward(self, batch: TokenBatch) -> Tensor:
         ...         return batch.tokens[batch.ptr[:-1]]
     """
+
+    sides = 1
+    """Sentences that `forward` takes."""
 
     def __init__(self, in_dim: int, out_dim: int) -> None:
         super().__init__()

@@ -18,10 +18,10 @@ class StackedModel(nn.Module):
     """R models -> one module with parameters (R, ...).
 
     Args:
-        models: of the same architecture, without buffers. They are copied; `unstacked` writes the weights back.
+        models: of the same architecture and with equal buffers. They are copied; `unstacked` writes the weights back.
 
     Raises:
-        ValueError: a model has buffers, which a forward pass would change (batch norm).
+        ValueError: a forward pass would change the buffers (batch norm), or they differ.
 
     Examples:
         >>> StackedModel([SentenceModel(AdaPooler(384, 128), SingleHead(384, 2)) for _ in range(4)])
@@ -30,10 +30,14 @@ class StackedModel(nn.Module):
     def __init__(self, models: list[nn.Module]) -> None:
         super().__init__()
         weights, buffers = stack_module_state(models)
-        if buffers:
-            raise ValueError(f"models with buffers cannot be stacked: {', '.join(buffers)}")
+        moving = [name for name in buffers if name.endswith("running_mean")]  # of a batch norm
+        moving += [name for name, values in buffers.items() if not bool((values == values[:1]).all())]
+        if moving:
+            raise ValueError(f"models whose buffers change or differ cannot be stacked: {', '.join(moving)}")
         self._form = [copy.deepcopy(models[0]).to("meta")]  # in a list: nn.Module must not register its weights
-        self._names = list(weights)
+        self._names, self._shared = list(weights), list(buffers)
+        for place, values in enumerate(buffers.values()):
+            self.register_buffer(f"shared_{place}", values[0])
         self.weights = nn.ParameterList(weights.values())
 
     def __len__(self) -> int:
@@ -44,9 +48,10 @@ class StackedModel(nn.Module):
 
         def one(weights: dict[str, Tensor]) -> Tensor:
             """The output of the model with these weights."""
-            return functional_call(self._form[0], weights, (batch,))
+            return functional_call(self._form[0], weights | buffers, (batch,))
 
         weights = dict(zip(self._names, self.weights, strict=True))
+        buffers = {name: self.get_buffer(f"shared_{place}") for place, name in enumerate(self._shared)}
         return torch.vmap(one, randomness="same")(weights)  # all models share one random graph
 
     @contextmanager

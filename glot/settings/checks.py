@@ -11,8 +11,17 @@ from glot.errors import ConfigError, unknown_name
 from glot.files import HUB, find_files
 from glot.locate import expand_user, local_folder, split_revision
 from glot.prompts import AUTO, NONE
-from glot.settings.choices import EMBEDDED_BACKBONES, FIXED_POOLERS, LONGEST_STACKED, METRICS, MTEB_CACHE, POOLERS, is_own_name
-from glot.settings.effects import has_gradient
+from glot.settings.choices import (
+    EMBEDDED_BACKBONES,
+    FIXED_POOLERS,
+    LONGEST_STACKED,
+    METRICS,
+    MTEB_CACHE,
+    PAIR_POOLERS,
+    POOLERS,
+    is_own_name,
+)
+from glot.settings.effects import has_gradient, reads_pairs, reads_several
 from glot.settings.index import flag_facts, kinds, optional_flags
 from glot.settings.seeds import LARGEST_SEED, MOST_SEEDS, parse_seeds
 
@@ -126,21 +135,25 @@ def _is_range(text: str) -> bool:
 
 def _check_pooler(config: "RunConfig") -> list[str]:
     pooler = config.pooler
+    if pooler.pooling_method in PAIR_POOLERS and not reads_pairs(config):
+        task = config.data.task
+        return [f"--pooling_method={pooler.pooling_method}: scores pairs of texts, and --task={task} has none; it gives no sentence vector"]
     if pooler.pooling_method == "glot" and pooler.num_layers == 0 and pooler.jk_mode != "cat":
         return [f"--jk_mode={pooler.jk_mode}: with --num_layers=0 there is nothing to join; use cat, or at least one layer"]
     if config.data.task == "embedding" and pooler.pooling_method in FIXED_POOLERS:
         return [f"--pooling_method={pooler.pooling_method}: has no weights, so there is nothing to train; use it with --task=mteb as it is"]
     if config.data.task == "embedding" and config.train.batch_size < 2:
         return [f"--batch_size={config.train.batch_size}: a row is told apart from the others of its batch; use at least 2"]
-    if pooler.pooling_method == "mlp" and pooler.num_layers == 0:
-        return ["--num_layers=0: the mlp pooler needs at least one layer"]
+    if pooler.pooling_method in ("mlp", "crossglot") and pooler.num_layers == 0:
+        return [f"--num_layers=0: the {pooler.pooling_method} pooler needs at least one layer"]
     return []
 
 
 def _check_backbone(config: "RunConfig") -> list[str]:
     backbone, problems = config.backbone, []
-    if not re.fullmatch(r"-?[0-9]+|mean4", backbone.hidden_layer):
-        problems.append(f"--hidden_layer={backbone.hidden_layer}: must be an index (0 = embeddings, -1 = last) or mean4")
+    if not re.fullmatch(r"-?[0-9]+(,-?[0-9]+)*|mean4|all|every:0*[1-9][0-9]*", backbone.hidden_layer):
+        form = "an index (0 = embeddings, -1 = last), mean4, all, a list such as 0,3,6, or every:5"
+        problems.append(f"--hidden_layer={backbone.hidden_layer}: must be {form}")
     if not re.fullmatch(r"auto|spread|cpu|mps|cuda(:\d+)?", backbone.device):
         problems.append(f"--device={backbone.device}: must be auto, cpu, mps, cuda, cuda:N or spread")
     if backbone.finetune_backbone and backbone.device == "spread":
@@ -208,7 +221,7 @@ def _check_seeds(config: "RunConfig") -> list[str]:
 def stack_problems(config: "RunConfig") -> list[str]:
     """Why the seeds of a configuration cannot train side by side; an empty list where they can."""
     pooler, backbone = config.pooler, config.backbone
-    is_glot = pooler.pooling_method == "glot" and pooler.num_layers > 0
+    is_glot = pooler.pooling_method in ("glot", "crossglot") and pooler.num_layers > 0
     longest = max(backbone.max_length, LONGEST_STACKED + backbone.adaptive_length)
     reasons = {
         "--task=embedding: the learning rate follows each run's own loss": config.data.task == "embedding",
@@ -216,6 +229,7 @@ def stack_problems(config: "RunConfig") -> list[str]:
         "--finetune_backbone=1: there is one backbone": backbone.finetune_backbone,
         "--pooling_method=mlp: has batch norm": pooler.pooling_method == "mlp",
         f"--pooling_method={pooler.pooling_method}: is your own code": pooler.pooling_method not in POOLERS,
+        "--layer_mix=scalar: each run has its own sum of the layers": reads_several(config) and pooler.layer_mix == "scalar",
         f"--gnn_type={pooler.gnn_type}: only gat": is_glot and pooler.gnn_type != "gat",
         "--grad_clip: it is taken of one model's weights": config.train.grad_clip > 0,
         "--dropout: each run drops others": config.head.dropout > 0,

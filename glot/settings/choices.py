@@ -11,16 +11,20 @@ EVALUATIONS = ("mteb",)
 """Values of `--task` that train nothing."""
 MTEB_CACHE = "mteb-results"
 """Under `--output_dir`: what mteb remembers of finished tasks, shared by all runs."""
-FIXED_POOLERS = ("cls", "max", "mean", "weightedmean", "std")
+FIXED_POOLERS = ("cls", "max", "mean", "weightedmean", "std", "alignment")
 """Poolers without weights."""
-POOLERS = ("cls", "adapool", "max", "mean", "mlp", "glot", "weightedmean", "std", "gated", "pma", "latent")
+PAIR_POOLERS = ("alignment", "crossglot")
+"""Poolers that take both sentences of a pair and give no vector of one."""
+POOLERS = ("cls", "adapool", "max", "mean", "mlp", "glot", "weightedmean", "std", "gated", "pma", "latent", *PAIR_POOLERS)
 GNN_TYPES = ("gat", "gcn", "gin", "gine")
 JK_MODES = ("cat", "lstm", "max", "mean")
 GRAPHS = ("threshold", "none", "complete", "random", "knn", "window")
+CROSS_GRAPHS = ("threshold", "knn", "complete", "none", "random", "shuffled")
+LAYER_MIXES = ("concat", "scalar", "stack")
 OPTIMIZERS = ("adam", "adamw")
 LR_SCHEDULES = ("constant", "linear", "cosine")
 HEADS = ("trained", "probe", "svm")
-PAIR_FEATURES = ("concat", "full")
+PAIR_FEATURES = ("concat", "full", "cosine")
 THRESHOLDS = ("argmax", "heldout")
 LABEL_SCALES = ("0_1", "-1_1", "raw")
 LABEL_KINDS = ("auto", "class", "score")

@@ -4,28 +4,41 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from glot.errors import ConfigError
-from glot.settings.choices import EVALUATIONS, FIXED_POOLERS, PAIR_TASKS, POOLERS
+from glot.settings.choices import EVALUATIONS, FIXED_POOLERS, PAIR_POOLERS, PAIR_TASKS, POOLERS
 from glot.settings.index import flag_facts
 
 if TYPE_CHECKING:
     from glot.settings.config import RunConfig
 
+LAYERED = ("glot", "crossglot", "mlp")
+"""Poolers with `--num_layers` layers."""
+
 CONDITIONS: dict[str, tuple[str, Callable[["RunConfig"], bool]]] = {
     "cls": ("--pooling_method=cls", lambda c: c.pooler.pooling_method == "cls"),
     "own": ("a pooler of your own (--pooling_method=file.py:Name)", lambda c: c.pooler.pooling_method not in POOLERS),
     "adapool": ("--pooling_method=adapool", lambda c: c.pooler.pooling_method == "adapool"),
-    "layers": ("--pooling_method=glot or mlp", lambda c: c.pooler.pooling_method in ("glot", "mlp")),
+    "layers": ("--pooling_method=glot, crossglot or mlp", lambda c: c.pooler.pooling_method in LAYERED),
     "width": (
-        "--pooling_method=latent, or glot or mlp with --num_layers above 0",
-        lambda c: c.pooler.pooling_method == "latent" or (c.pooler.pooling_method in ("glot", "mlp") and c.pooler.num_layers > 0),
+        "--pooling_method=latent, or glot, crossglot or mlp with --num_layers above 0",
+        lambda c: c.pooler.pooling_method == "latent" or (c.pooler.pooling_method in LAYERED and c.pooler.num_layers > 0),
     ),
+    "several": ("several hidden layers (--hidden_layer=all, 0,3,6 or every:5)", lambda c: reads_several(c)),
+    "crossglot": ("--pooling_method=crossglot", lambda c: c.pooler.pooling_method == "crossglot"),
+    "across": (
+        "--pooling_method=crossglot, or alignment with shuffled",
+        lambda c: c.pooler.pooling_method == "crossglot" or (c.pooler.pooling_method == "alignment" and c.graph.cross_adj == "shuffled"),
+    ),
+    "convs": ("--pooling_method=glot with --num_layers above 0", lambda c: c.pooler.pooling_method == "glot" and c.pooler.num_layers > 0),
     "glot": ("--pooling_method=glot", lambda c: c.pooler.pooling_method == "glot"),
     "graph": (
-        "--pooling_method=glot with --num_layers above 0",
-        lambda c: c.pooler.pooling_method == "glot" and c.pooler.num_layers > 0,
+        "--pooling_method=glot with --num_layers above 0, or crossglot with --cross_inside=1",
+        lambda c: (c.pooler.pooling_method == "glot" and c.pooler.num_layers > 0) or (_is_crossglot(c) and c.graph.cross_inside),
     ),
-    "tau": ("a threshold or random graph", lambda c: _has_graph(c, "threshold", "random")),
-    "knn": ("--graph_adj=knn", lambda c: _has_graph(c, "knn")),
+    "tau": (
+        "a threshold or random graph (--graph_adj), or one across a pair (--cross_adj=threshold, random or shuffled)",
+        lambda c: _has_graph(c, "threshold", "random") or _is_crossglot(c, "threshold", "random", "shuffled"),
+    ),
+    "knn": ("--graph_adj=knn, or --cross_adj=knn", lambda c: _has_graph(c, "knn") or _is_crossglot(c, "knn")),
     "window": ("--graph_adj=window", lambda c: _has_graph(c, "window")),
     "scores": (
         "--task=stsb, or --task=custom with two --text_columns",
@@ -53,8 +66,13 @@ CONDITIONS: dict[str, tuple[str, Callable[["RunConfig"], bool]]] = {
     ),
     "heldout": ("--selection=heldout, --task=embedding, or --task=custom without --eval_file", lambda c: _trains(c) and _holds_out(c)),
     "data_seed": (
-        "--task=stress or embedding, --task=custom without --eval_file, --selection=heldout or --graph_adj=random",
-        lambda c: _has_graph(c, "random") or (_trains(c) and (c.data.task == "stress" or _holds_out(c))),
+        "--task=stress or embedding, --task=custom without --eval_file, --selection=heldout, a random graph or several hidden layers",
+        lambda c: (
+            _has_graph(c, "random")
+            or _is_crossglot(c, "random")
+            or reads_several(c)
+            or (_trains(c) and (c.data.task == "stress" or _holds_out(c)))
+        ),
     ),
     "store": ("--precompute_hidden_states=1 in a task that trains", lambda c: _trains(c) and c.store.precompute_hidden_states),
     "live": ("--precompute_hidden_states=1 (live states use this process)", lambda c: _trains(c) and c.store.precompute_hidden_states),
@@ -78,13 +96,32 @@ CONDITIONS: dict[str, tuple[str, Callable[["RunConfig"], bool]]] = {
         lambda c: _trains(c) and c.data.task != "embedding" and has_gradient(c),
     ),
     "pairs": (
-        "a task of pairs: stsb, mrpc, qqp, mnli, qnli, rte, wnli, or custom with two --text_columns",
-        lambda c: c.data.task in PAIR_TASKS or (c.data.task == "custom" and "," in c.files.text_columns),
+        "a task of pairs (stsb, mrpc, qqp, mnli, qnli, rte, wnli, or custom with two --text_columns) and a pooler of single texts",
+        lambda c: reads_pairs(c) and c.pooler.pooling_method not in PAIR_POOLERS,
     ),
     "seeds": ("--seeds", lambda c: _trains(c) and c.train.seeds is not None),
     "scored": ("a task that scores labelled rows, or mteb", lambda c: c.data.task != "embedding"),
 }
 """Name -> (in words, predicate): when a flag has an effect."""
+
+
+def reads_several(config: "RunConfig") -> bool:
+    """Whether a run reads the states of several hidden layers."""
+    layer = config.backbone.hidden_layer
+    return layer == "all" or "," in layer or layer.startswith("every:")
+
+
+def reads_pairs(config: "RunConfig") -> bool:
+    """Whether the rows of a run are labelled pairs of texts."""
+    return config.data.task in PAIR_TASKS or (config.data.task == "custom" and "," in config.files.text_columns)
+
+
+def _draws_graph(config: "RunConfig") -> bool:
+    return _has_graph(config, "random") or _is_crossglot(config, "random")
+
+
+def _is_crossglot(config: "RunConfig", *kinds: str) -> bool:
+    return config.pooler.pooling_method == "crossglot" and (not kinds or config.graph.cross_adj in kinds)
 
 
 def _trains(config: "RunConfig") -> bool:
@@ -93,7 +130,8 @@ def _trains(config: "RunConfig") -> bool:
 
 def has_gradient(config: "RunConfig") -> bool:
     """Whether a run takes gradient steps: a probe on a pooler without weights does not."""
-    return config.head.head == "trained" or config.pooler.pooling_method not in FIXED_POOLERS or config.backbone.finetune_backbone
+    has_weights = config.pooler.pooling_method not in FIXED_POOLERS or (reads_several(config) and config.pooler.layer_mix == "scalar")
+    return config.head.head == "trained" or has_weights or config.backbone.finetune_backbone
 
 
 def _holds_out(config: "RunConfig") -> bool:

@@ -10,10 +10,12 @@ from pathlib import Path
 from glot.locate import expand_user
 from glot.settings.choices import (
     BACKBONE_DTYPES,
+    CROSS_GRAPHS,
     DTYPES,
     GNN_TYPES,
     GRAPHS,
     JK_MODES,
+    LAYER_MIXES,
     POOLERS,
     TRACKERS,
 )
@@ -64,7 +66,11 @@ class BackboneConfig:
         brought=ORIGIN,
     )
     hidden_layer: str = flag(
-        "-1", BACKBONE, "which hidden states: -1 last, 0 embeddings, an index, or mean4 (mean of the last four)", ours=True, brought=ORIGIN
+        "-1",
+        BACKBONE,
+        "which hidden states: -1 last, 0 embeddings, an index, mean4 (mean of the last four); or several: all, 0,3,6, every:5",
+        ours=True,
+        brought=ORIGIN,
     )
     trust_remote_code: bool = flag(False, BACKBONE, "1 = run code that comes with a model", ours=True)
     trust_pooler: bool = flag(
@@ -103,11 +109,21 @@ class PoolerConfig:
     scorer_hidden: int = flag(
         256, POOLER, "width of AdaPool's scorer; GLOT's follows from D", bounds=(1, MANY), acts="adapool", brought=WEIGHTS
     )
-    gnn_type: str = flag("gat", POOLER, "convolution of GLOT", choices=GNN_TYPES, acts="graph", brought=WEIGHTS)
+    layer_mix: str = flag(
+        "concat",
+        POOLER,
+        "several hidden layers: concat = side by side, one pooler; scalar = their learnt weighted sum; stack = a pooler for each",
+        choices=LAYER_MIXES,
+        acts="several",
+        ours=True,
+        later=True,
+        brought=WEIGHTS,
+    )
+    gnn_type: str = flag("gat", POOLER, "convolution of GLOT", choices=GNN_TYPES, acts="convs", brought=WEIGHTS)
     gat_hidden_dim: int = flag(
         128,
         POOLER,
-        "h, width of the convolutions (glot) or layers (mlp); rows of the dictionary (latent)",
+        "h, width of the convolutions (glot, crossglot) or layers (mlp); rows of the dictionary (latent)",
         bounds=(1, MANY),
         acts="width",
         brought=WEIGHTS,
@@ -115,7 +131,7 @@ class PoolerConfig:
     num_layers: int = flag(
         2,
         POOLER,
-        "K, number of convolutions (glot; 0 = scored pooling of raw tokens) or layers (mlp)",
+        "K, number of convolutions (glot, crossglot; glot: 0 = scored pooling of raw tokens) or layers (mlp)",
         bounds=(0, 64),
         acts="layers",
         brought=WEIGHTS,
@@ -155,6 +171,26 @@ class GraphConfig:
         bounds=(1, MANY),
         acts="window",
         ours=True,
+        brought=WEIGHTS,
+        rare=True,
+    )
+    cross_adj: str = flag(
+        "threshold",
+        POOLER,
+        "which tokens of the other sentence are joined (crossglot); shuffled = of another row's, a control (alignment too)",
+        choices=CROSS_GRAPHS,
+        acts="across",
+        ours=True,
+        later=True,
+        brought=WEIGHTS,
+    )
+    cross_inside: bool = flag(
+        False,
+        POOLER,
+        "1 = crossglot also joins tokens of one sentence, by --graph_adj",
+        acts="crossglot",
+        ours=True,
+        later=True,
         brought=WEIGHTS,
         rare=True,
     )

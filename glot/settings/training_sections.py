@@ -121,7 +121,7 @@ class HeadConfig:
     pair_features: str = flag(
         "concat",
         TRAINING,
-        "what the head sees of a pair: concat = both vectors (scores: their projected cosine), full = [u; v; |u - v|; uv; cosine]",
+        "of a pair: concat = both vectors (scores: their projected cosine), full = [u; v; |u - v|; uv; cosine], or cosine alone",
         choices=PAIR_FEATURES,
         acts="pairs",
         ours=True,

@@ -14,13 +14,14 @@ import numpy as np
 import torch
 
 from glot.distributed import ALONE, Processes
-from glot.errors import StateError, disk_door
+from glot.errors import ConfigError, StateError, disk_door
 from glot.hub import find_file
 from glot.progress import Clock, counter, say
 from glot.prompts import AUTO, MODEL_FILE, Prompts, UsedPrompts, read_prompts
 from glot.settings.config import RunConfig, versions
 from glot.settings.sections import BackboneConfig
 from glot.states.backbone import SPREAD, Backbone, BackboneSource, LiveTokens, find_backbone
+from glot.states.layered import LayeredTokens
 from glot.states.store import StoreKey, StorePlan, open_store, write_stores
 from glot.states.store.layout import DTYPES
 from glot.states.store.writer import WriteOptions
@@ -71,11 +72,11 @@ def used_prompts(config: RunConfig, source: BackboneSource) -> UsedPrompts:
     return prompts.for_pairs() if config.data.task == "embedding" else prompts.for_task(config.data.task)
 
 
-def store_key(config: RunConfig, source: BackboneSource, texts: Texts) -> StoreKey:
-    """The key of a run's store: everything that the stored states depend on."""
+def store_key(config: RunConfig, source: BackboneSource, texts: Texts, layer: str) -> StoreKey:
+    """The key of a run's store of one hidden layer: everything that the stored states depend on."""
     return StoreKey(
         backbone=source.identity,
-        layer=source.resolve_layer(config.backbone.hidden_layer),
+        layer=layer,
         max_length=max_tokens(config.backbone) or 0,
         backbone_dtype=config.backbone.backbone_dtype,
         store_dtype=config.store.store_dtype,
@@ -97,36 +98,46 @@ def open_tokens(
         backbone, ids = _load(config, source, texts, device, clock)
         backbone.reader.check(int(ids.lengths.max()))  # a text that is too long fails before training starts
         return LiveTokens(backbone, ids, config.backbone.finetune_backbone, ids.skips.tolist(), texts.where)
-    root, key = Path(config.store.store_dir), store_key(config, source, texts)
-    stored = None if config.store.override_precompute else open_store(root, key)
-    if stored is None:
-        write_layers(config, source, texts, [config.backbone.hidden_layer], device, clock, team)
-        stored = open_store(root, key)
-        assert stored is not None
-    if stored.manifest.chunk_checksums is None:
-        say(f"store {stored.folder}: has no checksums (an older version wrote it); glot store verify --adopt adds them")
-    if stored.manifest.size_bytes <= CHECKED_FIRST:
-        stored.check()  # before anything is trained on it; a larger one is checked while training reads it
-    return stored
+    root, layers = Path(config.store.store_dir), source.resolve_layers(config.backbone.hidden_layer)
+    keys = [store_key(config, source, texts, layer) for layer in layers]
+    if config.store.override_precompute or any(open_store(root, key) is None for key in keys):
+        write_layers(config, source, texts, layers, device, clock, team)
+    opened = [stored for key in keys if (stored := open_store(root, key)) is not None]
+    for stored in opened:
+        if stored.manifest.chunk_checksums is None:
+            say(f"store {stored.folder}: has no checksums (an older version wrote it); glot store verify --adopt adds them")
+        if stored.manifest.size_bytes <= CHECKED_FIRST:
+            stored.check()  # before anything is trained on it; a larger one is checked while training reads it
+    _check_widths(source, layers, [stored.hidden_size for stored in opened])
+    return opened[0] if len(opened) == 1 else LayeredTokens(opened)
+
+
+def _check_widths(source: BackboneSource, layers: Sequence[str], widths: list[int]) -> None:
+    if len(set(widths)) > 1:
+        listing = ", ".join(f"{layer} (d = {width})" for layer, width in zip(layers, widths, strict=True))
+        raise ConfigError(f"--hidden_layer: {source.name} has layers of different widths, {listing}; name equal ones")
 
 
 def write_layers(
     config: RunConfig,
     source: BackboneSource,
     texts: Texts,
-    layers: list[str],
+    layers: Sequence[str],
     device: torch.device,
     clock: Clock,
     team: Processes = ALONE,
 ) -> None:
     """Complete the stores of several hidden layers of one backbone from one forward pass. The stores differ only in their layer."""
     root = Path(config.store.store_dir)
-    wanted = {source.resolve_layer(layer): store_key(config.with_values(hidden_layer=layer), source, texts) for layer in layers}
+    wanted = {layer: store_key(config, source, texts, layer) for layer in layers}
     options = WriteOptions(config.store.resume, config.store.override_precompute, config.output.verbose, team)
     if not options.rebuild and all(open_store(root, key) is not None for key in wanted.values()):
         return
     backbone, ids = _load(config, source, texts, device, clock)
     widths = {layer: backbone.width(layer) for layer in wanted}
+    if len(wanted) > 1:
+        size = int(ids.kept_lengths.sum()) * sum(widths.values()) * DTYPES[config.store.store_dtype].itemsize
+        say(f"{len(wanted)} layers of {len(texts):,} texts: {size / 2**20:,.0f} MiB under {root}", config.output.verbose)
     with clock.phase("encode"):
         for width in dict.fromkeys(widths.values()):  # most backbones have one width
             names = [layer for layer in wanted if widths[layer] == width]
@@ -161,8 +172,7 @@ def open_backbone(config: BackboneConfig, source: BackboneSource, layer: str, de
 
 def _load(config: RunConfig, source: BackboneSource, texts: Texts, device: torch.device, clock: Clock) -> tuple[Backbone, "TokenIds"]:
     with clock.phase("load"):
-        layer = source.resolve_layer(config.backbone.hidden_layer)
-        backbone = open_backbone(config.backbone, source, layer, device)
+        backbone = open_backbone(config.backbone, source, ",".join(source.resolve_layers(config.backbone.hidden_layer)), device)
     with clock.phase("encode"):
         return backbone, TokenIds(backbone, texts, config.output.verbose)
 
@@ -217,11 +227,10 @@ def estimate_store(config: RunConfig, source: BackboneSource, texts: Texts, devi
     count = min(len(texts), SAMPLED_TEXTS)
     places = set(np.random.default_rng(0).choice(len(texts), count, replace=False).tolist())
     drawn = [(text, texts.prompt(place)) for place, text in enumerate(texts) if place in places]
-    layer = source.resolve_layer(config.backbone.hidden_layer)
-    backbone = open_backbone(config.backbone, source, layer, device)
+    backbone = open_backbone(config.backbone, source, ",".join(source.resolve_layers(config.backbone.hidden_layer)), device)
     ids = backbone.tokenise(*zip(*drawn, strict=True))
     timed = sorted(ids[:: max(1, count // TIMED_TEXTS)], key=len, reverse=True)
-    layers = [backbone.layer]
+    layers = backbone.layers
     list(backbone.encode_sorted(timed[-8:], layers))  # warm-up: the first pass allocates memory
     clock = Clock()
     with clock.phase("encode"):

@@ -29,9 +29,10 @@ from glot.data.custom import CUSTOM, split_names
 from glot.data.labels import LabelFacts
 from glot.data.tasks import TASKS, TaskSpec, custom_task
 from glot.errors import CheckpointError, disk_door, library_door, reason
-from glot.nn.heads import FittedHead
+from glot.nn.heads import FeatureHead, FittedHead
 from glot.nn.model import SentenceModel
 from glot.nn.own import OwnCode
+from glot.nn.pooler import Pooler
 from glot.nn.poolers import build_pooler
 from glot.settings.checks import value_problems
 from glot.settings.config import RunConfig, read_config
@@ -143,17 +144,21 @@ def build_model(
         sources: as in `build_pooler`.
         finished: with the head that the run ends with, which a solver fits with `--head=probe` or `svm`; else with the one that is trained.
     """
-    pooler = build_pooler(config.pooler, config.graph, hidden_size, config.data_seed, sources)
+    layers = config.backbone.hidden_layer.count(",") + 1
+    pooler = build_pooler(config.pooler, config.graph, hidden_size, config.data_seed, sources, layers, task.is_symmetric)
     if config.head.head != "trained" and (finished or not has_gradient(config)):
-        return SentenceModel(pooler, fitted_head(config, task, pooler.out_dim))
+        return SentenceModel(pooler, fitted_head(config, task, pooler))
+    if pooler.sides == 2:
+        return SentenceModel(pooler, FeatureHead(pooler.out_dim, task.num_labels, config.head.dropout))
     flags = config.to_dict()
     head = task.head(pooler.out_dim, task.num_labels, **{name: flags[name] for name in task.head_flags})
     return SentenceModel(pooler, head)
 
 
-def fitted_head(config: RunConfig, task: TaskSpec, width: int) -> FittedHead:
+def fitted_head(config: RunConfig, task: TaskSpec, pooler: Pooler) -> FittedHead:
     """The head that a solver fits, still empty."""
-    return FittedHead(width, task.num_texts, task.num_labels, config.head.pair_features)
+    vectors = task.num_texts // pooler.sides
+    return FittedHead(pooler.out_dim, vectors, task.num_labels, config.head.pair_features)
 
 
 def own_sources(where: Path, resolved: dict[str, Any], trust: bool) -> dict[str, str] | None:

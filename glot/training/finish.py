@@ -4,6 +4,7 @@ from glot.data.tasks import TaskSpec
 from glot.errors import ConfigError
 from glot.nn.model import SentenceModel
 from glot.progress import Clock
+from glot.settings.choices import PAIR_POOLERS
 from glot.settings.config import RunConfig
 from glot.settings.effects import has_gradient
 from glot.training.checkpoint import fitted_head
@@ -23,7 +24,8 @@ def check_head(config: RunConfig, task: TaskSpec) -> None:
         raise ConfigError(f"--threshold=heldout: is for two classes, and the task has {classes or 'scores'}; use argmax")
     if head.head == "svm" and not classes:
         raise ConfigError("--head=svm: takes classes, and the task has scores; use probe")
-    if head.head == "probe" and not classes and head.pair_features == "concat":
+    of_pairs = config.pooler.pooling_method in PAIR_POOLERS
+    if head.head == "probe" and not classes and head.pair_features == "concat" and not of_pairs:
         raise ConfigError("--head=probe: scores of pairs need --pair_features=full; a sum over both vectors cannot compare them")
 
 
@@ -40,7 +42,7 @@ def finish_head(config: RunConfig, model: SentenceModel, batches: Loaders | Pair
         with clock.phase("evaluate"):
             facts["trained_head"] = rounded(batches.report(model)) if has_gradient(config) else None
         with clock.phase("train"):
-            head = fitted_head(config, batches.task, model.pooler.out_dim).to(batches.device)
+            head = fitted_head(config, batches.task, model.pooler).to(batches.device)
             facts[kind] = fit_head(head, kind, *batches.features(model, head), config.data_seed)
         model.head = head
     if config.head.threshold == "heldout":

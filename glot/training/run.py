@@ -32,6 +32,7 @@ from glot.training.checkpoint import BACKBONE, WEIGHTS, build_model, read_result
 from glot.training.code import code_hash
 from glot.training.finish import check_head
 from glot.training.folders import RESULT, FolderLock, open_run_folder, read_mark
+from glot.training.layers import layer_facts, standardise
 from glot.training.origin import origin
 from glot.training.probe import PROBE_WIDTH, probe_pooler
 from glot.training.record import EpochKeeper
@@ -103,8 +104,7 @@ def open_run(config: RunConfig, inputs: Inputs) -> Run:
     With `--resume=1` the folder may be that of an earlier process which did not finish this very run.
     """
     fingerprint = run_fingerprint(config, inputs.source, inputs.data)
-    torch.manual_seed(config.train.seed)
-    model = build_model(config, inputs.task, inputs.tokens.hidden_size).to(inputs.device)
+    model = make_model(config, inputs)
     root, overwrite = Path(config.output.output_dir), config.output.overwrite
     folder, lock = open_run_folder(root, run_name(config, fingerprint), overwrite, fingerprint, config.store.resume)
     source, tokens = inputs.source, inputs.tokens
@@ -123,6 +123,14 @@ def open_run(config: RunConfig, inputs: Inputs) -> Run:
     tracker = make_tracker(inputs.report_to, folder)
     tracker.start(config.to_dict())
     return Run(config, model, folder, tracker, fingerprint, lock)
+
+
+def make_model(config: RunConfig, inputs: Inputs) -> SentenceModel:
+    """A fresh model, initialised by the seed."""
+    torch.manual_seed(config.train.seed)
+    model = build_model(config, inputs.task, inputs.tokens.hidden_size)
+    standardise(model.pooler, inputs.data, inputs.texts, inputs.tokens, config.data_seed)
+    return model.to(inputs.device)
 
 
 def make_state(
@@ -188,7 +196,7 @@ def close_run(
         "run_dir": str(run.folder),
         "fingerprint": run.fingerprint,
     }
-    result |= facts or {}
+    result |= layer_facts(config, run.model.pooler) | (facts or {})
     if further is not None:
         further(result)
     write_result(run.folder, result)
@@ -323,7 +331,7 @@ def resolve(config: RunConfig, source: BackboneSource) -> tuple[RunConfig, list[
     """Replace what depends on the backbone by its meaning: the layer's index, and `decoder_cls_last_token` for encoders."""
     notes = []
     last = config.pooler.decoder_cls_last_token
-    layer = source.resolve_layer(config.backbone.hidden_layer)
+    layer = ",".join(source.resolve_layers(config.backbone.hidden_layer))
     if not config.backbone.adaptive_length:
         source.check_length(config.backbone.max_length)
     decoder = last and (is_causal(source) if config.pooler.pooling_method == "cls" else source.is_decoder)

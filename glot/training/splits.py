@@ -56,7 +56,7 @@ class Loaders:
         """Features of `head` (S, F) and labels (S,) of the training rows, as the model pools them now."""
         model.eval()
         loader = self._loader(self.data.train, self.config.train.eval_batch_size)
-        rows = [head.features(*(model.pooler(side) for side in batch.sides)).float().cpu() for batch in loader]
+        rows = [head.features(*model.vectors(batch)).float().cpu() for batch in loader]
         return torch.cat(rows).numpy(), targets(self.task, self.data.train, self.config.data.label_scale)
 
     def heldout_outputs(self, model: SentenceModel) -> tuple[np.ndarray, np.ndarray]:

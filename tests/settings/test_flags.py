@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from glot.errors import ConfigError
-from glot.settings.choices import GRAPHS
+from glot.settings.choices import CROSS_GRAPHS, GRAPHS
 from glot.settings.config import RunConfig
 from glot.settings.effects import CONDITIONS
 from glot.settings.flags import STRESS_DEFAULTS, parse, to_yaml
@@ -178,6 +178,17 @@ def test_yaml_mistakes_name_file_and_key(tmp_path):
         (["--output_dir=/etc/passwd/x"], "--output_dir=/etc/passwd/x: cannot be written (/etc/passwd is not a writable folder)"),
         (["--run_name=a/b"], "--run_name=a/b: must be a folder name"),
         (["--hidden_layer=top"], "--hidden_layer=top: must be an index"),
+        (["--hidden_layer=0,,3"], "--hidden_layer=0,,3: must be an index"),
+        (["--hidden_layer=every:0"], "--hidden_layer=every:0: must be an index"),
+        (["--hidden_layer=0,mean4"], "--hidden_layer=0,mean4: must be an index"),
+        (["--layer_mix=stack"], "--layer_mix: has no effect in this run, it needs several hidden layers"),
+        (["--hidden_layer=all", "--layer_mix=sum"], "--layer_mix=sum: unknown; allowed: concat, scalar, stack"),
+        (["--task=cola", "--pooling_method=crossglot"], "--pooling_method=crossglot: scores pairs of texts, and --task=cola has none"),
+        (["--task=mteb", "--pooling_method=alignment"], "--pooling_method=alignment: scores pairs of texts, and --task=mteb has none"),
+        (["--task=rte", "--pooling_method=crossglot", "--num_layers=0"], "--num_layers=0: the crossglot pooler needs at least one layer"),
+        (["--task=rte", "--pooling_method=alignment", "--cross_adj=knn"], "--cross_adj: has no effect in this run, it needs --pooling"),
+        (["--task=rte", "--pooling_method=alignment", "--pair_features=full"], "--pair_features: has no effect in this run"),
+        (["--task=rte", "--pooling_method=crossglot", "--graph_adj=knn", "--knn_k=2"], "--knn_k: has no effect in this run"),
         (["--device=gpu"], "--device=gpu: must be auto, cpu"),
         (["--return_all_hidden_states=1"], "--return_all_hidden_states=1: must be 0; choose layers with --hidden_layer"),
         (["--seeds=0,99999999999999999999"], "--seeds=0,99999999999999999999: must be different numbers"),
@@ -188,7 +199,7 @@ def test_yaml_mistakes_name_file_and_key(tmp_path):
         (["--learning_rate=1"], "--learning_rate: no such flag"),
         (["cola"], "cola: not a flag; flags are written --name=value"),
         (["--task"], "argument --task: expected one argument"),
-        (["--knn_k=3"], "--knn_k: has no effect in this run, it needs --graph_adj=knn; leave it out"),
+        (["--knn_k=3"], "--knn_k: has no effect in this run, it needs --graph_adj=knn, or --cross_adj=knn; leave it out"),
         (["--distractor_ratio=0.5"], "--distractor_ratio: has no effect in this run, it needs --task=stress; leave it out"),
         (["--backbone_lr=1e-5"], "--backbone_lr: has no effect in this run, it needs --finetune_backbone=1; leave it out"),
     ],
@@ -222,6 +233,8 @@ def test_every_condition_is_used_and_is_true_in_one_run_and_false_in_another():
     runs += [base.with_values(precompute_hidden_states=False, finetune_backbone=True), base.with_values(seeds="0,1"), base]
     runs += [base.with_values(task="custom", train_file=file, text_columns="a,b") for file in ("x.csv", "hub:owner/name")]
     runs += [base.with_values(pooling_method="mine.py:Mine"), base.with_values(folds=3)]
+    runs += [base.with_values(task="rte", pooling_method="crossglot", cross_adj=kind, cross_inside=True) for kind in CROSS_GRAPHS]
+    runs += [base.with_values(hidden_layer="all")]
     for name, (_, predicate) in CONDITIONS.items():
         assert {predicate(run) for run in runs} == {True, False}, name
 

@@ -5,7 +5,9 @@ from dataclasses import replace
 from glot.data.stress import VARIANTS
 from glot.data.tasks import LABEL_SCALES, TASKS
 from glot.nn import graph
-from glot.nn.poolers import CLASSES, POOLERS, build_pooler
+from glot.nn.cross import CROSS_RULES
+from glot.nn.layers import LAYER_MIXES
+from glot.nn.poolers import CLASSES, PAIR_POOLERS, POOLERS, build_pooler
 from glot.nn.poolers.convs import CONVS
 from glot.nn.poolers.glot import JUMPS
 from glot.settings import choices as names
@@ -18,7 +20,8 @@ from glot.states import backbone, store
 
 def test_names_equal_tables():
     assert set(names.TASKS) == set(TASKS)
-    assert set(names.POOLERS) == set(POOLERS)
+    assert set(names.POOLERS) == {*POOLERS, *PAIR_POOLERS} and set(names.PAIR_POOLERS) == set(PAIR_POOLERS)
+    assert set(names.CROSS_GRAPHS) == set(CROSS_RULES) and set(names.LAYER_MIXES) == set(LAYER_MIXES)
     assert set(names.GNN_TYPES) == set(CONVS)
     assert set(names.JK_MODES) == set(JUMPS)
     assert set(names.GRAPHS) == set(graph.RULES)
@@ -32,7 +35,7 @@ def test_names_equal_tables():
 
 def test_poolers_without_weights():
     config = PoolerConfig(num_layers=1)
-    built = {name: build_pooler(replace(config, pooling_method=name), GraphConfig(), 8) for name in POOLERS}
+    built = {name: build_pooler(replace(config, pooling_method=name), GraphConfig(), 8) for name in names.POOLERS}
     assert set(names.FIXED_POOLERS) == {name for name, pooler in built.items() if not list(pooler.parameters())}
 
 

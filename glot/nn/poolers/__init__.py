@@ -7,10 +7,14 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from glot.errors import ConfigError, library_door, lookup, reason
+from glot.nn.cross import SHUFFLED, CrossRule
 from glot.nn.graph import GraphRule
+from glot.nn.layers import LayeredPooler
 from glot.nn.own import OwnCode, OwnPooler, find_code, is_own, run_code
 from glot.nn.pooler import Pooler
+from glot.nn.poolers.alignment import AlignmentPooler
 from glot.nn.poolers.attention import GatedPooler, LatentPooler, PmaPooler
+from glot.nn.poolers.crossglot import CrossGlotPooler
 from glot.nn.poolers.fixed import ClsPooler, MaxPooler, MeanPooler, StdPooler, WeightedMeanPooler
 from glot.nn.poolers.glot import GlotPooler
 from glot.nn.poolers.scored import AdaPooler, MlpPooler
@@ -18,7 +22,10 @@ from glot.nn.poolers.scored import AdaPooler, MlpPooler
 if TYPE_CHECKING:
     from glot.settings.sections import GraphConfig, PoolerConfig
 
-POOLERS: dict[str, Callable[["PoolerConfig", GraphRule, int], Pooler]] = {
+Build = Callable[["PoolerConfig", GraphRule, int], Pooler]
+BuildPair = Callable[["PoolerConfig", CrossRule, int, bool], Pooler]
+
+POOLERS: dict[str, Build] = {
     "cls": lambda config, rule, d: ClsPooler(d, last=config.decoder_cls_last_token),
     "adapool": lambda config, rule, d: AdaPooler(d, config.scorer_hidden),
     "max": lambda config, rule, d: MaxPooler(d),
@@ -33,6 +40,11 @@ POOLERS: dict[str, Callable[["PoolerConfig", GraphRule, int], Pooler]] = {
 }
 """`--pooling_method` -> build(config, graph rule, d)."""
 
+PAIR_POOLERS: dict[str, BuildPair] = {
+    "alignment": lambda config, rule, d, symmetric: AlignmentPooler(d, rule.kind == SHUFFLED, symmetric),
+    "crossglot": lambda config, rule, d, symmetric: CrossGlotPooler(d, config.gat_hidden_dim, config.num_layers, rule, symmetric),
+}
+"""`--pooling_method` -> build(config, rule across the pair, d, whether the sentences may be exchanged): features of a pair."""
 
 CLASSES: dict[str, type[Pooler]] = {
     "cls": ClsPooler,
@@ -46,12 +58,20 @@ CLASSES: dict[str, type[Pooler]] = {
     "pma": PmaPooler,
     "latent": LatentPooler,
     "glot": GlotPooler,
+    "alignment": AlignmentPooler,
+    "crossglot": CrossGlotPooler,
 }
 """`--pooling_method` -> class."""
 
 
 def build_pooler(
-    config: "PoolerConfig", graph: "GraphConfig", in_dim: int, graph_seed: int = 0, sources: dict[str, str] | None = None
+    config: "PoolerConfig",
+    graph: "GraphConfig",
+    in_dim: int,
+    graph_seed: int = 0,
+    sources: dict[str, str] | None = None,
+    layers: int = 1,
+    symmetric: bool = False,
 ) -> Pooler:
     """Build the pooler that a configuration names, for tokens of width `in_dim`.
 
@@ -60,9 +80,11 @@ def build_pooler(
     Args:
         config: which pooler, and its sizes.
         graph: which tokens see each other.
-        in_dim: d.
+        in_dim: d; of several layers, the widths of all together.
         graph_seed: of random graphs.
         sources: name -> source of a user's own pooler or rule, where it does not come from its file (a run folder, an export).
+        layers: hidden layers whose states stand side by side in a token's state.
+        symmetric: for poolers of pairs, whether the sentences of a pair may be exchanged.
 
     Raises:
         ConfigError: unknown pooler, conv or jump, or own code that fails.
@@ -71,9 +93,17 @@ def build_pooler(
     rule = GraphRule(graph.graph_adj, graph.tau, graph.knn_k, graph.window_size, graph_seed)
     if graph.graph_adj in codes:
         rule = replace(rule, function=run_code(codes[graph.graph_adj], f"--graph_adj={graph.graph_adj}"))
-    if config.pooling_method in codes:
-        return OwnPooler(codes[config.pooling_method], in_dim, parse_options(config.pooler_options))
-    return lookup(POOLERS, config.pooling_method, "pooling_method")(config, rule, in_dim)
+
+    def build(width: int) -> Pooler:
+        """A fresh pooler for tokens of a width."""
+        if config.pooling_method in codes:
+            return OwnPooler(codes[config.pooling_method], width, parse_options(config.pooler_options))
+        if config.pooling_method in PAIR_POOLERS:
+            cross = CrossRule(graph.cross_adj, graph.tau, graph.knn_k, graph_seed, rule if graph.cross_inside else None)
+            return PAIR_POOLERS[config.pooling_method](config, cross, width, symmetric)
+        return lookup(POOLERS, config.pooling_method, "pooling_method")(config, rule, width)
+
+    return build(in_dim) if layers == 1 else LayeredPooler(build, in_dim, layers, config.layer_mix)
 
 
 def own_codes(config: "PoolerConfig", graph: "GraphConfig", sources: Mapping[str, str] | None = None) -> dict[str, OwnCode]:

@@ -67,12 +67,12 @@ class GatConv(nn.Module):
 
     def _in_blocks(self, hidden: Tensor, graph: TokenGraph) -> Tensor:
         mixed = []
-        for block, padded in zip(graph.blocks, graph.pad(hidden), strict=True):
+        for block, padded in zip(graph.blocks, graph.padding.pad(hidden), strict=True):
             if self.engine != "dense" and padded.shape[1] > DENSE_TOKENS:
                 mixed.append(MixByRows.apply(padded, *self._halves(padded), block.rows))
             else:
                 mixed.append(mix_block(padded, *self._halves(padded), block.barrier))
-        return graph.unpad(mixed)
+        return graph.padding.unpad(mixed)
 
     def _halves(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """(.., h) -> a token's terms of a logit as sender and as receiver, (..) each. The second includes the edge term."""

@@ -29,6 +29,8 @@ def mix_block(hidden: Tensor, sent: Tensor, received: Tensor, barrier: Tensor) -
 class MixByRows(torch.autograd.Function):
     """`mix_block` of one long sentence, (1, n, h), by row ranges. The backward pass recomputes them, so only the inputs are kept.
 
+    Receivers and senders may differ in number: hidden (1, m, h), sent (1, m), received (1, n) -> (1, n, h).
+
     torch's checkpoint, called once per range, fragments memory: its small objects lie between the ranges, whose space is never reused.
     """
 
@@ -36,8 +38,8 @@ class MixByRows(torch.autograd.Function):
     def forward(ctx: Any, hidden: Tensor, sent: Tensor, received: Tensor, rows: Callable[[int, int], Tensor]) -> Tensor:
         ctx.save_for_backward(hidden, sent, received)
         ctx.rows = rows
-        mixed = torch.empty_like(hidden)
-        for start, stop in parts_of(hidden.shape[1]):
+        mixed = hidden.new_empty(*received.shape, hidden.shape[2])
+        for start, stop in parts_of(received.shape[1], hidden.shape[1]):
             mixed[:, start:stop] = mix_block(hidden, sent, received[:, start:stop], barrier_of(rows(start, stop)))
         return mixed
 
@@ -46,7 +48,7 @@ class MixByRows(torch.autograd.Function):
         """Gradients of hidden, sent and received: each row range is recomputed, and its gradients are added up."""
         hidden, sent, received = (saved.detach().requires_grad_() for saved in ctx.saved_tensors)
         sums = [torch.zeros_like(saved) for saved in ctx.saved_tensors]
-        for start, stop in parts_of(hidden.shape[1]):
+        for start, stop in parts_of(received.shape[1], hidden.shape[1]):
             with torch.enable_grad():
                 own = received[:, start:stop]
                 mixed = mix_block(hidden, sent, own, barrier_of(ctx.rows(start, stop)))

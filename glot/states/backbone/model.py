@@ -39,7 +39,7 @@ class Backbone:
         source: from `find_backbone`.
         max_length: number of tokens that a text is cut to; None = the model's own limit.
         dtype: a name of `DTYPES`.
-        layer: from `source.resolve_layer`.
+        layer: from `source.resolve_layer`, or several of them with commas between: states are then side by side, (N, m d).
         device: device of inputs and packed states.
         load_options: further options of `from_pretrained`; with `device_map` the model stays where that puts it.
 
@@ -138,8 +138,23 @@ class Backbone:
 
     @property
     def hidden_size(self) -> int:
-        """The layer's width d, as measured on the model's states."""
-        return self.width(self.layer)
+        """The width d of the states, as measured; of several layers that of all together.
+
+        Raises:
+            ConfigError: layers of different widths.
+        """
+        widths = {layer: self.width(layer) for layer in self.layers}
+        if len(set(widths.values())) > 1:
+            listing = ", ".join(f"{layer} (d = {width})" for layer, width in widths.items())
+            raise ConfigError(
+                f"--hidden_layer={self.layer}: layers of {self.source.name} differ in width: {listing}; name some of one width"
+            )
+        return sum(widths.values())
+
+    @property
+    def layers(self) -> list[str]:
+        """The hidden layers whose states it gives."""
+        return self.layer.split(",")
 
     def width(self, layer: str) -> int:
         """The width d of one layer; layers may differ in width.
@@ -175,7 +190,7 @@ class Backbone:
             ids: token ids of each text, at least one per text.
             skips: number of leading tokens of each text that are read but left out.
         """
-        return self.encode_layers(ids, [self.layer], skips)[0]
+        return join_layers(self.encode_layers(ids, self.layers, skips))
 
     def encode_layers(self, ids: list[list[int]], layers: list[str], skips: Sequence[int] | None = None) -> list[TokenBatch]:
         """`encode` for several layers, from one forward pass."""
@@ -219,6 +234,11 @@ class Backbone:
         with disk_door(folder):
             self.model.save_pretrained(folder)
             self.tokeniser.save(folder)
+
+
+def join_layers(layers: list[TokenBatch]) -> TokenBatch:
+    """The states of several layers of the same texts side by side: m batches (N, d) -> (N, m d)."""
+    return layers[0] if len(layers) == 1 else layers[0].with_tokens(torch.cat([layer.tokens for layer in layers], 1))
 
 
 def drop_leading(batch: TokenBatch, skips: Sequence[int]) -> TokenBatch:

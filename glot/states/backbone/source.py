@@ -236,6 +236,25 @@ class BackboneSource:
             )
         return hidden_layer if hidden_layer == "mean4" else str(index)
 
+    def resolve_layers(self, hidden_layer: str) -> tuple[str, ...]:
+        """`-1` -> (`6`,); `all`, `0,3,-1` and `every:3` -> (`0`, `3`, `6`): indices in rising order. `every` ends with the last layer.
+
+        Raises:
+            ConfigError: the model has no such layer, or one is named twice.
+        """
+        if hidden_layer == "all" or hidden_layer.startswith("every:"):
+            step = 1 if hidden_layer == "all" else int(hidden_layer.removeprefix("every:"))
+            return tuple(map(str, sorted({*range(0, self.num_layers + 1, step), self.num_layers})))
+        if "," not in hidden_layer:
+            return (self.resolve_layer(hidden_layer),)
+        found = [int(self.resolve_layer(layer)) for layer in hidden_layer.split(",")]
+        twice = next((layer for layer in found if found.count(layer) > 1), None)
+        if twice is not None:
+            raise ConfigError(
+                f"--hidden_layer={hidden_layer}: names layer {twice} of {self.name} twice (-1 is {self.num_layers}); name it once"
+            )
+        return tuple(map(str, sorted(found)))
+
 
 def find_backbone(
     name: str, trust_remote_code: bool = False, revision: str | None = None, folder: str | Path | None = None

@@ -1,0 +1,179 @@
+"""Several hidden layers: standardisation, mixes, stores and live states, checkpoints, predictions and exports."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from sentence_transformers import SentenceTransformer
+
+import glot
+from glot.cli import glot_main, main
+from glot.errors import ConfigError
+from glot.nn.layers import LAYER_MIXES, NORMAL_RANGE, WIDEST, LayeredPooler
+from glot.nn.poolers import build_pooler
+from glot.nn.poolers.fixed import MeanPooler
+from glot.settings.choices import PAIR_POOLERS, POOLERS
+from glot.settings.config import GraphConfig, PoolerConfig
+from glot.states.backbone import find_backbone
+from glot.types import TokenBatch
+
+ALL = "--hidden_layer=all"
+
+
+def run(capsys, words: list[str], command=main) -> dict:
+    assert command(words) == 0, capsys.readouterr().err
+    return json.loads(capsys.readouterr().out)
+
+
+def fail(capsys, words: list[str], command=main) -> list[str]:
+    assert command(words) == 2
+    return capsys.readouterr().err.splitlines()
+
+
+def batch_of(layers: int, d: int = 8) -> TokenBatch:
+    generator = torch.Generator().manual_seed(0)
+    return TokenBatch.from_lengths(torch.randn(9, layers * d, generator=generator) * 5 + 2, torch.tensor([3, 1, 5]))
+
+
+def scores_of(result: dict) -> np.ndarray:
+    rows = list(csv.DictReader((Path(result["run_dir"]) / "predictions.csv").open()))
+    names = [name for name in rows[0] if name.startswith("score_")] or ["prediction"]
+    return np.array([[float(row[name]) for name in names] for row in rows])
+
+
+def test_standardisation_is_numpys_and_cuts_what_is_far_out():
+    batch = batch_of(3)
+    pooler = LayeredPooler(MeanPooler, 24, 3, "concat")
+    tokens = batch.tokens.clone()
+    tokens[:, 5] = 4.0  # never changes
+    pooler.fit(tokens)
+    low, middle, high = np.quantile(tokens.numpy(), [0.25, 0.5, 0.75], axis=0)
+    scale = (high - low) / NORMAL_RANGE
+    scale[5] = 1.0
+    tokens[0, 7] = 1e6
+    expected = np.clip((tokens.numpy() - middle) / scale, -WIDEST, WIDEST)
+    found = pooler.mixed(batch.with_tokens(tokens))[0].tokens.numpy()
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    assert found[0, 7] == WIDEST and (found[:, 5] == 0).all()
+
+
+def test_mixes_are_what_they_say():
+    batch = batch_of(3)
+    poolers = {mix: LayeredPooler(MeanPooler, 24, 3, mix) for mix in LAYER_MIXES}
+    means = torch.stack([rows.mean(0) for rows in batch.tokens.clamp(-WIDEST, WIDEST).split([3, 1, 5])])
+    for mix in ("concat", "stack"):
+        assert torch.allclose(poolers[mix](batch), means, atol=1e-5)
+    assert len(poolers["stack"].poolers) == 3 and len(poolers["concat"].poolers) == 1
+    scalar = poolers["scalar"]
+    torch.nn.init.normal_(scalar.logits)
+    shares = torch.tensor(scalar.layer_weights)
+    assert torch.allclose(scalar(batch), (means.unflatten(1, (3, 8)) * shares.unsqueeze(1)).sum(1), atol=1e-5)
+    scalar(batch).square().sum().backward()
+    assert float(scalar.logits.grad.abs().min()) > 0 and shares.sum() == pytest.approx(1)
+    assert poolers["concat"].layer_weights == []
+
+
+@pytest.mark.parametrize("mix", sorted(LAYER_MIXES))
+@pytest.mark.parametrize("name", POOLERS)
+def test_every_pooler_takes_several_layers(name, mix):
+    torch.manual_seed(0)
+    config = PoolerConfig(name, gat_hidden_dim=4, num_layers=1, scorer_hidden=4, layer_mix=mix)
+    pooler = build_pooler(config, GraphConfig(), 24, layers=3)
+    batch = batch_of(3)
+    sides = (batch,) * pooler.sides
+    vectors = pooler.eval()(*sides)
+    assert vectors.shape == (3, pooler.out_dim) and bool(torch.isfinite(vectors).all())
+    single = [TokenBatch.from_lengths(rows, torch.tensor([len(rows)])) for rows in batch.tokens.split([3, 1, 5])]
+    alone = torch.cat([pooler(*[one] * pooler.sides) for one in single])
+    assert torch.allclose(vectors, alone, atol=1e-4)
+    if name not in PAIR_POOLERS:
+        assert torch.allclose(pooler.readout(batch)[0], vectors, atol=1e-5)
+
+
+def test_layers_have_one_name(tiny_bert):
+    source = find_backbone(str(tiny_bert))
+    last = source.num_layers
+    assert source.resolve_layers("all") == tuple(map(str, range(last + 1)))
+    assert source.resolve_layers("-1") == (str(last),) and source.resolve_layers("-1,0") == ("0", str(last))
+    assert source.resolve_layers(f"every:{last + 3}") == ("0", str(last)) and source.resolve_layers("every:1") == source.resolve_layers(
+        "all"
+    )
+
+
+@pytest.mark.parametrize("pooler", ["mean", "glot"])
+@pytest.mark.parametrize("mix", sorted(LAYER_MIXES))
+def test_a_run_on_all_layers(capsys, tiny_flags, tmp_path, mix, pooler):
+    flags = [*tiny_flags, f"--pooling_method={pooler}", "--gat_hidden_dim=8", "--lr=1e-2", f"--layer_mix={mix}"]
+    result = run(capsys, [*flags, ALL])
+    stores = [glot.open_store(path) for path in result["store"]["paths"]]
+    assert len(stores) == 3 and result["store"]["bytes"] == sum(store.manifest.size_bytes for store in stores)
+    weights = load_file(Path(result["run_dir"]) / "model.safetensors")
+    assert weights["pooler.center"].shape == (48,) and float((weights["pooler.scale"] - 1).abs().max()) > 0
+    assert ("layer_weights" in result) == (mix == "scalar")
+    if mix == "scalar":
+        assert list(result["layer_weights"]) == ["0", "1", "2"] and sum(result["layer_weights"].values()) == pytest.approx(1, abs=1e-5)
+    named = run(capsys, [*flags, "--hidden_layer=0,1,-1", "--overwrite=1"])
+    assert named["fingerprint"] == result["fingerprint"]  # the same layers under another name
+    live = run(capsys, [flag for flag in flags if "store_dir" not in flag] + [ALL, "--precompute_hidden_states=0"])
+    assert np.abs(scores_of(live) - scores_of(result)).max() < 5e-2  # stored states have half precision
+    loaded = glot.load(result["run_dir"], device="cpu")
+    texts = ["the red cat", "a blue sky is here"]
+    rows = list(csv.DictReader((Path(result["run_dir"]) / "predictions.csv").open()))
+    assert np.abs(loaded.scores([row["sentence"] for row in rows]) - scores_of(result)).max() < 1e-4
+    target = tmp_path / "exported"
+    assert glot_main(["export", str(result["run_dir"]), f"--to={target}"]) == 0, capsys.readouterr().err
+    capsys.readouterr()
+    exported = SentenceTransformer(str(target), trust_remote_code=True, device="cpu")
+    np.testing.assert_allclose(exported.encode(texts), loaded.encode(texts), atol=1e-4)
+    assert exported.half().encode(texts).shape == (2, loaded.dim)
+
+
+def test_seeds_on_several_layers_train_side_by_side(capsys, tiny_flags):
+    flags = [*tiny_flags, ALL, "--layer_mix=stack", "--pooling_method=adapool", "--lr=1e-2", "--seeds=3,1"]
+    together = run(capsys, [*flags, "--stack_seeds=1", "--run_name=together"])["runs"]
+    alone = run(capsys, [*flags, "--order_seed=3", "--run_name=alone"])["runs"]
+    for one, other in zip(together, alone, strict=True):
+        assert one["best"]["metrics"] == pytest.approx(other["best"]["metrics"], abs=1e-4)
+        assert np.abs(scores_of(one) - scores_of(other)).max() < 2e-3
+    refused = fail(capsys, [*flags, "--layer_mix=scalar", "--stack_seeds=1"])
+    assert any("--layer_mix=scalar: each run has its own sum of the layers" in line for line in refused)
+
+
+def test_what_a_model_does_not_have_is_one_line(capsys, tiny_flags):
+    (line,) = fail(capsys, [*tiny_flags, "--hidden_layer=0,9"])
+    assert "--hidden_layer=9" in line and "hidden states 0 (embeddings) to 2" in line
+    (line,) = fail(capsys, [*tiny_flags, "--hidden_layer=2,-1"])
+    assert "names layer 2" in line and "twice" in line
+
+
+PAIRS = ["--task=mrpc", "--gat_hidden_dim=8", "--lr=1e-2"]
+
+
+@pytest.mark.parametrize("extra", [[], [ALL, "--layer_mix=stack"], ["--head=probe"]], ids=["trained", "layers", "probe"])
+@pytest.mark.parametrize("pooler", PAIR_POOLERS)
+def test_a_pooler_of_pairs_predicts_and_gives_no_vector(capsys, tiny_flags, tmp_path, pooler, extra):
+    result = run(capsys, [*tiny_flags, *PAIRS, f"--pooling_method={pooler}", "--eval_batch_size=64", *extra])
+    rows = list(csv.DictReader((Path(result["run_dir"]) / "predictions.csv").open()))
+    loaded = glot.load(result["run_dir"], device="cpu")
+    pairs = [(row["sentence1"], row["sentence2"]) for row in rows]
+    assert np.abs(loaded.scores(pairs, batch_size=7) - scores_of(result)).max() < 1e-3
+    assert np.abs(loaded.scores([(second, first) for first, second in pairs]) - scores_of(result)).max() < 1e-3  # mrpc is symmetric
+    with pytest.raises(ConfigError, match="scores pairs and gives no sentence vector"):
+        loaded.encode(["a text"])
+    (line,) = fail(capsys, ["export", str(result["run_dir"]), f"--to={tmp_path / 'out'}"], glot_main)
+    assert f"--pooling_method={pooler} scores pairs" in line and not (tmp_path / "out").exists()
+    (line,) = fail(capsys, ["encode", str(result["run_dir"]), "--input=-", f"--output={tmp_path / 'v.npy'}"], glot_main)
+    assert "scores pairs and gives no sentence vector" in line
+
+
+@pytest.mark.parametrize("pooler", PAIR_POOLERS)
+@pytest.mark.parametrize("task", ["stsb", "mnli"])
+def test_a_pooler_of_pairs_on_scores_and_on_three_classes(capsys, tiny_flags, task, pooler):
+    result = run(
+        capsys, [*tiny_flags, *PAIRS, f"--task={task}", f"--pooling_method={pooler}", "--epochs=2", "--seeds=1,2", "--stack_seeds=1"]
+    )
+    assert len(result["runs"]) == 2 and all(np.isfinite(scores_of(one)).all() for one in result["runs"])
