@@ -84,11 +84,15 @@ class LayeredPooler(Pooler):
 
     def mixed(self, batch: TokenBatch) -> list[TokenBatch]:
         """What each pooler takes."""
-        states = ((batch.tokens - self.center) / self.scale).clamp(-WIDEST, WIDEST)
-        if self.logits is not None:
-            layered = states.unflatten(1, (self.layers, -1))
-            return [batch.with_tokens((layered * self.logits.softmax(0).unsqueeze(1)).sum(1))]
-        return [batch.with_tokens(part) for part in states.chunk(len(self.poolers), 1)]
+        rate = 1 / self.scale
+        states = torch.addcmul(-self.center * rate, batch.tokens, rate).clamp(-WIDEST, WIDEST)
+        if self.logits is None:
+            return [batch.with_tokens(part) for part in states.chunk(len(self.poolers), 1)]
+        first, *others = zip(states.chunk(self.layers, 1), self.logits.softmax(0), strict=True)
+        total = first[0] * first[1]
+        for part, share in others:  # faster than one product with a view of (N, m, d)
+            total = torch.addcmul(total, part, share)
+        return [batch.with_tokens(total)]
 
     def forward(self, *sides: TokenBatch) -> Tensor:
         """(B, D)."""

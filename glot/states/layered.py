@@ -58,5 +58,9 @@ class LayeredTokens:
 
     def gather(self, rows: np.ndarray) -> TokenBatch:
         """The states of `rows (B,)` in that order: float32 (N, m d) on the CPU."""
-        batches = [layer.gather(rows) for layer in self.layers]
-        return batches[0].with_tokens(torch.cat([batch.tokens for batch in batches], 1))
+        batch = self.layers[0].read(rows)
+        tokens = torch.empty(len(batch.tokens), self.hidden_size)
+        for place, layer in enumerate(self.layers):
+            states = batch.tokens if place == 0 else layer.read(rows).tokens
+            tokens[:, place * layer.hidden_size : (place + 1) * layer.hidden_size] = states
+        return batch.with_tokens(tokens)

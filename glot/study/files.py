@@ -29,8 +29,9 @@ KEYS_EXPLAINED = """keys of a study file (glot init study.yaml writes a commente
   name              folder under --output_dir
   runs_with         flags that all runs share
   grid              flag: list of values, all crossed; or a list of such grids
-  arms              name: flags; what is compared at each point of the grid
-  tune              flag: list of values that each arm chooses from on held-out rows; seeds: of these runs [100, 101]
+  arms              name: flags; what is compared at each point of the grid; only: {flag: [values]} keeps an arm to some points
+  tune              flag: list of values that each arm chooses from on held-out rows; seeds: of these runs [100, 101];
+                    fold: with --folds, the one that they are done on [all]
   seeds             of the reported runs
   baseline          arm that the others are tested against
   compare           pairs of arms that are compared, named before they are run: [[a, b], [a, c]]
@@ -63,6 +64,7 @@ class Study:
         seeds: seeds of the reported runs; empty = each run keeps its own `--seed`.
         tune: flag -> values to choose from, per cell, on held-out rows.
         tune_seeds: seeds of the tuning runs, which are not reported.
+        tune_fold: the fold that tuning runs are done on, with `--folds`; None = all.
         baseline: the arm that the others are compared with.
         compare: pairs of arms that are compared, named before they are run.
         margins: metric -> difference within which two arms count as equal.
@@ -78,6 +80,7 @@ class Study:
     seeds: list[int] = field(default_factory=list)
     tune: dict[str, list[str]] = field(default_factory=dict)
     tune_seeds: list[int] = field(default_factory=list)
+    tune_fold: int | None = None
     baseline: str | None = None
     published: str | None = None
     compare: list[tuple[str, str]] = field(default_factory=list)
@@ -161,7 +164,11 @@ def _read_arms(path: Path, content: dict[str, Any], program: str) -> Study:
     problems += [f"{path}: grid.{name}: must be a list with at least one entry" for name, values in varied if not _is_list(values)]
     problems += [f"{path}: arms.{name}: must map flags to values" for name, flags in arms.items() if not isinstance(flags, dict)]
     tune = dict(tune)
-    tune_seeds = tune.pop("seeds", ["100", "101"])
+    tune_seeds, tune_fold = tune.pop("seeds", ["100", "101"]), tune.pop("fold", None)
+    if tune_fold is not None and not _is_numbers([tune_fold]):
+        problems.append(f"{path}: tune.fold: must be the number of a fold, such as 0")
+    arms, only, mistakes = _read_only(path, arms, {name for grid in grids for name in grid})
+    problems += mistakes
     problems += [f"{path}: tune.{name}: must be a list with at least one entry" for name, values in tune.items() if not _is_list(values)]
     seeds = content.get("seeds", [])
     problems += [
@@ -179,7 +186,16 @@ def _read_arms(path: Path, content: dict[str, Any], program: str) -> Study:
     if problems:
         raise ConfigError(*problems)
     _refuse_too_many(path, len(arms) * sum(math.prod(map(len, grid.values())) for grid in grids))
-    cells = [Cell(arm, point, {**common, **point, **flags}) for grid in grids for point in crossed(grid) for arm, flags in arms.items()]
+    points = [point for grid in grids for point in crossed(grid)]
+    cells = [
+        Cell(arm, point, {**common, **point, **flags})
+        for point in points
+        for arm, flags in arms.items()
+        if all(point.get(flag) in values for flag, values in only.get(arm, {}).items())
+    ]
+    idle = [arm for arm in arms if not any(cell.arm == arm for cell in cells)]
+    if idle:
+        raise ConfigError(*(f"{path}: arms.{arm}.only: no point of the grid has these values" for arm in idle))
     return Study(
         content.get("name", path.stem),
         program,
@@ -187,11 +203,29 @@ def _read_arms(path: Path, content: dict[str, Any], program: str) -> Study:
         [int(seed) for seed in seeds],
         tune,
         [int(seed) for seed in tune_seeds] if tune else [],
+        None if tune_fold is None else int(tune_fold),
         baseline,
         content.get("published"),
         compare,
         margins,
     )
+
+
+Only = dict[str, dict[str, list[str]]]
+
+
+def _read_only(path: Path, arms: dict[str, Any], varied: set[str]) -> tuple[dict[str, Flags], Only, list[str]]:
+    """Arms without their key `only`, what that key says of each, and the mistakes in it."""
+    plain = {arm: {name: value for name, value in flags.items() if name != "only"} for arm, flags in arms.items() if isinstance(flags, dict)}
+    only = {arm: flags["only"] for arm, flags in arms.items() if isinstance(flags, dict) and "only" in flags}
+    problems = []
+    for arm, given in only.items():
+        if not isinstance(given, dict) or not given or not all(_is_list(values) for values in given.values()):
+            problems.append(f"{path}: arms.{arm}.only: must map flags of the grid to lists of values, such as {{task: [rte, mrpc]}}")
+            continue
+        strange = [name for name in given if name not in varied]
+        problems += [f"{path}: arms.{arm}.only: {name} is not in the grid{nearest(str(name), varied)}" for name in strange]
+    return plain, only, problems
 
 
 Pairs = list[tuple[str, str]]
@@ -258,6 +292,8 @@ def resolve_cells(path: Path, study: Study) -> list[RunConfig]:
         inert = [name for name in parsed.inert if name in set(cell.flags) - shared] if cell.arm else []
         problems += [f"{where}: --{name} has no effect in this arm; leave it out" for name in inert]
         config = parsed.config
+        if study.tune_fold is not None and study.tune_fold >= config.data.folds:
+            problems.append(f"{where}: tune.fold: {study.tune_fold} must be below --folds={config.data.folds}")
         if study.tune and config.data.task in EVALUATIONS:
             problems.append(f"{where}: tune: --task={config.data.task} trains nothing, so there is nothing to tune")
         configs.append(config if config.data.data_seed is not None else config.with_values(data_seed=0))

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from glot.errors import ConfigError
 from glot.progress import say
 from glot.settings.config import RunConfig
+from glot.settings.effects import has_gradient
 from glot.settings.seeds import parse_seeds
 from glot.study.files import KEYS_EXPLAINED, Flags, Study, crossed, read_study, resolve_cells
 from glot.study.workers import RunPool, open_pool
@@ -55,7 +56,7 @@ def run_study(
         work = RunPool(pool, str(folder / "runs"), how.overwrite)
         tuned = tune_cells(study, configs, work)
         plan = [
-            [config.with_values(**choice["values"], seed=seed) for seed in chosen_seeds or [config.train.seed]]
+            _with_seeds(config.with_values(**choice["values"]), chosen_seeds or [config.train.seed])
             for config, choice in zip(configs, tuned, strict=True)
         ]
         asked = [config for runs in plan for config in runs]
@@ -70,7 +71,7 @@ def run_study(
     say(f"{study.name}: {reused} of {len(outcomes)} runs reused")
     cells, results = [], iter(outcomes)
     for cell, runs, choice in zip(study.cells, plan, tuned, strict=True):
-        rows = [{"seed": config.train.seed, **next(results)} for config in runs]
+        rows = [{"seed": seed, **next(results)} for seed in chosen_seeds or [runs[0].train.seed]]
         cells.append({"arm": cell.arm, "grid": cell.grid, "flags": cell.flags, "tuned": choice, "runs": rows})
     total = round(time.perf_counter() - start, 1)
     record: dict[str, Any] = {"name": study.name, "baseline": study.baseline, "published": study.published, "cells": cells}
@@ -80,17 +81,23 @@ def run_study(
     return folder
 
 
+def _with_seeds(config: RunConfig, seeds: list[int]) -> list[RunConfig]:
+    """A configuration for each seed; without a gradient the seed decides nothing, and one run serves for all."""
+    return [config.with_values(seed=seed if has_gradient(config) else seeds[0]) for seed in seeds]
+
+
 def tune_cells(study: Study, configs: list[RunConfig], work: RunPool) -> list[dict[str, Any]]:
     """Per cell, the values with the best mean score on held-out training rows over the tuning seeds, and all scores.
 
     The tuning seeds of a trial share a batch order where they can train stacked. Reported runs never do, because a shared order hides part
     of the spread over seeds (benchmarks/README.md).
     """
+    points = list(crossed(study.tune))
     if not study.tune:
         return [{"values": {}, "scores": []} for _ in configs]
-    points = list(crossed(study.tune))
+    fold: dict[str, Any] = {} if study.tune_fold is None else {"fold": study.tune_fold}
     trials = [
-        [config.with_values(**_typed(point), seed=seed, selection="heldout") for seed in study.tune_seeds]
+        [config.with_values(**_typed(point), seed=seed, selection="heldout", **fold) for seed in study.tune_seeds if has_gradient(config)]
         for config in configs
         for point in points
     ]
@@ -99,8 +106,11 @@ def tune_cells(study: Study, configs: list[RunConfig], work: RunPool) -> list[di
     for runs in trials:
         scores = [_heldout_score(outcome["run_dir"]) for outcome in (next(outcomes) for _ in runs) if outcome["run_dir"]]
         means.append(sum(scores) / len(scores) if scores else float("-inf"))
-    chosen = []
+    chosen: list[dict[str, Any]] = []
     for first in range(0, len(means), len(points)):
+        if not trials[first]:  # a probe on a fixed pooler: nothing is trained, so nothing is tuned
+            chosen.append({"values": {}, "scores": []})
+            continue
         scores = means[first : first + len(points)]
         best = max(range(len(points)), key=scores.__getitem__)
         rows = [{**point, "score": score if score > float("-inf") else None} for point, score in zip(points, scores, strict=True)]

@@ -107,6 +107,11 @@ class StoredTokens:
 
     def gather(self, rows: np.ndarray) -> TokenBatch:
         """The states of `rows (B,)` in that order: float32 (N, d) on the CPU."""
+        batch = self.read(rows)
+        return batch.with_tokens(batch.tokens.float())
+
+    def read(self, rows: np.ndarray) -> TokenBatch:
+        """`gather` in the store's own precision."""
         lengths = self._lengths[rows]  # numpy is faster than torch on arrays this small
         ptr = np.zeros(len(lengths) + 1, dtype=np.int64)
         np.cumsum(lengths, out=ptr[1:])
@@ -117,7 +122,7 @@ class StoredTokens:
             part = into[ends[place] : ends[place + 1]]
             if os.preadv(file, [part], start) != len(part):
                 raise StoreError(f"{self.folder / TOKENS}: ends before text {int(rows[place])}; {ANEW}")
-        return TokenBatch(states.float(), torch.from_numpy(ptr))
+        return TokenBatch(states, torch.from_numpy(ptr))
 
 
 def available_memory() -> int:
