@@ -153,38 +153,121 @@ FURTHER_COLOURS = ("#1f6f78", "#b5a642", "#7a4e9e", "#9c3d1f", "#6b8e23", "#8080
 
 
 def plot_lines(
-    rows: list[tuple[str, float, str, Any]], shortcuts: dict[tuple[str, float], dict[str, float]], names: tuple[str, str], path: Path
+    rows: list[tuple[str, float, str, Any]],
+    shortcuts: dict[tuple[str, float], dict[str, float]],
+    axis: str,
+    metrics: dict[str, str],
+    path: Path,
 ) -> None:
     """Mean and 95 % band of every arm against x, one panel per combination of the other grid values.
 
     Args:
         rows: (panel, x, arm, Spread).
         shortcuts: (panel, x) -> scores of shortcut rules, drawn in grey.
-        names: names of the x axis and of the metric.
+        axis: name of the x axis.
+        metrics: panel -> name of its metric; panels of one metric share their y axis.
         path: file of the figure.
     """
     panels, arms = list(dict.fromkeys(row[0] for row in rows)), list(dict.fromkeys(row[2] for row in rows))
-    figure, grid = _subplots(1, len(panels), figsize=(1.6 + 3.4 * len(panels), 3.8), dpi=150, squeeze=False, sharex=True, sharey=True)
+    shared, size = len(set(metrics.values())) == 1, (1.6 + 3.4 * len(panels), 3.8)
+    figure, grid = _subplots(1, len(panels), figsize=size, dpi=150, squeeze=False, sharex=True, sharey=shared)
     for axes, panel in zip(grid[0], panels, strict=True):
+        shown = [] if shared else [row[3].mean for row in rows if row[0] == panel]
         for arm, other in zip(arms, itertools.cycle(FURTHER_COLOURS), strict=False):
-            colour = COLOURS.get(arm, other)
             line = sorted((x, found) for where, x, own, found in rows if (where, own) == (panel, arm))
-            xs, means = [x for x, _ in line], [found.mean for _, found in line]
-            half = [found.half_width if found.n > 1 else 0.0 for _, found in line]
-            axes.plot(xs, means, marker="o", markersize=3.5, color=colour, label=arm, zorder=3)
-            low, high = ([_inside(names[1], mean + sign * width) for mean, width in zip(means, half, strict=True)] for sign in (-1, 1))
-            axes.fill_between(xs, low, high, color=colour, alpha=0.12, linewidth=0, zorder=1)
+            _plot_line(axes, line, arm, metrics[panel], COLOURS.get(arm, other))
         places = sorted(x for where, x in shortcuts if where == panel)
         for name, style in zip(shortcuts[panel, places[0]] if places else (), ("-.", "-", "--", ":"), strict=False):
             values = [shortcuts[panel, x][name] for x in places]
             axes.plot(places, values, color="#b0b0b0", linestyle=style, linewidth=1, zorder=0, label=f"({name})")
         axes.set_title(panel, fontsize=10, loc="left")
-        axes.set_xlabel(names[0].replace("_", " "))
+        axes.set_xlabel(axis.replace("_", " "))
         axes.spines[["top", "right"]].set_visible(False)
-    shown = [row[3].mean for row in rows] + [score for scores in shortcuts.values() for score in scores.values()]
+        if not shared:
+            axes.set_ylabel(metrics[panel])
+            _limit(axes, shown)
+    if shared:
+        _limit(grid[0][0], [row[3].mean for row in rows] + [score for scores in shortcuts.values() for score in scores.values()])
+        grid[0][0].set_ylabel(metrics[panels[0]])
+    if len(arms) > 1 or shortcuts:
+        grid[0][-1].legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    figure.tight_layout()
+    save_both(figure, path)
+
+
+def _plot_line(axes: Any, line: list[tuple[float, Any]], arm: str, metric: str, colour: str) -> None:
+    """One arm with its band."""
+    xs, means = [x for x, _ in line], [found.mean for _, found in line]
+    half = [found.half_width if found.n > 1 else 0.0 for _, found in line]
+    axes.plot(xs, means, marker="o", markersize=3.5, color=colour, label=arm, zorder=3)
+    low, high = ([_inside(metric, mean + sign * width) for mean, width in zip(means, half, strict=True)] for sign in (-1, 1))
+    axes.fill_between(xs, low, high, color=colour, alpha=0.12, linewidth=0, zorder=1)
+
+
+def _limit(axes: Any, shown: list[float]) -> None:
+    """Y limits by means alone: with few seeds a band may leave the metric's range."""
     margin = 0.15 * (max(shown) - min(shown)) or 0.05
-    grid[0][0].set_ylim(min(shown) - margin, max(shown) + margin)  # by means alone: with few seeds a band may leave the metric's range
-    grid[0][0].set_ylabel(names[1])
+    axes.set_ylim(min(shown) - margin, max(shown) + margin)
+
+
+VERDICT_COLOURS = {"different": "#c23b4b", "equal within the margin": "#3f9b6c", "cannot tell": "#808080"}
+
+
+def plot_comparisons(rows: list[tuple[str, Any, str]], path: Path) -> None:
+    """A forest plot, one panel per grid point.
+
+    Args:
+        rows: (name, comparison with difference, over_rows, over_seeds, margin, where and metric, verdict).
+        path: file of the figure.
+    """
+    panels = list(dict.fromkeys((one.where, one.metric) for _, one, _ in rows))
+    names = {panel: [name for name, one, _ in rows if (one.where, one.metric) == panel] for panel in panels}
+    heights = [1.0 + len(names[panel]) for panel in panels]
+    figure, grid = _subplots(
+        len(panels), 1, figsize=(8.6, 0.9 + 0.27 * sum(heights)), dpi=150, squeeze=False, gridspec_kw={"height_ratios": heights}
+    )
+    for axes, panel in zip(grid[:, 0], panels, strict=True):
+        own = [(one, word) for _, one, word in rows if (one.where, one.metric) == panel]
+        for place, (one, word) in enumerate(own):
+            colour = VERDICT_COLOURS[word]
+            axes.plot(one.over_rows, [place, place], color=colour, linewidth=1.4)
+            if one.over_seeds == one.over_seeds:
+                ends = [one.difference - one.over_seeds, one.difference + one.over_seeds]
+                axes.plot(ends, [place, place], color=colour, linewidth=4, alpha=0.35, solid_capstyle="butt")
+            axes.plot(one.difference, place, marker="o", markersize=4, color=colour)
+        margin = own[0][0].margin
+        if margin is not None:
+            axes.axvspan(-margin, margin, color="#eeeeee", zorder=0)
+        axes.axvline(0, color="#b0b0b0", linewidth=0.8, zorder=1)
+        axes.set_yticks(range(len(own)), names[panel], fontsize=8)
+        axes.set_ylim(len(own) - 0.4, -0.6)
+        axes.set_title(f"{panel[0]}, difference in {panel[1]}", fontsize=9, loc="left")
+        axes.spines[["top", "right"]].set_visible(False)
+    handles = [grid[0, 0].plot([], [], marker="o", linestyle="", color=colour, label=word)[0] for word, colour in VERDICT_COLOURS.items()]
+    figure.legend(handles=handles, loc="lower center", ncols=3, frameon=False, fontsize=8)
+    figure.tight_layout(rect=(0, 0.02, 1, 1))
+    save_both(figure, path)
+
+
+def plot_layer_weights(curves: dict[tuple[str, str], dict[str, Any]], path: Path) -> None:
+    """Learnt weight of each hidden layer, one panel per grid point, one line per arm; the dashed line is an even weight.
+
+    Args:
+        curves: (point, arm) -> layer -> Spread over seeds.
+        path: file of the figure.
+    """
+    points = list(dict.fromkeys(point for point, _ in curves))
+    figure, grid = _subplots(1, len(points), figsize=(1.6 + 3.2 * len(points), 3.4), dpi=150, squeeze=False, sharey=True)
+    for axes, point in zip(grid[0], points, strict=True):
+        for ((where, arm), weights), colour in zip(curves.items(), itertools.cycle(FURTHER_COLOURS), strict=False):
+            if where == point:
+                line = [(float(layer), found) for layer, found in weights.items()]
+                _plot_line(axes, line, arm, "share", COLOURS.get(arm, colour))
+                axes.axhline(1 / len(weights), color="#b0b0b0", linestyle="--", linewidth=0.8, zorder=0)
+        axes.set_title(point, fontsize=10, loc="left")
+        axes.set_xlabel("hidden layer")
+        axes.spines[["top", "right"]].set_visible(False)
+    grid[0][0].set_ylabel("weight")
     grid[0][-1].legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
     figure.tight_layout()
     save_both(figure, path)

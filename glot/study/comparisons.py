@@ -2,6 +2,7 @@
 
 import csv
 import math
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from glot.errors import DataError
 from glot.report.tables import markdown
-from glot.study.statistics import LEVEL, draw_rows, equivalence, holm, paired, resampled
+from glot.study.statistics import LEVEL, draw_rows, equivalence, holm, paired, resampled, wald
 from glot.training.checkpoint import PREDICTIONS
 from glot.training.folds import read_outputs
 
@@ -67,14 +68,13 @@ def compare_arms(arms: tuple[str, str], where: str, first: ArmRuns, second: ArmR
     moves = max(np.ptp(ours), np.ptp(theirs)) > 0
     test = paired(ours, theirs)
     draws = row_differences(first, second, seeds)
-    p_rows = min(1.0, 2 * min((1 + (draws <= 0).sum()), (1 + (draws >= 0).sum())) / (1 + len(draws)))
+    p_rows, equal_rows = wald(test.difference, float(draws.std(ddof=1)), margin)
     p = max(test.p, p_rows) if moves else p_rows
     if len(seeds) < 2:  # one seed says nothing about others
         p = math.nan
     p_equal = math.nan
     if margin is not None:
-        outside = (1 + max((draws <= -margin).sum(), (draws >= margin).sum())) / (1 + len(draws))
-        p_equal = max(equivalence(ours, theirs, margin), outside) if moves else outside
+        p_equal = max(equivalence(ours, theirs, margin), equal_rows) if moves else equal_rows
         p_equal = math.nan if len(seeds) < 2 else p_equal
     low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     half = test.detectable if moves else math.nan
@@ -89,16 +89,26 @@ def row_differences(first: ArmRuns, second: ArmRuns, seeds: list[int]) -> np.nda
     """
     sums = np.zeros(RESAMPLES)
     known: np.ndarray | None = None
-    counts = np.empty(0)
     for sign, arm in ((1, first), (-1, second)):
         for seed in seeds:
-            labels, outputs = read_predictions(arm.folders[seed] / PREDICTIONS)
-            if known is None:
-                known, counts = labels, draw_rows(len(labels), RESAMPLES)
-            elif not np.array_equal(known, labels):
+            labels, scores = row_scores(arm.folders[seed] / PREDICTIONS, arm.metric)
+            known = labels if known is None else known
+            if not np.array_equal(known, labels):
                 raise DataError(f"{arm.folders[seed]}: was scored on other rows than the arm that it is compared with")
-            sums += sign * resampled(arm.metric, labels, outputs, counts) / len(seeds)
+            sums += sign * scores / len(seeds)
     return sums
+
+
+@cache
+def row_scores(path: Path, metric: str) -> tuple[np.ndarray, np.ndarray]:
+    """Labels (S,) of a run's predictions, and its metric on resamples of them: (RESAMPLES,). An arm stands in several comparisons."""
+    labels, outputs = read_predictions(path)
+    return labels, resampled(metric, labels, outputs, _counts(len(labels)))
+
+
+@cache
+def _counts(rows: int) -> np.ndarray:
+    return draw_rows(rows, RESAMPLES)
 
 
 def read_predictions(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -138,7 +148,8 @@ def comparison_table(found: list[Comparison]) -> tuple[list[str], list[list[str]
 
 EXPLAINED = (
     "Named beforehand in the study file. `difference`: mean over equal seeds. A verdict `different` needs p below 0.05 after Holm over "
-    f"this table, where p is the larger of a paired t-test over seeds and a bootstrap over rows ({RESAMPLES:,} draws, seed 0). "
+    "this table, where p is the larger of a paired t-test over seeds and a z-test over rows, whose standard error is that of a bootstrap "
+    f"({RESAMPLES:,} draws, seed 0). "
     "`equal within the margin`: two one-sided tests at 0.05, over seeds and over rows. Else one cannot tell. "
     "A dash over seeds: seeds change nothing in these arms, or there is one alone, from which one cannot tell. "
     "Comparisons outside this table are exploratory."

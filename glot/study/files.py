@@ -164,18 +164,14 @@ def _read_arms(path: Path, content: dict[str, Any], program: str) -> Study:
     problems += [f"{path}: grid.{name}: must be a list with at least one entry" for name, values in varied if not _is_list(values)]
     problems += [f"{path}: arms.{name}: must map flags to values" for name, flags in arms.items() if not isinstance(flags, dict)]
     tune = dict(tune)
-    tune_seeds, tune_fold = tune.pop("seeds", ["100", "101"]), tune.pop("fold", None)
-    if tune_fold is not None and not _is_numbers([tune_fold]):
-        problems.append(f"{path}: tune.fold: must be the number of a fold, such as 0")
+    tune_seeds, tune_fold, seeds = tune.pop("seeds", ["100", "101"]), tune.pop("fold", "0"), content.get("seeds", [])
+    is_one_fold = "fold" in (content.get("tune") or {})
     arms, only, mistakes = _read_only(path, arms, {name for grid in grids for name in grid})
     problems += mistakes
     problems += [f"{path}: tune.{name}: must be a list with at least one entry" for name, values in tune.items() if not _is_list(values)]
-    seeds = content.get("seeds", [])
-    problems += [
-        f"{path}: {key}: must be a list of numbers"
-        for key, values in (("seeds", seeds), ("tune.seeds", tune_seeds))
-        if not _is_numbers(values)
-    ]
+    numbers = {"seeds": (seeds, "a list of numbers"), "tune.seeds": (tune_seeds, "a list of numbers")}
+    numbers["tune.fold"] = ([tune_fold], "the number of a fold, such as 0")
+    problems += [f"{path}: {key}: must be {what}" for key, (values, what) in numbers.items() if not _is_numbers(values)]
     if not arms:
         problems.append(f"{path}: arms: must hold at least one arm")
     baseline = content.get("baseline")
@@ -186,24 +182,14 @@ def _read_arms(path: Path, content: dict[str, Any], program: str) -> Study:
     if problems:
         raise ConfigError(*problems)
     _refuse_too_many(path, len(arms) * sum(math.prod(map(len, grid.values())) for grid in grids))
-    points = [point for grid in grids for point in crossed(grid)]
-    cells = [
-        Cell(arm, point, {**common, **point, **flags})
-        for point in points
-        for arm, flags in arms.items()
-        if all(point.get(flag) in values for flag, values in only.get(arm, {}).items())
-    ]
-    idle = [arm for arm in arms if not any(cell.arm == arm for cell in cells)]
-    if idle:
-        raise ConfigError(*(f"{path}: arms.{arm}.only: no point of the grid has these values" for arm in idle))
     return Study(
         content.get("name", path.stem),
         program,
-        cells,
+        _list_cells(path, [point for grid in grids for point in crossed(grid)], common, arms, only),
         [int(seed) for seed in seeds],
         tune,
         [int(seed) for seed in tune_seeds] if tune else [],
-        None if tune_fold is None else int(tune_fold),
+        int(tune_fold) if is_one_fold else None,
         baseline,
         content.get("published"),
         compare,
@@ -214,10 +200,29 @@ def _read_arms(path: Path, content: dict[str, Any], program: str) -> Study:
 Only = dict[str, dict[str, list[str]]]
 
 
+def _list_cells(path: Path, points: list[Flags], common: Flags, arms: dict[str, Flags], only: Only) -> list[Cell]:
+    """Every arm at every point of the grid that its `only` allows.
+
+    Raises:
+        ConfigError: an arm stands at no point.
+    """
+    cells = [
+        Cell(arm, point, {**common, **point, **flags})
+        for point in points
+        for arm, flags in arms.items()
+        if all(point.get(flag) in values for flag, values in only.get(arm, {}).items())
+    ]
+    idle = [arm for arm in arms if not any(cell.arm == arm for cell in cells)]
+    if idle:
+        raise ConfigError(*(f"{path}: arms.{arm}.only: no point of the grid has these values" for arm in idle))
+    return cells
+
+
 def _read_only(path: Path, arms: dict[str, Any], varied: set[str]) -> tuple[dict[str, Flags], Only, list[str]]:
     """Arms without their key `only`, what that key says of each, and the mistakes in it."""
-    plain = {arm: {name: value for name, value in flags.items() if name != "only"} for arm, flags in arms.items() if isinstance(flags, dict)}
-    only = {arm: flags["only"] for arm, flags in arms.items() if isinstance(flags, dict) and "only" in flags}
+    mappings = {arm: flags for arm, flags in arms.items() if isinstance(flags, dict)}
+    plain = {arm: {name: value for name, value in flags.items() if name != "only"} for arm, flags in mappings.items()}
+    only = {arm: flags["only"] for arm, flags in mappings.items() if "only" in flags}
     problems = []
     for arm, given in only.items():
         if not isinstance(given, dict) or not given or not all(_is_list(values) for values in given.values()):

@@ -11,16 +11,13 @@ import numpy as np
 
 from glot.data.shortcuts import SHORTCUTS
 from glot.errors import DataError, library_door, reason
-from glot.report.plots import plot_arms, plot_lines
 from glot.report.published import published_score
 from glot.report.tables import csv_text, latex, markdown
 from glot.study.comparisons import ArmRuns, comparison_table, named_comparisons, section
-from glot.study.statistics import LEVEL, Paired, Spread, holm, paired, spread
+from glot.study.drawings import draw, draw_comparisons, draw_layer_weights, label, row_spread
+from glot.study.statistics import LEVEL, Paired, Spread, holm, paired
 from glot.training.checkpoint import read_result
 from glot.training.metrics import floors
-
-AXES = ("distractor_ratio", "hidden_layer", "tau")
-"""Grid keys that may become the x axis."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +49,7 @@ class Row:
 
 
 def write_report(folder: Path) -> str:
-    """Write report.md, report.csv, report.tex and report.png beside study.json, and return the Markdown.
+    """Write report.md, .csv, .tex and .png beside study.json, every run's score in seeds.csv, further figures, and return the Markdown.
 
     Raises:
         DataError: no study there, or runs that cannot be compared.
@@ -72,8 +69,26 @@ def write_report(folder: Path) -> str:
     (folder / "report.csv").write_text(csv_text(*table) + "\n", encoding="utf-8")
     if named:
         (folder / "comparisons.csv").write_text(csv_text(*comparison_table(named)) + "\n", encoding="utf-8")
-    draw([row for row in rows if row.values], study["cells"], folder / "report.png")
-    return f"{text}\nwritten: {folder}/report.md, .csv, .tex, .png, .pdf"
+        draw_comparisons(named, folder / "comparisons.png")
+    (folder / "seeds.csv").write_text(csv_text(*seed_table(rows)) + "\n", encoding="utf-8")
+    draw_rows_of(pairs, folder / "report.png")
+    further = [", comparisons.csv, .png"] * bool(named)
+    further += [", layer_weights.png"] * draw_layer_weights(study["cells"], folder / "layer_weights.png")
+    return f"{text}\nwritten: {folder}/report.md, .csv, .tex, .png, .pdf, seeds.csv{''.join(further)}"
+
+
+def seed_table(rows: list[Row]) -> tuple[list[str], list[list[str]]]:
+    """One line per run: everything that a test of the study needs."""
+    lines = [[row.arm or "-", label(row.point), row.metric, str(seed), repr(value)] for row in rows for seed, value in row.values.items()]
+    return ["arm", "where", "metric", "seed", "value"], lines
+
+
+def draw_rows_of(pairs: list[tuple[Row, dict[str, Any]]], path: Path) -> None:
+    """The figure of the arms that have a score."""
+    rows, cells = [row for row, _ in pairs if row.values], [cell for row, cell in pairs if row.values]
+    floors = {label(row.point): row.floor for row in rows if row.floor is not None}
+    shortcuts = {place: scores for place, cell in enumerate(cells) if (scores := shortcut_scores(cell))}
+    draw(rows, cells, floors, shortcuts, path)
 
 
 def arm_runs(row: Row, cell: dict[str, Any]) -> ArmRuns:
@@ -99,23 +114,6 @@ def load_study(folder: Path) -> dict[str, Any]:
                 if run["run_dir"] is not None and inside.is_dir():
                     run["run_dir"] = str(inside)
     return study
-
-
-def draw(rows: list[Row], cells: list[dict[str, Any]], path: Path) -> None:
-    """Plot lines over the first key of `AXES` with more than two values; without one, plot intervals side by side."""
-    axis = next((key for key in AXES if len({row.point.get(key) for row in rows} - {None}) > 2), None)
-    if axis is None:
-        floors = {label(row.point): row.floor for row in rows if row.floor is not None}
-        plot_arms([(label(row.point), row.arm or "run", row.metric, _spread(row)) for row in rows], path, floors)
-        return
-    layers = {"-1": max((int(row.point[axis]) for row in rows if row.point[axis].lstrip("-").isdecimal()), default=0) + 1}
-
-    def place(point: dict[str, str]) -> tuple[str, float]:
-        rest = {key: value for key, value in point.items() if key != axis}
-        return label(rest), float(layers.get(point[axis], point[axis]) if axis == "hidden_layer" else point[axis])
-
-    lines = [(*place(row.point), row.arm, _spread(row)) for row in rows]
-    plot_lines(lines, {place(cell["grid"]): scores for cell in cells if (scores := shortcut_scores(cell))}, (axis, rows[0].metric), path)
 
 
 def first_result(cell: dict[str, Any]) -> dict[str, Any]:
@@ -231,7 +229,7 @@ def short_table(rows: list[Row], tests: list[Test]) -> tuple[list[str], list[lis
     points = {label(row.point): row.metric for row in rows}
     cells = {}
     for row, test in zip(rows, tests, strict=True):
-        found = _spread(row) if row.values else None
+        found = row_spread(row) if row.values else None
         star = "*" if test.p < 1 - LEVEL else ""
         cells[row.arm, label(row.point)] = "" if found is None else f"{found.mean:.3f} ± {found.half_width:.3f}{star}"
     arms = list(dict.fromkeys(row.arm for row in rows))
@@ -244,7 +242,7 @@ def full_table(rows: list[Row], tests: list[Test]) -> tuple[list[str], list[list
     header = ["arm", "where", "metric", "mean", "sd", "95 %", "n", "tuned", "difference", "p (Holm)", "detectable", "floor", "published"]
     lines = []
     for row, (test, p) in zip(rows, tests, strict=True):
-        found = _spread(row) if row.values else Spread(math.nan, math.nan, 0, math.nan)
+        found = row_spread(row) if row.values else Spread(math.nan, math.nan, 0, math.nan)
         tuned = " ".join(f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}" for name, value in row.tuned.items())
         difference = ["", "", ""] if test is None else [f"{test.difference:+.4f}", _number(p), _number(test.detectable)]
         numbers = [
@@ -311,19 +309,6 @@ def _is_float(value: object) -> bool:
     except ValueError:
         return False
     return True
-
-
-def label(point: dict[str, str]) -> str:
-    """A grid point in words: its values, numbers behind the name of their flag."""
-    return " ".join(f"{name.replace('_', ' ')} {value}" if _is_number(value) else value for name, value in point.items()) or "-"
-
-
-def _is_number(text: str) -> bool:
-    return text.lstrip("-").replace(".", "", 1).isdecimal()
-
-
-def _spread(row: Row) -> Spread:
-    return spread([row.values[seed] for seed in sorted(row.values)])
 
 
 def _number(value: float | None) -> str:

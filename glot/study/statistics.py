@@ -91,6 +91,14 @@ def equivalence(values: Sequence[float], baseline: Sequence[float], margin: floa
     return float(max(stats.t.sf((mean + margin) / error, n - 1), stats.t.cdf((mean - margin) / error, n - 1)))
 
 
+def wald(difference: float, error: float, margin: float | None) -> tuple[float, float]:
+    """P of a z-test of a difference with a standard error, and of two one-sided ones against a margin (NaN without a margin)."""
+    if error == 0:
+        return 1.0 if difference == 0 else 0.0, math.nan if margin is None else float(abs(difference) >= margin)
+    p = 2 * float(stats.norm.sf(abs(difference) / error))
+    return p, math.nan if margin is None else float(stats.norm.sf((margin - abs(difference)) / error))
+
+
 def draw_rows(rows: int, resamples: int, seed: int = 0) -> np.ndarray:
     """(resamples, rows): how often each row is drawn, with replacement."""
     generator = np.random.default_rng(seed)

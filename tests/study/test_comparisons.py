@@ -14,7 +14,7 @@ from glot.cli import glot_main
 from glot.errors import ConfigError
 from glot.study.comparisons import DIFFERENT, EQUAL, UNCLEAR, ArmRuns, compare_arms, comparison_table, verdicts
 from glot.study.files import read_study
-from glot.study.statistics import draw_rows, equivalence, holm, resampled
+from glot.study.statistics import draw_rows, equivalence, holm, resampled, wald
 
 
 def test_equivalence_and_holm_are_those_of_statsmodels():
@@ -95,6 +95,14 @@ def test_arms_that_no_seed_moves_are_compared_over_rows_alone(tmp_path):
     assert found.over_rows == pytest.approx(np.quantile(draws, [0.025, 0.975]), abs=0.01)
 
 
+def test_a_z_test_over_rows_is_the_bootstraps_where_that_can_tell():
+    draws = np.random.default_rng(0).normal(0.02, 0.01, 100_000)
+    p, equal = wald(0.02, float(draws.std(ddof=1)), 0.05)
+    assert p == pytest.approx(2 * (draws <= 0).mean(), rel=0.05) and equal == pytest.approx((draws >= 0.05).mean(), rel=0.2)
+    assert wald(0.0, 0.0, 0.1) == (1.0, 0.0) and wald(0.2, 0.0, 0.1) == (0.0, 1.0) and np.isnan(wald(0.2, 0.1, None)[1])
+    assert wald(0.3, 0.01, None)[0] < 1e-100  # a bootstrap of a thousand draws could not say less than 0.002
+
+
 PLAN = """
 kind: study
 name: named
@@ -103,7 +111,7 @@ arms:
   mean probe: {pooling_method: mean, head: probe}
   max probe: {pooling_method: max, head: probe}
   adapool: {pooling_method: adapool, epochs: 2}
-tune: {lr: [1e-2, 1e-4], seeds: [100, 101]}
+tune: {lr: [1e-2, 1e-4], seeds: [100, 101], fold: 1}
 seeds: [0, 1]
 baseline: mean probe
 compare: [[adapool, mean probe], [max probe, mean probe]]
@@ -126,10 +134,16 @@ def test_a_study_reports_what_it_named(tiny_bert, mirror, tmp_path, monkeypatch,
         arm: np.mean([json.loads((Path(run["run_dir"]) / "result.json").read_text())["best"]["metrics"]["mcc"] for run in rows])
         for arm, rows in runs.items()
     }
+    lines = list(csv.DictReader((tmp_path / "out/named/seeds.csv").open()))
+    assert {line["arm"]: np.mean([float(one["value"]) for one in lines if one["arm"] == line["arm"]]) for line in lines} == scores
+    assert (tmp_path / "out/named/comparisons.png").stat().st_size > 5000
+    trials = [json.loads((path / "result.json").read_text()) for path in (tmp_path / "out/named/runs").iterdir()]
+    assert [trial["best"]["epoch"] for trial in trials if trial["seed"] in (100, 101) and "folds" in trial] == []  # one fold each
     tuned = {cell["arm"]: cell["tuned"] for cell in json.loads((tmp_path / "out/named/study.json").read_text())["cells"]}
-    scores_of_adapool = [row["score"] for row in tuned["adapool"]["scores"]]  # the mean over folds of what was held out in each
+    scores_of_adapool = [row["score"] for row in tuned["adapool"]["scores"]]  # of what was held out in one fold
     assert None not in scores_of_adapool and tuned["adapool"]["values"]["lr"] == (1e-2, 1e-4)[int(np.argmax(scores_of_adapool))]
-    assert [row["score"] for row in tuned["mean probe"]["scores"]] == [None, None]  # nothing to tune
+    assert tuned["mean probe"] == {"values": {}, "scores": []}  # nothing to tune
+    assert len({run["run_dir"] for run in runs["mean probe"]}) == 1 and len({run["run_dir"] for run in runs["adapool"]}) == 2
     assert float(table[0]["difference"].lstrip("'")) == pytest.approx(scores["adapool"] - scores["mean probe"], abs=1e-4)
     assert table[1]["95 % over seeds"] == "-" and table[1]["margin"] == "0.05"
 

@@ -17,7 +17,7 @@ from glot.errors import ConfigError, DataError
 from glot.report import plots
 from glot.report.published import published_score
 from glot.states import tokens
-from glot.study import report, sweep
+from glot.study import drawings, report, sweep
 from glot.study.files import read_study, resolve_cells
 from glot.study.sweep import list_runs, run_study
 from glot.training.checkpoint import write_result
@@ -102,6 +102,11 @@ def test_a_wandb_grid_is_expanded(tmp_path):
         (STUDY.replace("mean}\n", "mean, tau: 0.5}\n"), "F: mean, task=cola: --tau has no effect in this arm"),
         (STUDY.replace("  mean: ", "  b: {pooling_method: mean}\n  c: "), "F: arms b and c cannot differ"),
         (STUDY.replace("tau: 0.5", "knn_k: 2"), "F: glot, task=cola: --knn_k: has no effect in this run"),
+        (STUDY.replace("mean}\n", "mean, only: {tsak: [cola]}}\n"), "F: arms.mean.only: tsak is not in the grid (did you mean 'task'?)"),
+        (STUDY.replace("mean}\n", "mean, only: cola}\n"), "F: arms.mean.only: must map flags of the grid to lists of values"),
+        (STUDY.replace("mean}\n", "mean, only: {task: [rte]}}\n"), "F: arms.mean.only: no point of the grid has these values"),
+        (STUDY.replace("tune: {", "tune: {fold: first, "), "F: tune.fold: must be the number of a fold"),
+        (STUDY.replace("tune: {", "tune: {fold: 0, "), "F: glot, task=cola: tune.fold: 0 must be below --folds=0"),
     ],
 )  # fmt: skip
 def test_mistakes_name_file_and_key(tmp_path, text, expected):
@@ -200,10 +205,10 @@ arms:
 seeds: [0, 1]
 """)
     drawn = []
-    monkeypatch.setattr(report, "plot_lines", lambda *args: drawn.append(args) or plots.plot_lines(*args))
+    monkeypatch.setattr(drawings, "plot_lines", lambda *args: drawn.append(args) or plots.plot_lines(*args))
     folder = run_study(path, str(tmp_path / "runs"))
     text = report.write_report(folder)
-    rows, shortcuts, names, picture = drawn[0]
+    rows, shortcuts, *names, picture = drawn[0]
     points = [("faithful", 0.2), ("faithful", 0.5), ("faithful", 0.9), ("relational", 0.5), ("relational", 0.9)]
     assert list(dict.fromkeys((panel, x) for panel, x, _, _ in rows)) == points
     table = {
@@ -215,7 +220,10 @@ seeds: [0, 1]
     assert table["faithful", "0.9"][1].strip() == "100.0 %" and float(table["faithful", "0.2"][-1].split("%")[0]) > 90
     # 42 tokens are cut to 40, so a noun among the last two of 40 words is lost: in 1 - (15/17)^2 = 22 % of the texts
     assert float(table["relational", "0.9"][-1].split("%")[0]) == pytest.approx(78, abs=15)
-    assert shortcuts["faithful", 0.9]["length alone"] == 1.0 and names == ("distractor_ratio", "accuracy")
+    assert shortcuts["faithful", 0.9]["length alone"] == 1.0 and names == [
+        "distractor_ratio",
+        dict.fromkeys(("faithful", "relational"), "accuracy"),
+    ]
     assert picture.read_bytes()[:4] == b"\x89PNG"
 
 

@@ -1,0 +1,92 @@
+"""Figures of a study: arms side by side or over an axis, named comparisons with their margins, and learnt weights of layers."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from glot.report.plots import plot_arms, plot_comparisons, plot_layer_weights, plot_lines
+from glot.study.comparisons import Comparison, row_scores, verdicts
+from glot.study.statistics import LEVEL, Spread, spread
+from glot.training.checkpoint import PREDICTIONS, read_result
+
+if TYPE_CHECKING:
+    from glot.study.report import Row
+
+AXES = ("distractor_ratio", "hidden_layer", "tau")
+"""Grid keys that may become the x axis."""
+Cells = list[dict[str, Any]]
+
+
+def label(point: dict[str, str]) -> str:
+    """A grid point in words: its values, numbers behind the name of their flag."""
+    return " ".join(f"{name.replace('_', ' ')} {value}" if _is_number(value) else value for name, value in point.items()) or "-"
+
+
+def _is_number(text: str) -> bool:
+    return text.lstrip("-").replace(".", "", 1).isdecimal()
+
+
+def row_spread(row: "Row") -> Spread:
+    """The spread of a row's values over its seeds."""
+    return spread([row.values[seed] for seed in sorted(row.values)])
+
+
+def draw(rows: "list[Row]", cells: Cells, floors: dict[str, float], shortcuts: dict[int, dict[str, float]], path: Path) -> None:
+    """Lines over the first key of `AXES` with more than two values, all of them numbers; without one, intervals side by side.
+
+    Args:
+        rows: of the study.
+        cells: of the same places.
+        floors: point in words -> score of a constant answer.
+        shortcuts: place of a cell -> scores of shortcuts.
+        path: of the figure.
+    """
+    axis = next((key for key in AXES if _is_axis([row.point.get(key) for row in rows])), None)
+    if axis is None:
+        plot_arms([(label(row.point), row.arm or "run", row.metric, row_spread(row)) for row in rows], path, floors)
+        return
+    layers = {"-1": max((int(row.point[axis]) for row in rows if row.point[axis].isdecimal()), default=0) + 1}
+
+    def place(point: dict[str, str]) -> tuple[str, float]:
+        """Panel and x."""
+        rest = {key: value for key, value in point.items() if key != axis}
+        return label(rest), float(layers.get(point[axis], point[axis]) if axis == "hidden_layer" else point[axis])
+
+    lines = [(*place(row.point), row.arm, band(row, cell)) for row, cell in zip(rows, cells, strict=True)]
+    metrics = {place(row.point)[0]: row.metric for row in rows}
+    grey = {place(cells[at]["grid"]): scores for at, scores in shortcuts.items()}
+    plot_lines(lines, grey, axis, metrics, path)
+
+
+def _is_axis(values: list[str | None]) -> bool:
+    return len({*values} - {None}) > 2 and all(value is not None and _is_number(value) for value in values)
+
+
+def band(row: "Row", cell: dict[str, Any]) -> Spread:
+    """The spread over seeds; where seeds change nothing, the mean with the 95 % interval of the bootstrap over rows."""
+    found = row_spread(row)
+    folder = next((Path(run["run_dir"]) for run in cell["runs"] if run["run_dir"] is not None), None)
+    if found.sd > 0 or folder is None or not (folder / PREDICTIONS).is_file() or "score" not in (folder / PREDICTIONS).open().readline():
+        return found
+    low, high = np.quantile(row_scores(folder / PREDICTIONS, row.metric)[1], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Spread(found.mean, 0.0, max(found.n, 2), float(high - low) / 2)
+
+
+def draw_comparisons(found: list[Comparison], path: Path) -> None:
+    """A forest plot: each difference with its intervals over rows and over seeds, its margin in grey, and what it says by colour."""
+    rows = [(f"{one.arms[0]} - {one.arms[1]}", one, word) for one, (_, word) in zip(found, verdicts(found), strict=True)]
+    plot_comparisons(rows, path)
+
+
+def draw_layer_weights(cells: Cells, path: Path) -> bool:
+    """Learnt weights of layers, mean and spread over seeds, for each arm that has them. Returns whether there are any."""
+    curves: dict[tuple[str, str], dict[str, Spread]] = {}
+    for cell in cells:
+        results = [read_result(Path(run["run_dir"])) for run in cell["runs"] if run["run_dir"] is not None]
+        known = [result["layer_weights"] for result in results if result.get("layer_weights")]
+        if known:
+            curves[label(cell["grid"]), cell["arm"] or "run"] = {layer: spread([one[layer] for one in known]) for layer in known[0]}
+    if curves:
+        plot_layer_weights(curves, path)
+    return bool(curves)
