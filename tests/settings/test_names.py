@@ -1,6 +1,7 @@
 """The plain tuples of names.py against the tables that give them meaning."""
 
 from dataclasses import replace
+from pathlib import Path
 
 from glot.data.stress import VARIANTS
 from glot.data.tasks import LABEL_SCALES, TASKS
@@ -42,3 +43,15 @@ def test_poolers_without_weights():
 def test_every_flag_has_a_group_a_sentence_and_a_known_condition():
     for name, facts in flag_facts().items():
         assert facts.group in GROUPS and facts.help and facts.acts in (None, *CONDITIONS), name
+
+
+def test_the_documents_count_the_weights_of_every_pooler():
+    text = (Path(__file__).parents[2] / "docs/poolers.md").read_text()
+    stated: dict[str, int] = {}
+    for line in text.split("## Several hidden layers")[0].splitlines():
+        cells = [cell.strip() for cell in line.split("|")]
+        if len(cells) > 6 and "`" in cells[1]:
+            stated |= {name: int(cells[4].replace(",", "")) for name in cells[1].replace("`", "").split(", ")}
+    config = PoolerConfig()
+    sizes = {name: replace(config, pooling_method=name, num_layers=1 if name == "crossglot" else 2) for name in names.POOLERS}
+    assert stated == {name: sum(w.numel() for w in build_pooler(one, GraphConfig(), 384).parameters()) for name, one in sizes.items()}
