@@ -51,9 +51,11 @@ def plan(config: RunConfig) -> str:
     states = f"stored under {config.store.store_dir}" if config.store.precompute_hidden_states else "computed in every epoch"
     rows = ", ".join(dict.fromkeys(f"{len(split):,} {split.split}" for split in [data.train, *data.watched]))
     kind = "decoder" if source.is_decoder else "encoder"
+    layer = config.backbone.hidden_layer
+    states_of = f"hidden states {layer} ({config.pooler.layer_mix})" if "," in layer else f"hidden state {layer}"
     lines = {
         "task": f"{config.data.task}, rows: {rows}; selection: {config.data.selection}",
-        "backbone": f"{source.name} ({kind}, {source.num_layers} layers), hidden state {config.backbone.hidden_layer}, {length}",
+        "backbone": f"{source.name} ({kind}, {source.num_layers} layers), {states_of}, {length}",
         "states": f"of {len(index):,} distinct texts, {states}",
         "pooler": f"{config.pooler.pooling_method}, {config.train.epochs} epochs, lr {config.train.lr:g}",
         "seeds": config.train.seeds or str(config.train.seed),

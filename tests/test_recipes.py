@@ -294,10 +294,12 @@ def test_plans_and_printed_configurations(capsys, tiny_flags):
     assert "task: cola\n" in capsys.readouterr().out
 
 
-def test_the_estimate_is_close(capsys, tiny_flags):
-    assert main([*tiny_flags, "--estimate"]) == 0
+@pytest.mark.parametrize("layers", ["-1", "all"])
+def test_the_estimate_is_close(capsys, tiny_flags, layers):
+    flags = [*tiny_flags, f"--hidden_layer={layers}"]
+    assert main([*flags, "--estimate"]) == 0
     estimate = json.loads(capsys.readouterr().out)
-    real = run(capsys, tiny_flags)["store"]
+    real = run(capsys, flags)["store"]
     assert estimate["sentences"] == real["sentences"] and estimate["tokens"] == real["tokens"] and estimate["bytes"] == real["bytes"]
     assert estimate["hours"] > 0
 

@@ -135,9 +135,6 @@ def write_layers(
         return
     backbone, ids = _load(config, source, texts, device, clock)
     widths = {layer: backbone.width(layer) for layer in wanted}
-    if len(wanted) > 1:
-        size = int(ids.kept_lengths.sum()) * sum(widths.values()) * DTYPES[config.store.store_dtype].itemsize
-        say(f"{len(wanted)} layers of {len(texts):,} texts: {size / 2**20:,.0f} MiB under {root}", config.output.verbose)
     with clock.phase("encode"):
         for width in dict.fromkeys(widths.values()):  # most backbones have one width
             names = [layer for layer in wanted if widths[layer] == width]

@@ -267,8 +267,9 @@ def _finished_chunks(folder: Path, plan: StorePlan) -> dict[Chunk, str]:
 
 def _say_size(folders: list[Path], plan: StorePlan, verbose: bool) -> None:
     free, needed = shutil.disk_usage(folders[0]).free, plan.size_bytes * len(folders)
+    where = f"store {folders[0]}" if len(folders) == 1 else f"{len(folders)} hidden layers, a store for each under {folders[0].parent}"
     say(
-        f"store {', '.join(map(str, folders))}: {len(plan.lengths):,} texts, {int(plan.lengths.sum()):,} tokens, "
+        f"{where}: {len(plan.lengths):,} texts, {int(plan.lengths.sum()):,} tokens, "
         f"{needed / 2**20:,.1f} MiB of {free / 2**30:,.1f} GiB free",
         verbose,
     )
