@@ -234,7 +234,7 @@ def stack_problems(config: "RunConfig") -> list[str]:
         "--grad_clip: it is taken of one model's weights": config.train.grad_clip > 0,
         "--dropout: each run drops others": config.head.dropout > 0,
         f"--head={config.head.head}: a solver fits it, and {pooler.pooling_method} has no weights": not has_gradient(config),
-        "--jk_mode=lstm: only cat, max and mean": is_glot and pooler.jk_mode == "lstm",
+        "--jk_mode=lstm: only cat, max, mean and none": is_glot and pooler.jk_mode == "lstm",
         f"--max_length above {LONGEST_STACKED} or --adaptive_length=1: too long for glot's layers": is_glot and longest > LONGEST_STACKED,
         "torchrun: several processes share single runs": processes().count > 1,
     }

@@ -17,7 +17,7 @@ PAIR_POOLERS = ("alignment", "crossglot")
 """Poolers that take both sentences of a pair and give no vector of one."""
 POOLERS = ("cls", "adapool", "max", "mean", "mlp", "glot", "weightedmean", "std", "gated", "pma", "latent", *PAIR_POOLERS)
 GNN_TYPES = ("gat", "gcn", "gin", "gine")
-JK_MODES = ("cat", "lstm", "max", "mean")
+JK_MODES = ("cat", "lstm", "max", "mean", "none")
 GRAPHS = ("threshold", "none", "complete", "random", "knn", "window")
 CROSS_GRAPHS = ("threshold", "knn", "complete", "none", "random", "shuffled")
 LAYER_MIXES = ("concat", "scalar", "stack")

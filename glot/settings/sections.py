@@ -136,7 +136,24 @@ class PoolerConfig:
         acts="layers",
         brought=WEIGHTS,
     )
-    jk_mode: str = flag("cat", POOLER, "how the layers are joined; cat keeps the raw token", choices=JK_MODES, acts="glot", brought=WEIGHTS)
+    jk_mode: str = flag(
+        "cat",
+        POOLER,
+        "how the layers are joined; cat keeps the raw token, none takes the last layer alone",
+        choices=JK_MODES,
+        acts="glot",
+        brought=WEIGHTS,
+    )
+    input_proj: bool = flag(
+        False,
+        POOLER,
+        "1 = GLOT projects the tokens to width h before its layers",
+        acts="convs",
+        ours=True,
+        later=True,
+        brought=WEIGHTS,
+        rare=True,
+    )
     pooler_options: str | None = flag(
         None,
         POOLER,

@@ -68,8 +68,8 @@ def resolve_checkpoint(checkpoint: Path, config: RunConfig) -> tuple[RunConfig, 
     if checkpoint.is_dir() or beside(checkpoint).is_file():
         return config, []
     found, in_dim = infer_pooler(read_release_head(checkpoint))
-    if found.jk_mode == "max" and config.pooler.jk_mode == "mean":
-        found = replace(found, jk_mode="mean")
+    if found.jk_mode == "max" and config.pooler.jk_mode in ("mean", "none"):  # which have the same shapes
+        found = replace(found, jk_mode=config.pooler.jk_mode)
     sizes = f", h = {found.gat_hidden_dim}, K = {found.num_layers}, jump {found.jk_mode}" if found.pooling_method == "glot" else ""
     remark = (
         f"{checkpoint} says nothing of its training; read off its shapes: {found.pooling_method}, d = {in_dim}{sizes}; "

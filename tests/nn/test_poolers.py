@@ -31,7 +31,8 @@ CONFIGS = {
     "adapool": PoolerConfig("adapool", scorer_hidden=8),
     "mlp": PoolerConfig("mlp", gat_hidden_dim=8),
     **{f"glot-{conv}": PoolerConfig("glot", gnn_type=conv, gat_hidden_dim=8) for conv in ("gat", "gcn", "gin", "gine")},
-    **{f"glot-{jump}": PoolerConfig("glot", jk_mode=jump, gat_hidden_dim=8) for jump in ("max", "mean", "lstm")},
+    **{f"glot-{jump}": PoolerConfig("glot", jk_mode=jump, gat_hidden_dim=8) for jump in ("max", "mean", "lstm", "none")},
+    "glot-projected": PoolerConfig("glot", gat_hidden_dim=8, input_proj=True),
     "weightedmean": PoolerConfig("weightedmean"),
     "std": PoolerConfig("std"),
     "gated": PoolerConfig("gated"),
@@ -344,3 +345,20 @@ def test_gated_attention_begins_at_the_mean_and_is_a_loop_over_heads():
         torch.testing.assert_close(vectors[row], expected, atol=1e-5, rtol=1e-4)
         assert float(own.detach().sum()) == pytest.approx(1, abs=1e-5)
     assert sum(weight.numel() for weight in build_pooler(PoolerConfig("gated"), GraphConfig(), 384).parameters()) == 3088
+
+
+def test_the_last_layer_alone_and_projected_tokens():
+    batch = random_batch([5, 1, 8])
+    torch.manual_seed(0)
+    last = GlotPooler(12, 6, 2, "gat", "none", GraphRule(tau=0.4))
+    graph, state = TokenGraph(batch, last.rule), batch.tokens
+    for conv in last.convs:
+        state = conv(state, graph).relu()
+    assert last.out_dim == 6 and torch.allclose(torch.cat(last.states(batch), 1), state)
+    projected = GlotPooler(12, 6, 2, "gat", "cat", GraphRule(tau=0.4), input_proj=True)
+    state = projected.input_proj(batch.tokens)
+    columns = [state]
+    for conv in projected.convs:  # on the graph of the raw tokens
+        state = conv(state, graph).relu()
+        columns.append(state)
+    assert projected.out_dim == 18 and torch.allclose(torch.cat(projected.states(batch), 1), torch.cat(columns, 1))

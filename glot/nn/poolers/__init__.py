@@ -36,7 +36,9 @@ POOLERS: dict[str, Build] = {
     "gated": lambda config, rule, d: GatedPooler(d),
     "pma": lambda config, rule, d: PmaPooler(d),
     "latent": lambda config, rule, d: LatentPooler(d, config.gat_hidden_dim),
-    "glot": lambda config, rule, d: GlotPooler(d, config.gat_hidden_dim, config.num_layers, config.gnn_type, config.jk_mode, rule),
+    "glot": lambda config, rule, d: GlotPooler(
+        d, config.gat_hidden_dim, config.num_layers, config.gnn_type, config.jk_mode, rule, config.input_proj
+    ),
 }
 """`--pooling_method` -> build(config, graph rule, d)."""
 

@@ -39,11 +39,12 @@ def _build_lstm(width: int, num_layers: int) -> nn.Module:
 
 JUMPS: dict[str, Jump] = {
     "cat": Jump(lambda d, h, k: d + k * h, lambda h, k: None, lambda jk, x, layers: [x, join(layers, 1)] if layers else [x]),
+    "none": Jump(lambda d, h, k: h, lambda h, k: None, lambda jk, x, layers: [layers[-1]]),
     "max": Jump(lambda d, h, k: h, lambda h, k: None, lambda jk, x, layers: [torch.stack(layers).amax(0)]),
     "mean": Jump(lambda d, h, k: h, lambda h, k: None, lambda jk, x, layers: [torch.stack(layers).mean(0)]),
     "lstm": Jump(lambda d, h, k: h, _build_lstm, lambda jk, x, layers: [jk(layers)]),
 }
-"""`--jk_mode` -> how layers are joined. Only `cat` keeps x."""
+"""`--jk_mode` -> how layers are joined; none = the last one alone. Only `cat` keeps x."""
 
 SMALLEST_SCORER = 128
 
@@ -58,6 +59,7 @@ class GlotPooler(Pooler):
         gnn_type: a name of `CONVS`.
         jk_mode: a name of `JUMPS`.
         rule: how the graph is made.
+        input_proj: project the tokens to width h first, which the layers and `cat` then take in place of x. The graph is that of x.
 
     Raises:
         ConfigError: unknown conv or jump.
@@ -67,12 +69,16 @@ class GlotPooler(Pooler):
         >>> GlotPooler(384, 128, 2, "gat", "cat", GraphRule(tau=0.6))(batch)
     """
 
-    def __init__(self, in_dim: int, hidden_dim: int, num_layers: int, gnn_type: str, jk_mode: str, rule: GraphRule) -> None:
+    def __init__(
+        self, in_dim: int, hidden_dim: int, num_layers: int, gnn_type: str, jk_mode: str, rule: GraphRule, input_proj: bool = False
+    ) -> None:
         if num_layers == 0 and jk_mode != "cat":
             raise ValueError(f"without layers only 'cat' is defined, got jk_mode={jk_mode!r}")
         conv, jump = lookup(CONVS, gnn_type, "gnn_type"), lookup(JUMPS, jk_mode, "jk_mode")
-        widths = [in_dim] + [hidden_dim] * num_layers
-        super().__init__(in_dim, jump.out_dim(in_dim, hidden_dim, num_layers))
+        taken = hidden_dim if input_proj else in_dim
+        widths = [taken] + [hidden_dim] * num_layers
+        super().__init__(in_dim, jump.out_dim(taken, hidden_dim, num_layers))
+        self.input_proj = nn.Linear(in_dim, hidden_dim) if input_proj else None
         self.rule, self.jk_mode = rule, jk_mode
         self.apply_conv = conv.apply
         self.convs = nn.ModuleList(conv.build(before, after) for before, after in itertools.pairwise(widths))
@@ -85,10 +91,11 @@ class GlotPooler(Pooler):
         The raw tokens are not concatenated with the rest: that would copy them, and autograd would compute an unused gradient for them.
         """
         graph = TokenGraph(batch, self.rule)
-        layers = [batch.tokens]
+        taken = batch.tokens if self.input_proj is None else self.input_proj(batch.tokens)
+        layers = [taken]
         for conv in self.convs:
             layers.append(self.apply_conv(conv, layers[-1], graph).relu())
-        return JUMPS[self.jk_mode].join(self.jk, batch.tokens, layers[1:])
+        return JUMPS[self.jk_mode].join(self.jk, taken, layers[1:])
 
     def readout(self, batch: TokenBatch) -> tuple[Tensor, Tensor]:
         """Vectors (B, D) and the weight of each token (N,)."""
