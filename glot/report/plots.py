@@ -172,7 +172,7 @@ def plot_lines(
     shared, size = len(set(metrics.values())) == 1, (1.6 + 3.4 * len(panels), 3.8)
     figure, grid = _subplots(1, len(panels), figsize=size, dpi=150, squeeze=False, sharex=True, sharey=shared)
     for axes, panel in zip(grid[0], panels, strict=True):
-        shown = [] if shared else [row[3].mean for row in rows if row[0] == panel]
+        spreads = [row[3] for row in rows if row[0] == panel]
         for arm, other in zip(arms, itertools.cycle(FURTHER_COLOURS), strict=False):
             line = sorted((x, found) for where, x, own, found in rows if (where, own) == (panel, arm))
             _plot_line(axes, line, arm, metrics[panel], COLOURS.get(arm, other))
@@ -185,8 +185,9 @@ def plot_lines(
         axes.spines[["top", "right"]].set_visible(False)
         if not shared:
             axes.set_ylabel(metrics[panel])
-            _limit(axes, shown)
-    if shared:
+            halves = [found.half_width if found.n > 1 else 0.0 for found in spreads]
+            _limit(axes, [found.mean + sign * half for found, half in zip(spreads, halves, strict=True) for sign in (-1, 1)])
+    if shared:  # by means alone: with few seeds a band may leave the metric's range
         _limit(grid[0][0], [row[3].mean for row in rows] + [score for scores in shortcuts.values() for score in scores.values()])
         grid[0][0].set_ylabel(metrics[panels[0]])
     if len(arms) > 1 or shortcuts:
@@ -205,7 +206,7 @@ def _plot_line(axes: Any, line: list[tuple[float, Any]], arm: str, metric: str, 
 
 
 def _limit(axes: Any, shown: list[float]) -> None:
-    """Y limits by means alone: with few seeds a band may leave the metric's range."""
+    """Y limits around some values."""
     margin = 0.15 * (max(shown) - min(shown)) or 0.05
     axes.set_ylim(min(shown) - margin, max(shown) + margin)
 
@@ -223,9 +224,8 @@ def plot_comparisons(rows: list[tuple[str, Any, str]], path: Path) -> None:
     panels = list(dict.fromkeys((one.where, one.metric) for _, one, _ in rows))
     names = {panel: [name for name, one, _ in rows if (one.where, one.metric) == panel] for panel in panels}
     heights = [1.0 + len(names[panel]) for panel in panels]
-    figure, grid = _subplots(
-        len(panels), 1, figsize=(8.6, 0.9 + 0.27 * sum(heights)), dpi=150, squeeze=False, gridspec_kw={"height_ratios": heights}
-    )
+    tall = 0.7 + 0.3 * sum(heights) + 0.35 * len(panels)
+    figure, grid = _subplots(len(panels), 1, figsize=(8.6, tall), dpi=150, squeeze=False, gridspec_kw={"height_ratios": heights})
     for axes, panel in zip(grid[:, 0], panels, strict=True):
         own = [(one, word) for _, one, word in rows if (one.where, one.metric) == panel]
         for place, (one, word) in enumerate(own):
@@ -241,11 +241,13 @@ def plot_comparisons(rows: list[tuple[str, Any, str]], path: Path) -> None:
         axes.axvline(0, color="#b0b0b0", linewidth=0.8, zorder=1)
         axes.set_yticks(range(len(own)), names[panel], fontsize=8)
         axes.set_ylim(len(own) - 0.4, -0.6)
-        axes.set_title(f"{panel[0]}, difference in {panel[1]}", fontsize=9, loc="left")
+        axes.set_title(f"{panel[0]}, {panel[1]}".removeprefix("-, "), fontsize=9, loc="left")
+        axes.tick_params(axis="x", labelsize=8)
         axes.spines[["top", "right"]].set_visible(False)
     handles = [grid[0, 0].plot([], [], marker="o", linestyle="", color=colour, label=word)[0] for word, colour in VERDICT_COLOURS.items()]
     figure.legend(handles=handles, loc="lower center", ncols=3, frameon=False, fontsize=8)
-    figure.tight_layout(rect=(0, 0.02, 1, 1))
+    grid[-1, 0].set_xlabel("difference; thin: 95 % over rows, thick: over seeds, grey: margin", fontsize=8)
+    figure.tight_layout(rect=(0, 0.3 / tall, 1, 1))
     save_both(figure, path)
 
 

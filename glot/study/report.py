@@ -5,6 +5,7 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,6 +34,7 @@ class Row:
         failed: number of runs that did not finish.
         floor: score of a constant answer, where it is known.
         published: the paper's figure for this backbone, pooler and task.
+        seconds: of training and evaluating, mean over the runs; None where they do not say.
 
     Examples:
         >>> Row({"tau": "0.6"}, "glot", "accuracy", {0: 0.91, 1: 0.93}, {}, 0, 0.5, None)
@@ -46,6 +48,7 @@ class Row:
     failed: int
     floor: float | None
     published: float | None
+    seconds: float | None = None
 
 
 def write_report(folder: Path) -> str:
@@ -144,7 +147,7 @@ def shortcut_table(cells: list[dict[str, Any]]) -> str:
 
 def read_row(cell: dict[str, Any], published: str | None) -> Row:
     """The row of one cell, from its finished runs."""
-    values, metric, floor, result = {}, "-", None, None
+    values, metric, floor, result, seconds = {}, "-", None, None, list[float]()
     for run in cell["runs"]:
         if run["run_dir"] is None:
             continue
@@ -154,9 +157,12 @@ def read_row(cell: dict[str, Any], published: str | None) -> Row:
         floor = known if floor is None else floor
         if value is not None:
             values[run["seed"]] = value
+        spent = result.get("seconds", {})
+        seconds += [spent.get("train", 0.0) + spent.get("evaluate", 0.0)] if spent else []
     failed = sum(run["run_dir"] is None for run in cell["runs"])
     figure = None if result is None or published is None else _published(published, result, metric, cell["grid"])
-    return Row(cell["grid"], cell["arm"], metric, values, cell["tuned"]["values"], failed, floor, figure)
+    mean = fmean(seconds) if seconds else None
+    return Row(cell["grid"], cell["arm"], metric, values, cell["tuned"]["values"], failed, floor, figure, mean)
 
 
 def main_score(result: dict[str, Any]) -> tuple[str, float | None]:
@@ -231,7 +237,8 @@ def short_table(rows: list[Row], tests: list[Test]) -> tuple[list[str], list[lis
     for row, test in zip(rows, tests, strict=True):
         found = row_spread(row) if row.values else None
         star = "*" if test.p < 1 - LEVEL else ""
-        cells[row.arm, label(row.point)] = "" if found is None else f"{found.mean:.3f} ± {found.half_width:.3f}{star}"
+        half = "" if found is None or found.n < 2 else f" ± {found.half_width:.3f}"
+        cells[row.arm, label(row.point)] = "" if found is None else f"{found.mean:.3f}{half}{star}"
     arms = list(dict.fromkeys(row.arm for row in rows))
     header = ["arm", *(f"{point} ({metric})" for point, metric in points.items())]
     return header, [[arm or "-", *(cells.get((arm, point), "") for point in points)] for arm in arms]
@@ -240,6 +247,7 @@ def short_table(rows: list[Row], tests: list[Test]) -> tuple[list[str], list[lis
 def full_table(rows: list[Row], tests: list[Test]) -> tuple[list[str], list[list[str]]]:
     """One line per arm and grid point, with all statistics."""
     header = ["arm", "where", "metric", "mean", "sd", "95 %", "n", "tuned", "difference", "p (Holm)", "detectable", "floor", "published"]
+    header += ["seconds"]
     lines = []
     for row, (test, p) in zip(rows, tests, strict=True):
         found = row_spread(row) if row.values else Spread(math.nan, math.nan, 0, math.nan)
@@ -248,12 +256,11 @@ def full_table(rows: list[Row], tests: list[Test]) -> tuple[list[str], list[list
         numbers = [
             _number(found.mean),
             _number(found.sd),
-            f"± {_number(found.half_width)}",
+            f"± {_number(found.half_width)}" if found.n > 1 else "",
             f"{found.n}{f' (-{row.failed})' if row.failed else ''}",
         ]
-        lines.append(
-            [row.arm or "-", label(row.point), row.metric, *numbers, tuned, *difference, _number(row.floor), _number(row.published)]
-        )
+        known = [_number(row.floor), _number(row.published), "" if row.seconds is None else f"{row.seconds:.1f}"]
+        lines.append([row.arm or "-", label(row.point), row.metric, *numbers, tuned, *difference, *known])
     return header, lines
 
 
@@ -275,11 +282,17 @@ def explain(study: dict[str, Any], rows: list[Row]) -> str:
     sentences = [
         "Mean ± half-width of the 95 % t-interval over seeds; * = p below 0.05 after Holm. `sd` is over seeds.",
         f"{against}p corrected by Holm over the table, and the smallest difference that these seeds could have shown." if against else "",
+        "`seconds` of training and evaluating, mean over the runs.",
         "`floor` is what a constant answer scores (majority class; F1 of answering 1 to everything).",
         f"{failed} runs failed and are not counted." if failed else "",
+        "In the figure, the band of an arm that no seed moves is that of a bootstrap over rows." if any(map(_is_still, rows)) else "",
         f"The study took {study['seconds']['total']:,.0f} s, {study['seconds']['encode']:,.0f} s of it in the backbone.",
     ]
     return " ".join(filter(None, sentences))
+
+
+def _is_still(row: Row) -> bool:
+    return len(row.values) > 0 and not row_spread(row).sd > 0
 
 
 def caveats(cells: list[dict[str, Any]]) -> str:
