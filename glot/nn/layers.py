@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import NamedTuple, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -71,11 +72,10 @@ class LayeredPooler(Pooler):
     @torch.no_grad()
     def fit(self, tokens: Tensor) -> None:
         """Take medians and interquartile ranges from training tokens (n, m d). A dimension that hardly changes keeps scale 1."""
-        for columns in torch.arange(self.in_dim).split(self.in_dim // self.layers):
-            quarters = torch.quantile(tokens[:, columns].float(), torch.tensor([0.25, 0.5, 0.75], device=tokens.device), dim=0)
-            spread = (quarters[2] - quarters[0]) / NORMAL_RANGE
-            self.center[columns] = quarters[1].to(self.center.device)
-            self.scale[columns] = torch.where(spread > 1e-6, spread, 1.0).to(self.scale.device)
+        low, middle, high = np.quantile(tokens.float().cpu().numpy(), (0.25, 0.5, 0.75), axis=0)  # by selection; torch sorts
+        spread = torch.from_numpy(high - low).float() / NORMAL_RANGE
+        self.center.copy_(torch.from_numpy(middle))
+        self.scale.copy_(torch.where(spread > 1e-6, spread, 1.0))
 
     @property
     def layer_weights(self) -> list[float]:

@@ -12,7 +12,7 @@ from glot.settings.config import RunConfig
 from glot.training.result import Result
 from glot.types import Texts, TokenSource
 
-SAMPLED_TOKENS, SAMPLED_TEXTS, AT_ONCE = 8192, 2048, 32
+SAMPLED_TOKENS, SAMPLED_TEXTS, AT_ONCE = 4096, 2048, 32
 """Training tokens that medians and ranges are taken from, most texts that they come from, and how many are read at a time."""
 
 
