@@ -7,6 +7,7 @@ from glot.data.hub import TABLES
 from glot.hub import card_of, front_matter
 from glot.settings.choices import short_name
 from glot.settings.config import RunConfig
+from glot.settings.effects import has_gradient
 from glot.states.backbone import BackboneSource
 
 PAIR_TASKS = ("stsb",)
@@ -71,10 +72,28 @@ def _training(config: RunConfig, result: dict[str, Any], data: str, metrics: dic
         "## Training",
         "",
         f"- data: {data}, {result['rows']['train']:,} rows; {length}",
-        f"- {train.epochs} epochs, batches of {train.batch_size}, Adam at {train.lr:g}, seed {train.seed}; {trained}",
+        f"- states: {_states(config)}",
+        f"- {_steps(config)}, seed {train.seed}; {trained}",
         f"- figures: {', '.join(f'{name} {value:.4f}' for name, value in metrics.items())} ({result['select_by']})",
         "",
     ]
+
+
+def _states(config: RunConfig) -> str:
+    layer = config.backbone.hidden_layer
+    return f"hidden layer {layer}" if "," not in layer else f"hidden layers {layer.replace(',', ', ')} ({config.pooler.layer_mix})"
+
+
+def _steps(config: RunConfig) -> str:
+    """How the weights came about."""
+    train, kind = config.train, config.head.head
+    fitted = f"a head fitted by scikit-learn ({kind})"
+    if not has_gradient(config):
+        return fitted
+    epochs = f"at most {train.epochs} epochs, early stop after {train.early_stop}" if train.early_stop else f"{train.epochs} epochs"
+    name = {"adam": "Adam", "adamw": "AdamW"}[train.optimizer]
+    steps = f"{epochs}, batches of {train.batch_size}, {name} at {train.lr:g}"
+    return steps if kind == "trained" else f"{steps}, then {fitted}"
 
 
 def _limits(config: RunConfig, max_length: int) -> list[str]:

@@ -345,6 +345,19 @@ def test_the_librarys_evaluators_run_on_an_export(train, tiny_bert):
     assert found["cosine_mrr@10"] == 1.0
 
 
+def test_the_card_says_how_the_weights_came_about(train, tiny_bert):
+    flags = {
+        "fitted": (["--pooling_method=mean", "--head=probe"], "- a head fitted by scikit-learn (probe), seed 42"),
+        "both": (
+            ["--pooling_method=adapool", "--head=svm", "--optimizer=adamw", "--epochs=3", "--early_stop=2", "--selection=heldout"],
+            "- at most 3 epochs, early stop after 2, batches of 32, AdamW at 0.0002, then a head fitted by scikit-learn (svm), seed 42",
+        ),
+    }
+    for words, line in flags.values():
+        text = (export(train(tiny_bert, "--task=mrpc", *words)) / "README.md").read_text()
+        assert line in text and "- states: hidden layer 2" in text
+
+
 def test_mistakes(train, tiny_bert, tmp_path, capsys):
     run = train(tiny_bert, *POOLERS["mean"])
     (tmp_path / "used").mkdir()

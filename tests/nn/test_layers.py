@@ -127,6 +127,7 @@ def test_a_run_on_all_layers(capsys, tiny_flags, tmp_path, mix, pooler):
     target = tmp_path / "exported"
     assert glot_main(["export", str(result["run_dir"]), f"--to={target}"]) == 0, capsys.readouterr().err
     capsys.readouterr()
+    assert f"- states: hidden layers 0, 1, 2 ({mix})" in (target / "README.md").read_text()
     exported = SentenceTransformer(str(target), trust_remote_code=True, device="cpu")
     np.testing.assert_allclose(exported.encode(texts), loaded.encode(texts), atol=1e-4)
     assert exported.half().encode(texts).shape == (2, loaded.dim)
