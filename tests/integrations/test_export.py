@@ -350,7 +350,7 @@ def test_the_card_says_how_the_weights_came_about(train, tiny_bert):
         "fitted": (["--pooling_method=mean", "--head=probe"], "- a head fitted by scikit-learn (probe), seed 42"),
         "both": (
             ["--pooling_method=adapool", "--head=svm", "--optimizer=adamw", "--epochs=3", "--early_stop=2", "--selection=heldout"],
-            "- at most 3 epochs, early stop after 2, batches of 32, AdamW at 0.0002, then a head fitted by scikit-learn (svm), seed 42",
+            "- at most 3 epochs, early stop after 2, batches of 32, AdamW at 0.01, then a head fitted by scikit-learn (svm), seed 42",
         ),
     }
     for words, line in flags.values():
