@@ -24,6 +24,7 @@ from glot.progress import counter
 from glot.prompts import Prompts
 from glot.settings.choices import short_name
 from glot.settings.config import RunConfig, read_saved
+from glot.settings.effects import reads_several
 from glot.states.backbone import DTYPES, Backbone, pick_device
 from glot.states.tokens import find_prompts, find_source, load_options
 from glot.training.checkpoint import find_trained_backbone
@@ -298,7 +299,8 @@ def load_encoder(
     lookup(DTYPES, precision, "backbone_dtype")
     asked = config.with_values(device=device, backbone_dtype=precision, trust_remote_code=trust_remote_code)
     backbone = _open_backbone(asked, path, trained_length if max_length is None else max_length)
-    pooler, prompts = load_pooler(path, config, backbone.hidden_size, trust_pooler), Prompts.from_dict(saved["resolved"].get("prompts"))
+    pooler = load_pooler(path, config, backbone.hidden_size, trust_pooler, len(backbone.layers))
+    prompts = Prompts.from_dict(saved["resolved"].get("prompts"))
     return SentenceEncoder(backbone, pooler, path.stem, pooler_settings(config), prompts)
 
 
@@ -317,6 +319,9 @@ def open_encoder(config: RunConfig) -> tuple[SentenceEncoder, RunConfig, list[st
         CheckpointError, ConfigError: see `load_encoder`.
     """
     path, remarks = config.mteb.checkpoint, list[str]()
+    if path is None and reads_several(config):
+        layer = config.backbone.hidden_layer
+        raise ConfigError(f"--hidden_layer={layer}: several layers are standardised by training rows; name one, or give a trained run")
     if path is not None:
         config, remarks = resolve_checkpoint(path, config)
     backbone = _open_backbone(config, path, None)
@@ -327,12 +332,12 @@ def open_encoder(config: RunConfig) -> tuple[SentenceEncoder, RunConfig, list[st
     if path is None:
         config = config.with_values(decoder_cls_last_token=config.pooler.decoder_cls_last_token and backbone.is_causal)
         torch.manual_seed(config.train.seed)
-        pooler = build_pooler(config.pooler, config.graph, backbone.hidden_size, config.data_seed, layers=len(backbone.layers))
+        pooler = build_pooler(config.pooler, config.graph, backbone.hidden_size, config.data_seed)
         if any(True for _ in pooler.parameters()):
             method = config.pooler.pooling_method
             remarks.append(f"--pooling_method={method}: no --checkpoint_path, so its weights are random (--seed={config.train.seed})")
     else:
-        pooler = load_pooler(path, config, backbone.hidden_size, config.backbone.trust_pooler)
+        pooler = load_pooler(path, config, backbone.hidden_size, config.backbone.trust_pooler, len(backbone.layers))
     name = f"{Path(config.backbone.model_name_or_path).name}-{short_name(config.pooler.pooling_method)}"
     return SentenceEncoder(backbone, pooler, name, pooler_settings(config), _open_prompts(config, backbone)), config, remarks
 

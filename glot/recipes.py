@@ -23,6 +23,8 @@ from glot.data.hub import quiet_library as quiet_data_sets
 from glot.data.tasks import training_loss
 from glot.encoder import open_encoder
 from glot.errors import DataError, GlotError, library_door, need, reason
+from glot.nn.layers import LayeredPooler
+from glot.nn.pooler import Pooler
 from glot.nn.stack import StackedModel
 from glot.progress import Clock, say, warn
 from glot.report.graph_density import sample_density
@@ -97,7 +99,8 @@ def run_task(config: RunConfig, further: Callable[[Result], None] | None = None)
         """Predictions, scores and weights into a folder; a full disk brings another one."""
         with inputs.clock.phase("evaluate"):
             scores = batches.report(run.model, folder / PREDICTIONS)
-        return close_run(replace(run, folder=folder), inputs, keeper.result, scores, task_facts(config, inputs.tokens) | found, further)
+        facts = task_facts(config, inputs.tokens, run.model.pooler) | found
+        return close_run(replace(run, folder=folder), inputs, keeper.result, scores, facts, further)
 
     result = write_somewhere(run.folder, finish, config.output.verbose and inputs.team.is_first)
     state.remove()
@@ -133,7 +136,7 @@ def run_stack(configs: list[RunConfig]) -> list[Result]:
         else:
             scores = batches.report_stack(stack, [run.folder / PREDICTIONS for run in runs])
     inputs.notes.append(f"trained side by side with {len(runs) - 1} other seeds: seconds are those of all {len(runs)}")
-    facts = task_facts(config, inputs.tokens)
+    facts = task_facts(config, inputs.tokens, runs[0].model.pooler)
     parts = reversed(list(zip(runs, keepers, scores, found, strict=True)))  # the first one last: the state is in its folder
     results = [close_run(run, inputs, keeper.result, score, facts | own) for run, keeper, score, own in parts]
     state.remove()
@@ -254,14 +257,14 @@ def add_heat_map(config: RunConfig, result: Result) -> None:
         write_result(folder, result)
 
 
-def task_facts(config: RunConfig, tokens: TokenSource) -> Result:
+def task_facts(config: RunConfig, tokens: TokenSource, pooler: Pooler) -> Result:
     """What belongs into the result of a task beside its scores: shortcuts of the stress test, density of a graph that has a tau."""
     facts = stress_facts(config) if config.data.task == "stress" else {}
     if config.pooler.pooling_method != "glot" or config.pooler.num_layers == 0 or config.graph.graph_adj not in ("threshold", "random"):
         return facts
-    if tokens.store is None or "," in config.backbone.hidden_layer:
+    if tokens.store is None:  # states that are computed would have to be computed once more
         return facts
-    found = sample_density(tokens, config.graph.tau)
+    found = sample_density(tokens, config.graph.tau, pooler.mixed if isinstance(pooler, LayeredPooler) else None)
     line = f"at tau = {found.tau:g} the graph joins {100 * found.density:.1f} % of the pairs of tokens"
     if found.verdict:
         warn(f"{line}: it is {found.verdict}; see glot graph")

@@ -4,6 +4,9 @@ from pathlib import Path
 
 import numpy as np
 
+from glot.nn.layers import LayeredPooler
+from glot.nn.pooler import Pooler
+from glot.nn.poolers.fixed import MeanPooler
 from glot.progress import Clock
 from glot.report.graph_density import Counter
 from glot.report.plots import plot_graph_density
@@ -12,7 +15,9 @@ from glot.settings.config import RunConfig
 from glot.states.tokens import find_source, open_tokens
 from glot.training.checkpoint import write_json
 from glot.training.folders import create_run_folder
+from glot.training.layers import standardise
 from glot.training.run import own_device, read_texts, resolve, run_fingerprint, run_name
+from glot.types import TokenSource
 
 GRAPH_TEXTS = 1000
 GRAPH_TAUS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
@@ -23,12 +28,15 @@ def run_graph(config: RunConfig) -> tuple[str, str]:
     config = config.checked()
     source = find_source(config.backbone)
     config, _ = resolve(config, source)
-    _, index = read_texts(config, source)
+    data, index = read_texts(config, source)
     tokens = open_tokens(config, source, index, own_device(config), Clock())
     rows = np.sort(np.random.default_rng(0).choice(len(tokens), min(len(tokens), GRAPH_TEXTS), replace=False))
+    mixed = _mix_of(config, tokens)
+    standardise(mixed, data, index, tokens, config.data_seed)
     counter = Counter(sorted({*GRAPH_TAUS, config.graph.tau}))
     for part in np.array_split(rows, max(1, len(rows) // 64)):
-        counter.add(tokens.gather(part))
+        for batch in mixed.mixed(tokens.gather(part)) if isinstance(mixed, LayeredPooler) else [tokens.gather(part)]:
+            counter.add(batch)
     census = counter.census()
     folder = create_run_folder(
         Path(config.output.output_dir), f"graph-{config.data.task}-{Path(source.name).name}", config.output.overwrite
@@ -39,6 +47,12 @@ def run_graph(config: RunConfig) -> tuple[str, str]:
     warning = f"warning: at tau = {chosen.tau:g} the graph is {chosen.verdict}: {100 * chosen.density:.1f} % of pairs are joined"
     table = graph_density_table(census, config.graph.tau, len(rows), f"{source.name}, {config.data.task}")
     return f"{table}\nfigure: {folder / 'graph.png'}", warning if chosen.verdict else ""
+
+
+def _mix_of(config: RunConfig, tokens: TokenSource) -> Pooler:
+    """A pooler that mixes the layers of a run as its own would before training."""
+    layers, width = config.backbone.hidden_layer.count(",") + 1, tokens.hidden_size
+    return MeanPooler(width) if layers == 1 else LayeredPooler(MeanPooler, width, layers, config.pooler.layer_mix)
 
 
 def plan(config: RunConfig) -> str:

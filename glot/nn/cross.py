@@ -120,13 +120,18 @@ def _knn(view: PairView) -> Tensor:
 
 
 def _random(view: PairView) -> Tensor:
-    """As many pairs as the threshold graph joins. Seed, lengths and number of pairs determine the draw."""
+    """As many pairs as the threshold graph joins. Seed, lengths and number of pairs determine the draw; the sentences' order does not."""
     chosen = torch.zeros_like(view.real)
     counts = view.near.sum((1, 2)).tolist()
+    sums = torch.stack([unit.sum((1, 2)) for unit in (unit * mask.unsqueeze(2) for unit, mask in zip(view.units, view.masks, strict=True))])
+    turned = (sums[0] > sums[1]).tolist()  # of two sentences of equal length, the same one is counted first in either order
     for row, (n, m, count) in enumerate(zip(*(lengths.tolist() for lengths in view.lengths), counts, strict=True)):
-        seed = ((view.rule.seed * 1_000_003 + n) * 1_000_003 + m) * 1_000_003 + count
+        is_turned = n > m or (n == m and turned[row])
+        short, long = sorted((n, m))
+        seed = ((view.rule.seed * 1_000_003 + short) * 1_000_003 + long) * 1_000_003 + count
         order = torch.randperm(n * m, generator=torch.Generator().manual_seed(seed % 2**63))[:count].to(chosen.device)
-        chosen[row, order // m, order % m] = True
+        first, second = order // long, order % long
+        chosen[row, *((second, first) if is_turned else (first, second))] = True
     return chosen
 
 

@@ -83,7 +83,8 @@ class LayeredPooler(Pooler):
         return [] if self.logits is None else self.logits.detach().softmax(0).tolist()
 
     def mixed(self, batch: TokenBatch) -> list[TokenBatch]:
-        """What each pooler takes."""
+        """What each pooler takes, on the device of the statistics."""
+        batch = batch.to(self.center.device)
         rate = 1 / self.scale
         states = torch.addcmul(-self.center * rate, batch.tokens, rate).clamp(-WIDEST, WIDEST)
         if self.logits is None:

@@ -1,5 +1,6 @@
 """Density of the threshold graph by tau: edges, degrees, tokens without neighbours."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -74,13 +75,20 @@ SAMPLED, MOST_TOKENS = 256, 1 << 15
 """Texts, and tokens of them, that the density of a run's graph is taken from."""
 
 
-def sample_density(tokens: TokenSource, tau: float) -> Census:
-    """Density of the threshold graph at one tau on some texts of a source, evenly spaced."""
+def sample_density(tokens: TokenSource, tau: float, mixed: Callable[[TokenBatch], list[TokenBatch]] | None = None) -> Census:
+    """Density of the threshold graph at one tau on some texts of a source, evenly spaced.
+
+    Args:
+        tokens: the source.
+        tau: the threshold.
+        mixed: with several hidden layers, what the pooler makes of a batch before its graph (`LayeredPooler.mixed`).
+    """
     counter, read = Counter([tau]), 0
     for row in np.linspace(0, len(tokens) - 1, min(SAMPLED, len(tokens))).round().astype(np.int64):
         batch = tokens.gather(np.array([row]))
         read += len(batch.tokens)
         if read > MOST_TOKENS and counter.tokens:
             break
-        counter.add(batch)
+        for part in [batch] if mixed is None else mixed(batch):
+            counter.add(part)
     return counter.census()[0]

@@ -13,7 +13,7 @@ from glot.locate import expand_user, local_folder, split_revision
 from glot.prompts import AUTO, NONE
 from glot.settings.choices import (
     EMBEDDED_BACKBONES,
-    FIXED_POOLERS,
+    EVALUATIONS,
     LONGEST_STACKED,
     METRICS,
     MTEB_CACHE,
@@ -21,7 +21,7 @@ from glot.settings.choices import (
     POOLERS,
     is_own_name,
 )
-from glot.settings.effects import has_gradient, reads_pairs, reads_several
+from glot.settings.effects import has_gradient, has_weights, reads_pairs, reads_several
 from glot.settings.index import flag_facts, kinds, optional_flags
 from glot.settings.seeds import LARGEST_SEED, MOST_SEEDS, parse_seeds
 
@@ -137,10 +137,11 @@ def _check_pooler(config: "RunConfig") -> list[str]:
     pooler = config.pooler
     if pooler.pooling_method in PAIR_POOLERS and not reads_pairs(config):
         task = config.data.task
-        return [f"--pooling_method={pooler.pooling_method}: scores pairs of texts, and --task={task} has none; it gives no sentence vector"]
+        why = "it gives no sentence vector" if task in EVALUATIONS else f"--task={task} has none"
+        return [f"--pooling_method={pooler.pooling_method}: scores pairs of texts, and {why}; name another pooler"]
     if pooler.pooling_method == "glot" and pooler.num_layers == 0 and pooler.jk_mode != "cat":
         return [f"--jk_mode={pooler.jk_mode}: with --num_layers=0 there is nothing to join; use cat, or at least one layer"]
-    if config.data.task == "embedding" and pooler.pooling_method in FIXED_POOLERS:
+    if config.data.task == "embedding" and not has_weights(config):
         return [f"--pooling_method={pooler.pooling_method}: has no weights, so there is nothing to train; use it with --task=mteb as it is"]
     if config.data.task == "embedding" and config.train.batch_size < 2:
         return [f"--batch_size={config.train.batch_size}: a row is told apart from the others of its batch; use at least 2"]

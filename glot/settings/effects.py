@@ -130,8 +130,12 @@ def _trains(config: "RunConfig") -> bool:
 
 def has_gradient(config: "RunConfig") -> bool:
     """Whether a run takes gradient steps: a probe on a pooler without weights does not."""
-    has_weights = config.pooler.pooling_method not in FIXED_POOLERS or (reads_several(config) and config.pooler.layer_mix == "scalar")
-    return config.head.head == "trained" or has_weights or config.backbone.finetune_backbone
+    return config.head.head == "trained" or has_weights(config) or config.backbone.finetune_backbone
+
+
+def has_weights(config: "RunConfig") -> bool:
+    """Whether the pooler has weights: its own, or those of a learnt sum of layers."""
+    return config.pooler.pooling_method not in FIXED_POOLERS or (reads_several(config) and config.pooler.layer_mix == "scalar")
 
 
 def _holds_out(config: "RunConfig") -> bool:

@@ -108,14 +108,14 @@ def open_tokens(
             say(f"store {stored.folder}: has no checksums (an older version wrote it); glot store verify --adopt adds them")
         if stored.manifest.size_bytes <= CHECKED_FIRST:
             stored.check()  # before anything is trained on it; a larger one is checked while training reads it
-    _check_widths(source, layers, [stored.hidden_size for stored in opened])
+    _check_widths(source, config.backbone.hidden_layer, layers, [stored.hidden_size for stored in opened])
     return opened[0] if len(opened) == 1 else LayeredTokens(opened)
 
 
-def _check_widths(source: BackboneSource, layers: Sequence[str], widths: list[int]) -> None:
+def _check_widths(source: BackboneSource, asked: str, layers: Sequence[str], widths: list[int]) -> None:
     if len(set(widths)) > 1:
         listing = ", ".join(f"{layer} (d = {width})" for layer, width in zip(layers, widths, strict=True))
-        raise ConfigError(f"--hidden_layer: {source.name} has layers of different widths, {listing}; name equal ones")
+        raise ConfigError(f"--hidden_layer={asked}: {source.name} has layers of different widths, {listing}; name equal ones")
 
 
 def write_layers(

@@ -166,12 +166,14 @@ def _read_arms(path: Path, content: dict[str, Any], program: str) -> Study:
     tune = dict(tune)
     tune_seeds, tune_fold, seeds = tune.pop("seeds", ["100", "101"]), tune.pop("fold", "0"), content.get("seeds", [])
     is_one_fold = "fold" in (content.get("tune") or {})
-    arms, only, mistakes = _read_only(path, arms, {name for grid in grids for name in grid})
+    arms, only, mistakes = _read_only(path, arms, varied)
     problems += mistakes
     problems += [f"{path}: tune.{name}: must be a list with at least one entry" for name, values in tune.items() if not _is_list(values)]
     numbers = {"seeds": (seeds, "a list of numbers"), "tune.seeds": (tune_seeds, "a list of numbers")}
     numbers["tune.fold"] = ([tune_fold], "the number of a fold, such as 0")
     problems += [f"{path}: {key}: must be {what}" for key, (values, what) in numbers.items() if not _is_numbers(values)]
+    if is_one_fold and not tune:
+        problems.append(f"{path}: tune.fold: there is no flag to tune; add one, such as lr: [1e-4, 1e-3], or leave fold out")
     if not arms:
         problems.append(f"{path}: arms: must hold at least one arm")
     baseline = content.get("baseline")
@@ -182,7 +184,7 @@ def _read_arms(path: Path, content: dict[str, Any], program: str) -> Study:
     if problems:
         raise ConfigError(*problems)
     _refuse_too_many(path, len(arms) * sum(math.prod(map(len, grid.values())) for grid in grids))
-    return Study(
+    study = Study(
         content.get("name", path.stem),
         program,
         _list_cells(path, [point for grid in grids for point in crossed(grid)], common, arms, only),
@@ -195,6 +197,7 @@ def _read_arms(path: Path, content: dict[str, Any], program: str) -> Study:
         compare,
         margins,
     )
+    return _refuse_apart(path, study)
 
 
 Only = dict[str, dict[str, list[str]]]
@@ -218,18 +221,41 @@ def _list_cells(path: Path, points: list[Flags], common: Flags, arms: dict[str, 
     return cells
 
 
-def _read_only(path: Path, arms: dict[str, Any], varied: set[str]) -> tuple[dict[str, Flags], Only, list[str]]:
+def _refuse_apart(path: Path, study: Study) -> Study:
+    """The study itself.
+
+    Raises:
+        ConfigError: two arms are to be compared that stand at no common point.
+    """
+    at: dict[str, list[Flags]] = {}
+    for cell in study.cells:
+        at.setdefault(cell.arm, []).append(cell.grid)
+    apart = [(first, second) for first, second in study.compare if not any(point in at[second] for point in at[first])]
+    if apart:
+        raise ConfigError(
+            *(f"{path}: compare: {first} and {second} stand at no common point of the grid; see their `only`" for first, second in apart)
+        )
+    return study
+
+
+def _read_only(path: Path, arms: dict[str, Any], varied: list[tuple[str, Any]]) -> tuple[dict[str, Flags], Only, list[str]]:
     """Arms without their key `only`, what that key says of each, and the mistakes in it."""
     mappings = {arm: flags for arm, flags in arms.items() if isinstance(flags, dict)}
     plain = {arm: {name: value for name, value in flags.items() if name != "only"} for arm, flags in mappings.items()}
     only = {arm: flags["only"] for arm, flags in mappings.items() if "only" in flags}
-    problems = []
+    problems, offered = [], dict[str, list[str]]()
+    for name, values in varied:
+        offered.setdefault(name, []).extend(values if _is_list(values) else [])
     for arm, given in only.items():
         if not isinstance(given, dict) or not given or not all(_is_list(values) for values in given.values()):
             problems.append(f"{path}: arms.{arm}.only: must map flags of the grid to lists of values, such as {{task: [rte, mrpc]}}")
             continue
-        strange = [name for name in given if name not in varied]
-        problems += [f"{path}: arms.{arm}.only: {name} is not in the grid{nearest(str(name), varied)}" for name in strange]
+        strange = [name for name in given if name not in offered]
+        problems += [f"{path}: arms.{arm}.only: {name} is not in the grid{nearest(str(name), offered)}" for name in strange]
+        missing = [(name, value) for name in given for value in given[name] if value not in offered.get(name, [value])]
+        problems += [
+            f"{path}: arms.{arm}.only: {name}: {value} is no value of the grid{nearest(value, offered[name])}" for name, value in missing
+        ]
     return plain, only, problems
 
 
@@ -241,6 +267,11 @@ def _read_comparisons(path: Path, content: dict[str, Any], arms: dict[str, Any])
     pairs, margins, problems = content.get("compare") or [], content.get("margins") or {}, []
     if not isinstance(pairs, list) or not all(_is_list(pair) and len(pair) == 2 for pair in pairs):
         return [], {}, [f"{path}: compare: must be a list of pairs of arms, such as [[a, b], [a, c]]"]
+    for place, (first, second) in enumerate(pairs):
+        if first == second:
+            problems.append(f"{path}: compare: [{first}, {second}] is one arm twice; name two")
+        elif [first, second] in pairs[:place] or [second, first] in pairs[:place]:
+            problems.append(f"{path}: compare: [{first}, {second}] is named twice; name it once")
     for name in [name for pair in pairs for name in pair if name not in arms]:
         problems.append(f"{path}: compare: {name} is no arm{nearest(name, arms)}; there are {', '.join(arms)}")
     if not isinstance(margins, dict) or not all(isinstance(value, str) for value in margins.values()):
@@ -274,6 +305,15 @@ def _refuse_too_many(path: Path, count: int) -> None:
         raise ConfigError(f"{path}: names {count:,} points, at most {MOST_CELLS:,}; leave some out, or set run_cap in a sweep")
 
 
+def _misfolded(path: Path, study: Study, configs: list[RunConfig]) -> list[str]:
+    """A tuning fold that the runs do not have."""
+    fewest = min((config.data.folds for config in configs), default=0)
+    if study.tune_fold is None or study.tune_fold < fewest:
+        return []
+    wanted = "add folds, such as folds: 5 under runs_with" if fewest == 0 else f"must be below --folds={fewest}"
+    return [f"{path}: tune.fold: {study.tune_fold}; {wanted}"]
+
+
 def resolve_cells(path: Path, study: Study) -> list[RunConfig]:
     """One configuration per cell, with `data_seed` 0 unless the file sets it.
 
@@ -297,11 +337,10 @@ def resolve_cells(path: Path, study: Study) -> list[RunConfig]:
         inert = [name for name in parsed.inert if name in set(cell.flags) - shared] if cell.arm else []
         problems += [f"{where}: --{name} has no effect in this arm; leave it out" for name in inert]
         config = parsed.config
-        if study.tune_fold is not None and study.tune_fold >= config.data.folds:
-            problems.append(f"{where}: tune.fold: {study.tune_fold} must be below --folds={config.data.folds}")
         if study.tune and config.data.task in EVALUATIONS:
             problems.append(f"{where}: tune: --task={config.data.task} trains nothing, so there is nothing to tune")
         configs.append(config if config.data.data_seed is not None else config.with_values(data_seed=0))
+    problems += _misfolded(path, study, configs)
     seen: dict[str, Cell] = {}
     for cell, config in zip(study.cells, configs, strict=False):
         twin = seen.setdefault(config.fingerprint(), cell) if not problems and not found else cell

@@ -170,12 +170,14 @@ def list_runs(path: Path, seeds: list[int] | None) -> Iterator[str]:
     configs = resolve_cells(path, replace(study, cells=cells))
     for file in sorted(missing):
         yield f"not there yet: --checkpoint_path={file}"
-    count = len(seeds or study.seeds or [0])
-    tuning = len(study.tune_seeds) * len(list(crossed(study.tune))) if study.tune else 0
+    total, trials = 0, len(study.tune_seeds) * len(list(crossed(study.tune))) if study.tune else 0
     for cell, config in zip(study.cells, configs, strict=True):
         point = " ".join(f"{name}={value}" for name, value in cell.grid.items())
+        moves = has_gradient(config)  # else one run serves for all seeds, and there is nothing to tune
+        count, tuning = len(seeds or study.seeds or [0]) if moves else 1, trials if moves else 0
+        total += count + tuning
         yield f"{cell.arm or '-':20} {point:40} {config.pooler.pooling_method}, {count} seeds, {tuning} tuning runs"
-    yield f"{len(configs) * (count + tuning)} runs in all"
+    yield f"{total} runs in all"
 
 
 def sweep_seeds(text: str | None) -> list[int] | None:

@@ -2,6 +2,7 @@
 
 import csv
 from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 
@@ -62,6 +63,9 @@ def join_folds(config: RunConfig, folder: Path, fingerprint: str, data: TaskData
         "run_dir": str(folder),
         "fingerprint": fingerprint,
     }
+    weights = [one["layer_weights"] for one in folds if "layer_weights" in one]
+    if weights:
+        result["layer_weights"] = {layer: round(fmean(one[layer] for one in weights), 6) for layer in weights[0]}
     write_result(folder, result)
     return result
 

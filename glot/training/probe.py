@@ -25,10 +25,11 @@ def probe_pooler(config: RunConfig, width: int) -> None:
     pooler, twin = (build_pooler(config.pooler, config.graph, width, config.data_seed).eval() for _ in range(2))
     lengths, tokens = torch.tensor([3, 1, 5]), torch.randn(9, width, generator=generator)
     batch = TokenBatch.from_lengths(tokens.clone(), lengths)
-    together, again = pooler.readout(batch)[0], pooler.readout(batch)[0]
-    alone = torch.cat([pooler(TokenBatch.from_lengths(part, torch.tensor([len(part)]))) for part in tokens.split(lengths.tolist())])
+    together, again = (pooler.readout(batch)[0] if pooler.sides == 1 else pooler(batch, batch) for _ in range(2))
+    single = [TokenBatch.from_lengths(part, torch.tensor([len(part)])) for part in tokens.split(lengths.tolist())]
+    alone = torch.cat([pooler(*[one] * pooler.sides) for one in single])
     twin.load_state_dict(pooler.state_dict())
-    loaded = twin(TokenBatch.from_lengths(tokens.clone(), lengths))
+    loaded = twin(*[TokenBatch.from_lengths(tokens.clone(), lengths)] * pooler.sides)
     torch.set_rng_state(state)
     complaints = {
         "changes the token states that it is given; work on a copy": torch.equal(batch.tokens, tokens),

@@ -36,8 +36,10 @@ def released_name(config: RunConfig) -> Path:
     return Path(contrastive.save_dir) / ("_".join(parts) + ".pth")
 
 
-def load_pooler(checkpoint: Path, config: RunConfig, hidden_size: int, trust_pooler: bool = False) -> Pooler:
+def load_pooler(checkpoint: Path, config: RunConfig, hidden_size: int, trust_pooler: bool = False, layers: int = 1) -> Pooler:
     """The pooler of a run folder or a `.pth` for tokens of width `hidden_size`; `config` is the checkpoint's own (`resolve_checkpoint`).
+
+    `layers` is the number of hidden layers that stand side by side in that width.
 
     Raises:
         CheckpointError: not readable, or made for another width.
@@ -49,7 +51,8 @@ def load_pooler(checkpoint: Path, config: RunConfig, hidden_size: int, trust_poo
         width = infer_pooler(state)[1] if not beside(checkpoint).is_file() else hidden_size
         saved = read_saved(checkpoint)
         sources = None if saved is None else own_sources(checkpoint, saved["resolved"], trust_pooler)
-        pooler = _fill(build_pooler(config.pooler, config.graph, width, config.data_seed, sources), state, checkpoint, config.pooler)
+        built = build_pooler(config.pooler, config.graph, width, config.data_seed, sources, layers)
+        pooler = _fill(built, state, checkpoint, config.pooler)
     if pooler.in_dim != hidden_size:
         name = config.backbone.model_name_or_path
         raise CheckpointError(f"{checkpoint}: its pooler takes d = {pooler.in_dim}, --model_name_or_path={name} gives {hidden_size}")
@@ -167,6 +170,8 @@ def infer_pooler(state: dict[str, Tensor]) -> tuple[PoolerConfig, int]:
 
 
 def _infer_pooler(state: dict[str, Tensor]) -> tuple[PoolerConfig, int]:
+    if any(name.startswith("poolers.0.") or name == "center" for name in state):
+        raise CheckpointError("a state dict of a pooler on several hidden layers, which only its .json tells; keep both files together")
     if any(name.startswith("mlp.lins.") for name in state):
         layers = [name for name in state if re.fullmatch(r"mlp\.lins\.\d+\.weight", name)]
         first = state["mlp.lins.0.weight"]

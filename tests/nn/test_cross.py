@@ -79,6 +79,10 @@ def test_random_edges_are_as_many_follow_the_seed_and_the_pair_alone():
     graphs = [CrossGraph(first, second, CrossRule("random", 0.3, seed=seed)) for seed in (0, 0, 1)]
     assert [int(part.sum()) for part in graphs[0].joined] == dense and min(dense) > 0
     assert edges_of(graphs[0]) == edges_of(graphs[1]) != edges_of(graphs[2])
+    turned = CrossGraph(second, first, CrossRule("random", 0.3))
+    behind, ahead = len(second.tokens), len(first.tokens)
+    swap = {place: place + behind if place < ahead else place - ahead for place in range(ahead + behind)}
+    assert {(swap[receiver], swap[sender]) for receiver, sender in edges_of(graphs[0])} == edges_of(turned)  # either order, one draw
     alone = CrossGraph(take(first, [2]), take(second, [2]), CrossRule("random", 0.3)).joined[0][0]
     together = CrossGraph(take(first, [2, 3]), take(second, [2, 3]), CrossRule("random", 0.3)).joined[0][0]
     assert torch.equal(together[: alone.shape[0], : alone.shape[1]], alone)

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import write_rows
 from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 
@@ -144,9 +145,92 @@ def test_seeds_on_several_layers_train_side_by_side(capsys, tiny_flags):
     assert any("--layer_mix=scalar: each run has its own sum of the layers" in line for line in refused)
 
 
+def test_layer_weights_are_those_of_the_folds_and_are_plotted(tiny_bert, mirror, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("GLOT_DATA_DIR", str(mirror))
+    monkeypatch.setenv("GLOT_STORE_DIR", str(tmp_path / "hidden"))
+    (tmp_path / "s.yaml").write_text(f"""
+kind: study
+name: s
+runs_with: {{model_name_or_path: {tiny_bert}, task: cola, max_length: 16, folds: 3, hidden_layer: all, layer_mix: scalar, lr: 0.05}}
+arms:
+  mean: {{pooling_method: mean}}
+  adapool: {{pooling_method: adapool}}
+seeds: [0, 1]
+""")
+    assert glot_main(["sweep", str(tmp_path / "s.yaml"), f"--output_dir={tmp_path}"]) == 0, capsys.readouterr().err
+    assert "layer_weights.png" in capsys.readouterr().out and (tmp_path / "s/layer_weights.png").stat().st_size > 5000
+    runs = [json.loads((path / "result.json").read_text()) for path in (tmp_path / "s/runs").iterdir()]
+    for run_ in runs:
+        folds = [json.loads((Path(run_["run_dir"]) / f"fold-{fold}/result.json").read_text())["layer_weights"] for fold in range(3)]
+        assert run_["layer_weights"] == {layer: pytest.approx(np.mean([one[layer] for one in folds]), abs=1e-5) for layer in "012"}
+        assert len({tuple(one.values()) for one in folds}) == 3
+
+
+def test_the_density_is_that_of_the_graph_the_pooler_makes(capsys, tiny_flags):
+    graph = [*tiny_flags, ALL, "--tau=0.2", "--layer_mix=scalar"]
+    result = run(capsys, [*graph, "--pooling_method=glot", "--gat_hidden_dim=8", "--epochs=1", "--lr=0"])
+    stores = [glot.open_store(path) for path in result["store"]["paths"]]
+    weights = load_file(Path(result["run_dir"]) / "model.safetensors")
+    joined = pairs = 0
+    for texts in zip(*stores, strict=True):
+        raw = torch.cat(texts, 1)
+        states = ((raw - weights["pooler.center"]) / weights["pooler.scale"]).clamp(-WIDEST, WIDEST).unflatten(1, (3, 16)).mean(1)
+        cosines = torch.nn.functional.normalize(states, dim=1) @ torch.nn.functional.normalize(states, dim=1).T
+        joined += int((cosines > 0.2).sum()) - len(states)
+        pairs += len(states) * (len(states) - 1)
+    assert result["graph"]["density"] == pytest.approx(joined / pairs, abs=2e-3) and 0 < joined < pairs
+    assert glot_main(["graph", *graph]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| 0.2 *")]
+    assert float(line.split("|")[2].strip(" %")) == pytest.approx(100 * joined / pairs, abs=0.2)
+
+
+def test_several_layers_need_training_rows(capsys, tiny_flags, tiny_bert, tmp_path):
+    words = ["encode", "--input=-", f"--output={tmp_path / 'v.npy'}", "--pooling_method=mean", f"--model_name_or_path={tiny_bert}", ALL]
+    (line,) = fail(capsys, words, glot_main)
+    assert "--hidden_layer=all: several layers are standardised by training rows" in line
+    (line,) = fail(capsys, [*words[:3], "--pooling_method=alignment", *words[4:5]], glot_main)
+    assert "--pooling_method=alignment: scores pairs of texts, and it gives no sentence vector" in line and "--task" not in line
+
+
+@pytest.mark.parametrize(("pooler", "mix"), [("mean", "scalar"), ("adapool", "concat"), ("glot", "stack")])
+def test_contrastive_training_on_layers_and_its_released_file(capsys, tiny_flags, tmp_path, pooler, mix):
+    rows = [
+        {"query": f"the {word} cat", "pos": [f"a {word} dog runs"]}
+        for word in ["red", "blue", "big", "small", "green", "not", "sky", "here"]
+    ]
+    write_rows(tmp_path / "pairs.jsonl", [{**row, "query": f"{row['query']} {place}"} for place in range(3) for row in rows])
+    flags = [flag for flag in tiny_flags if "--task" not in flag and "data_dir" not in flag]
+    flags += ["--task=embedding", f"--train_file={tmp_path / 'pairs.jsonl'}", f"--save_dir={tmp_path / 'saved'}", "--epochs=1"]
+    result = run(
+        capsys, [*flags, ALL, f"--layer_mix={mix}", f"--pooling_method={pooler}", *(["--gat_hidden_dim=8"] if pooler == "glot" else [])]
+    )
+    texts = ["the red cat", "a"]
+    of_run, of_file = (glot.load(path, device="cpu").encode(texts) for path in (result["run_dir"], result["checkpoint"]))
+    np.testing.assert_allclose(of_run, of_file, atol=1e-6)
+    Path(result["checkpoint"] + ".json").unlink()
+    words = ["--task=mteb", f"--checkpoint_path={result['checkpoint']}", "--mteb_task=STS12", f"--model_name_or_path={tiny_bert_of(flags)}"]
+    assert "several hidden layers" in fail(capsys, words)[0]
+
+
+def tiny_bert_of(flags: list[str]) -> str:
+    return next(flag for flag in flags if flag.startswith("--model_name_or_path=")).partition("=")[2]
+
+
+def test_an_own_rule_inside_the_sentences_of_a_pair(capsys, tiny_flags, tmp_path):
+    (tmp_path / "rule.py").write_text(
+        "import torch\n\n\ndef everyone(tokens):\n    return torch.ones(len(tokens), len(tokens), dtype=torch.bool)\n"
+    )
+    flags = [*tiny_flags, *PAIRS, "--pooling_method=crossglot", "--cross_inside=1", "--epochs=1"]
+    own = run(capsys, [*flags, f"--graph_adj={tmp_path / 'rule.py'}:everyone"])
+    known = run(capsys, [*flags, "--graph_adj=complete"])
+    assert np.abs(scores_of(own) - scores_of(known)).max() < 1e-5 and own["fingerprint"] != known["fingerprint"]
+    (line,) = fail(capsys, [*flags, f"--graph_adj={tmp_path / 'nothere.py'}:everyone", "--dry_run=1"])
+    assert "nothere.py" in line and "NoneType" not in line
+
+
 def test_what_a_model_does_not_have_is_one_line(capsys, tiny_flags):
     (line,) = fail(capsys, [*tiny_flags, "--hidden_layer=0,9"])
-    assert "--hidden_layer=9" in line and "hidden states 0 (embeddings) to 2" in line
+    assert "--hidden_layer=0,9: 9: " in line and "hidden states 0 (embeddings) to 2" in line
     (line,) = fail(capsys, [*tiny_flags, "--hidden_layer=2,-1"])
     assert "names layer 2" in line and "twice" in line
 

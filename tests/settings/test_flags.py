@@ -184,7 +184,7 @@ def test_yaml_mistakes_name_file_and_key(tmp_path):
         (["--layer_mix=stack"], "--layer_mix: has no effect in this run, it needs several hidden layers"),
         (["--hidden_layer=all", "--layer_mix=sum"], "--layer_mix=sum: unknown; allowed: concat, scalar, stack"),
         (["--task=cola", "--pooling_method=crossglot"], "--pooling_method=crossglot: scores pairs of texts, and --task=cola has none"),
-        (["--task=mteb", "--pooling_method=alignment"], "--pooling_method=alignment: scores pairs of texts, and --task=mteb has none"),
+        (["--task=mteb", "--pooling_method=alignment"], "--pooling_method=alignment: scores pairs of texts, and it gives no"),
         (["--task=rte", "--pooling_method=crossglot", "--num_layers=0"], "--num_layers=0: the crossglot pooler needs at least one layer"),
         (["--task=rte", "--pooling_method=alignment", "--cross_adj=knn"], "--cross_adj: has no effect in this run, it needs --pooling"),
         (["--task=rte", "--pooling_method=alignment", "--pair_features=full"], "--pair_features: has no effect in this run"),

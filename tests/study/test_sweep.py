@@ -104,9 +104,18 @@ def test_a_wandb_grid_is_expanded(tmp_path):
         (STUDY.replace("tau: 0.5", "knn_k: 2"), "F: glot, task=cola: --knn_k: has no effect in this run"),
         (STUDY.replace("mean}\n", "mean, only: {tsak: [cola]}}\n"), "F: arms.mean.only: tsak is not in the grid (did you mean 'task'?)"),
         (STUDY.replace("mean}\n", "mean, only: cola}\n"), "F: arms.mean.only: must map flags of the grid to lists of values"),
-        (STUDY.replace("mean}\n", "mean, only: {task: [rte]}}\n"), "F: arms.mean.only: no point of the grid has these values"),
+        (STUDY.replace("mean}\n", "mean, only: {task: [rte]}}\n"), "F: arms.mean.only: task: rte is no value of the grid"),
         (STUDY.replace("tune: {", "tune: {fold: first, "), "F: tune.fold: must be the number of a fold"),
-        (STUDY.replace("tune: {", "tune: {fold: 0, "), "F: glot, task=cola: tune.fold: 0 must be below --folds=0"),
+        (STUDY.replace("tune: {", "tune: {fold: 0, "), "F: tune.fold: 0; add folds, such as folds: 5"),
+        (STUDY.replace("tune: {", "tune: {fold: 3, ").replace("runs_with: {", "runs_with: {folds: 3, "), "F: tune.fold: 3; must be below"),
+        (STUDY.replace("mean}\n", "mean, only: {task: [cola, mrcp]}}\n"), "F: arms.mean.only: task: mrcp is no value of the grid"),
+        (STUDY + "compare: [[glot, glot]]\n", "F: compare: [glot, glot] is one arm twice"),
+        (STUDY + "compare: [[glot, mean], [mean, glot]]\n", "F: compare: [mean, glot] is named twice"),
+        (
+            STUDY.replace("mean}\n", "mean, only: {task: [cola]}}\n").replace("tau: 0.5}", "tau: 0.5, only: {task: [mrpc]}}")
+            + "compare: [[glot, mean]]\n",
+            "F: compare: glot and mean stand at no common point of the grid",
+        ),
     ],
 )  # fmt: skip
 def test_mistakes_name_file_and_key(tmp_path, text, expected):

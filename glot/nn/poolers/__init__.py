@@ -115,7 +115,7 @@ def own_codes(config: "PoolerConfig", graph: "GraphConfig", sources: Mapping[str
         ConfigError: see `find_code`.
     """
     named = {"pooling_method": config.pooling_method}
-    if config.pooling_method == "glot" and config.num_layers > 0:
+    if (config.pooling_method == "glot" and config.num_layers > 0) or (config.pooling_method == "crossglot" and graph.cross_inside):
         named["graph_adj"] = graph.graph_adj
     held = sources or {}
     own = {flag: name for flag, name in named.items() if name in held or is_own(name)}

@@ -247,7 +247,10 @@ class BackboneSource:
             return tuple(map(str, sorted({*range(0, self.num_layers + 1, step), self.num_layers})))
         if "," not in hidden_layer:
             return (self.resolve_layer(hidden_layer),)
-        found = [int(self.resolve_layer(layer)) for layer in hidden_layer.split(",")]
+        try:
+            found = [int(self.resolve_layer(layer)) for layer in hidden_layer.split(",")]
+        except ConfigError as error:
+            raise ConfigError(error.problems[0].replace("--hidden_layer=", f"--hidden_layer={hidden_layer}: ", 1)) from error
         twice = next((layer for layer in found if found.count(layer) > 1), None)
         if twice is not None:
             raise ConfigError(
