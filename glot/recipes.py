@@ -28,7 +28,6 @@ from glot.nn.pooler import Pooler
 from glot.nn.stack import StackedModel
 from glot.progress import Clock, say, warn
 from glot.report.graph_density import sample_density
-from glot.report.heatmap import draw_heat_map
 from glot.report.mteb_tables import write_mteb_tables
 from glot.report.signal import stress_facts
 from glot.settings.choices import MTEB_CACHE
@@ -247,6 +246,8 @@ def say_shortcuts(config: RunConfig) -> None:
 
 def add_heat_map(config: RunConfig, result: Result) -> None:
     """The heat map of a finished stress run, into its folder; where it fails, a note in its result."""
+    from glot.report.heatmap import draw_heat_map  # matplotlib, which other runs do not need
+
     folder, (data, _) = Path(result["run_dir"]), read_labelled(config, find_source(config.backbone))
     try:
         with library_door(DataError, lambda error: f"no heat map ({reason(error)})"):

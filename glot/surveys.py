@@ -9,7 +9,6 @@ from glot.nn.pooler import Pooler
 from glot.nn.poolers.fixed import MeanPooler
 from glot.progress import Clock
 from glot.report.graph_density import Counter
-from glot.report.plots import plot_graph_density
 from glot.report.tables import graph_density_table
 from glot.settings.config import RunConfig
 from glot.states.tokens import find_source, open_tokens
@@ -41,6 +40,8 @@ def run_graph(config: RunConfig) -> tuple[str, str]:
     folder = create_run_folder(
         Path(config.output.output_dir), f"graph-{config.data.task}-{Path(source.name).name}", config.output.overwrite
     )
+    from glot.report.plots import plot_graph_density  # matplotlib
+
     write_json(folder / "graph.json", [row._asdict() for row in census])
     plot_graph_density(census, config.graph.tau, folder / "graph.png")
     chosen = next(row for row in census if row.tau == config.graph.tau)

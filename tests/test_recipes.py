@@ -367,7 +367,7 @@ def test_a_picture_that_fails_does_not_lose_the_run(capsys, tiny_bert, tmp_path,
     def fail(*_):
         raise RuntimeError("no room for a picture")
 
-    monkeypatch.setattr(recipes, "draw_heat_map", fail)
+    monkeypatch.setattr("glot.report.heatmap.draw_heat_map", fail)
     flags = [
         f"--model_name_or_path={tiny_bert}",
         f"--output_dir={tmp_path}",

@@ -60,3 +60,8 @@ def test_what_is_said_goes_through_the_logger(tiny_flags, caplog, capsys):
         logger.handlers, logger.propagate = handlers, propagate
     assert any("epoch 1/1" in record.getMessage() for record in caplog.records)
     assert "epoch 1/1" not in capsys.readouterr().out
+
+
+def test_a_run_that_draws_nothing_loads_no_matplotlib():
+    code = "import sys, glot.recipes, glot.surveys; print('matplotlib' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
