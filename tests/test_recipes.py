@@ -15,7 +15,6 @@ from safetensors.torch import load_file
 from sklearn.metrics import accuracy_score, matthews_corrcoef
 from transformers import AutoModel, AutoTokenizer
 
-from glot import recipes
 from glot.cli import demo_main, glot_main, main, stress_main
 from glot.data.stress import needle_tokens
 from glot.states.store import writer
