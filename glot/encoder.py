@@ -26,7 +26,7 @@ from glot.settings.choices import short_name
 from glot.settings.config import RunConfig, read_saved
 from glot.settings.effects import reads_several
 from glot.states.backbone import DTYPES, Backbone, pick_device
-from glot.states.tokens import find_prompts, find_source, load_options
+from glot.states.tokens import find_prompts, find_source, load_options, windows_key
 from glot.training.checkpoint import find_trained_backbone
 from glot.training.released import load_pooler, resolve_checkpoint
 from glot.types import TokenBatch
@@ -184,6 +184,7 @@ class SentenceEncoder:
         """16 hex digits over everything that a vector depends on: backbone, layer, length, precision, pooler and its weights."""
         backbone = self.backbone
         facts = [backbone.source.identity, backbone.layer, backbone.max_length, str(backbone.model.dtype), type(self.pooler).__name__]
+        facts += [backbone.windows] if backbone.windows else []
         facts += [getattr(self.pooler, "last", None), self.settings]
         facts += [self.pooler.code.sha256] if isinstance(self.pooler, OwnPooler) else []
         facts += [self.prompts.to_dict()] if self.prompts.texts else []
@@ -368,4 +369,5 @@ def _open_backbone(config: RunConfig, checkpoint: Path | None, max_length: int |
         if layer != trained_layer:
             raise CheckpointError(f"--hidden_layer={layer}: {checkpoint} was trained on hidden state {trained_layer}; leave the flag out")
     device = config.backbone.device
-    return Backbone(source, max_length, config.backbone.backbone_dtype, layer, pick_device(device), load_options(device))
+    windows = windows_key(config.backbone)
+    return Backbone(source, max_length, config.backbone.backbone_dtype, layer, pick_device(device), load_options(device), windows)

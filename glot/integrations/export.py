@@ -23,6 +23,7 @@ from glot.prompts import DOCUMENT, Prompts
 from glot.settings.choices import PAIR_POOLERS
 from glot.settings.config import RunConfig, read_config
 from glot.states.backbone import Backbone, pick_device
+from glot.states.tokens import windows_key
 from glot.training.checkpoint import BACKBONE, CONFIG, find_trained_backbone, load_run, read_result
 from glot.training.folders import current_umask
 from glot.trust import DISTRUST, Trust
@@ -65,7 +66,8 @@ def export_run(
     config = config.with_values(trust_remote_code=trust.remote_code)
     source = find_trained_backbone(run_dir, read_config(run_dir / CONFIG), config)
     length = max_length or (None if config.backbone.adaptive_length else config.backbone.max_length)
-    backbone = Backbone(source, length, config.backbone.backbone_dtype, config.backbone.hidden_layer, pick_device("cpu"))
+    facts = config.backbone.backbone_dtype, config.backbone.hidden_layer, pick_device("cpu"), None, windows_key(config.backbone)
+    backbone = Backbone(source, length, *facts)
     prompts = Prompts.from_dict(resolved.get("prompts"))
     flags = dataclasses.asdict(config.pooler), dataclasses.asdict(config.graph)
     sources = carried_sources(config, resolved.get("sources") or {})

@@ -56,12 +56,12 @@ class BackboneModule(InputModule):
 
     @property
     def max_seq_length(self) -> int:
-        """Number of tokens that a text is cut to. It can be set, up to the backbone's limit."""
+        """Number of tokens that a text is cut to. It can be set, up to the backbone's limit; with windows beyond it."""
         return self.backbone.max_length
 
     @max_seq_length.setter
     def max_seq_length(self, value: int | None) -> None:
-        self.backbone.max_length = min(value or self.backbone.limit, self.backbone.limit)
+        self.backbone.max_length = min(value or self.backbone.longest, self.backbone.longest)
 
     def preprocess(self, inputs: Sequence[Any], prompt: str | None = None, **_: Any) -> dict[str, Any]:
         """Token ids and mask (B, L), padded to the right, and `prompt_length` where there is a prompt.
@@ -102,6 +102,7 @@ class BackboneModule(InputModule):
             "by_name": self.by_name,
             "max_seq_length": self.max_seq_length,
             "layer": self.backbone.layer,
+            "windows": self.backbone.windows,
             "dtype": self.backbone.reader.precision,
         }
         if not self.by_name:
@@ -124,7 +125,8 @@ class BackboneModule(InputModule):
         source = _find_named(model_name_or_path, facts, trust) if facts["by_name"] else open_folder(str(root), root, trust)
         asked = given.pop("dtype", given.pop("torch_dtype", None))
         dtype = facts["dtype"] if asked in (None, "auto") else str(asked).removeprefix("torch.")
-        backbone = Backbone(source, facts["max_seq_length"], dtype, facts["layer"], torch.device("cpu"), given)
+        where = facts["layer"], torch.device("cpu"), given
+        backbone = Backbone(source, facts["max_seq_length"], dtype, *where, facts.get("windows", ""))
         module = cls(backbone, facts["by_name"])
         module.max_seq_length = facts["max_seq_length"]
         return module

@@ -22,6 +22,7 @@ CONDITIONS: dict[str, tuple[str, Callable[["RunConfig"], bool]]] = {
         "--pooling_method=latent, or glot, crossglot or mlp with --num_layers above 0",
         lambda c: c.pooler.pooling_method == "latent" or (c.pooler.pooling_method in LAYERED and c.pooler.num_layers > 0),
     ),
+    "windows": ("--long_texts=windows", lambda c: c.backbone.long_texts == "windows"),
     "several": ("several hidden layers (--hidden_layer=all, 0,3,6 or every:5)", lambda c: reads_several(c)),
     "crossglot": ("--pooling_method=crossglot", lambda c: c.pooler.pooling_method == "crossglot"),
     "across": (

@@ -16,6 +16,7 @@ from glot.settings.choices import (
     GRAPHS,
     JK_MODES,
     LAYER_MIXES,
+    LONG_TEXTS,
     POOLERS,
     TRACKERS,
 )
@@ -57,6 +58,26 @@ class BackboneConfig:
         128, BACKBONE, "tokens a text is cut to; with --task=stress also the words generated", bounds=(1, MANY), acts="length"
     )
     adaptive_length: bool = flag(False, BACKBONE, "1 = no cut but the model's own limit", acts="trains")
+    long_texts: str = flag(
+        "cut",
+        BACKBONE,
+        "texts beyond the model's limit: cut, or windows = read in overlapping pieces, one sentence again, up to --max_length",
+        choices=LONG_TEXTS,
+        ours=True,
+        later=True,
+        brought=ORIGIN,
+    )
+    window_overlap: int | None = flag(
+        None,
+        BACKBONE,
+        "tokens that two windows share; unset = a quarter of the model's limit",
+        bounds=(0, MANY),
+        acts="windows",
+        ours=True,
+        later=True,
+        brought=ORIGIN,
+        rare=True,
+    )
     backbone_dtype: str = flag(
         "float32",
         BACKBONE,

@@ -39,6 +39,13 @@ def max_tokens(backbone: BackboneConfig) -> int | None:
     return None if backbone.adaptive_length else backbone.max_length
 
 
+def windows_key(backbone: BackboneConfig) -> str:
+    """How texts beyond the model's limit are read, as `Backbone` and a store's key take it: empty = cut, `quarter`, or the overlap."""
+    if backbone.long_texts == "cut":
+        return ""
+    return "quarter" if backbone.window_overlap is None else str(backbone.window_overlap)
+
+
 def find_source(config: BackboneConfig) -> BackboneSource:
     """The backbone that a configuration names, without loading its weights.
 
@@ -82,6 +89,7 @@ def store_key(config: RunConfig, source: BackboneSource, texts: Texts, layer: st
         store_dtype=config.store.store_dtype,
         texts=texts.sha256,
         prompts=texts.used.key,
+        windows=windows_key(config.backbone),
     )
 
 
@@ -96,7 +104,7 @@ def open_tokens(
     """
     if not config.store.precompute_hidden_states:
         backbone, ids = _load(config, source, texts, device, clock)
-        backbone.reader.check(int(ids.lengths.max()))  # a text that is too long fails before training starts
+        backbone.reader.check(min(int(ids.lengths.max()), backbone.limit))  # a text that is too long fails before training starts
         return LiveTokens(backbone, ids, config.backbone.finetune_backbone, ids.skips.tolist(), texts.where)
     root, layers = Path(config.store.store_dir), source.resolve_layers(config.backbone.hidden_layer)
     keys = [store_key(config, source, texts, layer) for layer in layers]
@@ -164,7 +172,7 @@ def load_options(device: str) -> dict[str, str]:
 
 def open_backbone(config: BackboneConfig, source: BackboneSource, layer: str, device: torch.device) -> Backbone:
     """Load the backbone that a configuration asks for."""
-    return Backbone(source, max_tokens(config), config.backbone_dtype, layer, device, load_options(config.device))
+    return Backbone(source, max_tokens(config), config.backbone_dtype, layer, device, load_options(config.device), windows_key(config))
 
 
 def _load(config: RunConfig, source: BackboneSource, texts: Texts, device: torch.device, clock: Clock) -> tuple[Backbone, "TokenIds"]:

@@ -332,7 +332,7 @@ def resolve(config: RunConfig, source: BackboneSource) -> tuple[RunConfig, list[
     notes = []
     last = config.pooler.decoder_cls_last_token
     layer = ",".join(source.resolve_layers(config.backbone.hidden_layer))
-    if not config.backbone.adaptive_length:
+    if not config.backbone.adaptive_length and config.backbone.long_texts == "cut":
         source.check_length(config.backbone.max_length)
     decoder = last and (is_causal(source) if config.pooler.pooling_method == "cls" else source.is_decoder)
     if last and not decoder and config.data.task != "stress":  # there it is on by default, for decoders

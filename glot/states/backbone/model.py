@@ -18,12 +18,15 @@ from glot.states.backbone.facts import remember_facts
 from glot.states.backbone.source import AGAIN, BackboneSource, lone_encoder
 from glot.states.backbone.states import LEAST_PROBE, MOST_AT_LOAD, ReaderOptions, StateReader
 from glot.states.backbone.tokenizer import NO_LIMIT, Tokeniser
+from glot.states.backbone.windows import Windows, make_windows
 from glot.types import TokenBatch
 
 OTHER_INPUTS = ("pixel_values", "input_values", "input_features")
 """Inputs of image and audio models."""
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "autocast": torch.float32}
 """`--backbone_dtype` -> precision of the weights; with autocast, torch computes matrix products in bfloat16."""
+QUARTERS = "quarter"
+"""Windows that share a quarter of the model's limit."""
 PADDED_TOKENS = 4096
 """Most tokens of one batch, padding included: 32 texts of 128 tokens."""
 FLOATS = ("F64", "F32", "F16", "BF16")
@@ -42,6 +45,7 @@ class Backbone:
         layer: from `source.resolve_layer`, or several of them with commas between: states are then side by side, (N, m d).
         device: device of inputs and packed states.
         load_options: further options of `from_pretrained`; with `device_map` the model stays where that puts it.
+        windows: how texts beyond `limit` are read: empty = cut, else in windows that share so many tokens (`quarter` = of the limit).
 
     Attributes:
         max_length: number of tokens that a text is cut to.
@@ -66,8 +70,9 @@ class Backbone:
         layer: str,
         device: torch.device,
         load_options: dict[str, Any] | None = None,
+        windows: str = "",
     ) -> None:
-        self.source, self.layer, self.dtype, self.device = source, layer, dtype, device
+        self.source, self.layer, self.dtype, self.device, self.windows = source, layer, dtype, device, windows
         self.tokeniser = Tokeniser(source)
         claim = min(self.tokeniser.limit, source.position_claim or NO_LIMIT)
         self._check_length(max_length, claim)
@@ -78,7 +83,8 @@ class Backbone:
         self.reader = self._open_reader()
         self.limit = self._find_limit(min(claim, position_rows(self.model)), max_length)
         self._check_length(max_length, self.limit)
-        self.max_length = max_length or self.limit
+        self.max_length = max_length or self.longest
+        self._pieces = self._make_windows() if windows else None
         if source.identity:
             remember_facts(source.identity, {"is_causal": self.reader.is_causal})
 
@@ -107,8 +113,17 @@ class Backbone:
             self.model, ReaderOptions(self.source.name, self.source.num_layers, self.tokeniser.fill_token, rows, self.dtype == "autocast")
         )
 
+    @property
+    def longest(self) -> int:
+        """Most tokens that a text can keep: the model's limit, or any number in windows."""
+        return NO_LIMIT if self.windows else self.limit
+
+    def _make_windows(self) -> Windows:
+        overlap = None if self.windows == QUARTERS else int(self.windows)
+        return make_windows(self.source.name, self.limit, overlap, self.tokeniser.special_ends())
+
     def _check_length(self, max_length: int | None, limit: int) -> None:
-        if max_length is not None and max_length > limit:
+        if max_length is not None and max_length > limit and not self.windows:
             raise ConfigError(f"--max_length={max_length}: {self.source.name} reads at most {limit} tokens")
 
     def _find_limit(self, claim: int, max_length: int | None) -> int:
@@ -194,8 +209,38 @@ class Backbone:
 
     def encode_layers(self, ids: list[list[int]], layers: list[str], skips: Sequence[int] | None = None) -> list[TokenBatch]:
         """`encode` for several layers, from one forward pass."""
-        batches = self.reader.read(ids, layers)
+        is_longer = self._pieces is not None and max(map(len, ids)) > self.limit
+        batches = self._read_windows(ids, layers) if is_longer else self.reader.read(ids, layers)
         return batches if skips is None or not any(skips) else [drop_leading(batch, skips) for batch in batches]
+
+    def _read_windows(self, ids: list[list[int]], layers: list[str]) -> list[TokenBatch]:
+        """`StateReader.read` of texts of which some are longer than the model reads.
+
+        Raises:
+            StateError: `place` is the text's index in `ids`.
+        """
+        assert self._pieces is not None
+        pieces = [(place, part) for place, text in enumerate(ids) for part in self._split(text)]
+        states: list[list[list[Tensor]]] = [[[] for _ in ids] for _ in layers]
+        at_once = max(1, PADDED_TOKENS // max(len(part) for _, part in pieces))
+        for start in range(0, len(pieces), at_once):
+            group = pieces[start : start + at_once]
+            try:
+                batches = self.reader.read([part for _, part in group], layers)
+            except StateError as error:
+                raise StateError(error.problem, None if error.place is None else group[error.place][0]) from error
+            for layer, batch in zip(states, batches, strict=True):
+                for (place, _), part in zip(group, batch.tokens.split(batch.lengths.tolist()), strict=True):
+                    layer[place].append(part)
+        lengths = torch.tensor([len(text) for text in ids])
+        joined = [
+            [parts[0] if len(parts) == 1 else self._pieces.join(parts, len(text)) for parts, text in zip(layer, ids, strict=True)]
+            for layer in states
+        ]
+        return [TokenBatch.from_lengths(torch.cat(layer), lengths) for layer in joined]
+
+    def _split(self, text: list[int]) -> list[list[int]]:
+        return [text] if len(text) <= self.limit or self._pieces is None else self._pieces.split(text)
 
     def encode_sorted(self, ids: list[list[int]], layers: list[str], skips: Sequence[int] | None = None) -> Iterator[list[TokenBatch]]:
         """States of texts sorted from long to short, one batch per layer of at most `PADDED_TOKENS` at a time, without gradient.

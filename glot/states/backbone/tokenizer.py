@@ -110,6 +110,18 @@ class Tokeniser:
             self._prompt_lengths[prompt] = len(ids) - ends
         return self._prompt_lengths[prompt]
 
+    def special_ends(self) -> tuple[int, int]:
+        """Numbers of special tokens that are put before and behind a text.
+
+        Raises:
+            ConfigError: they do not stand around the text.
+        """
+        whole, plain = self._encode(["a"])[0], self._encode(["a"], add_special_tokens=False)[0]
+        places = [place for place in range(len(whole) - len(plain) + 1) if whole[place : place + len(plain)] == plain]
+        if not plain or not places:
+            raise ConfigError(f"--long_texts=windows: {self.name}: its special tokens do not stand around a text; use cut")
+        return places[0], len(whole) - len(plain) - places[0]
+
     @property
     def end_token(self) -> int:
         known = (self.tokenizer.eos_token_id, self.tokenizer.sep_token_id, self.tokenizer.pad_token_id)

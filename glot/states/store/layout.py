@@ -27,6 +27,7 @@ class StoreKey:
         store_dtype: precision on disk.
         texts: SHA-256 of the distinct texts in order.
         prompts: `UsedPrompts.key`. An empty one is not part of the key, so that stores without prompts keep their names.
+        windows: overlap of windows, `quarter` = of the model's limit. Empty where texts are cut, and then not part of the key either.
 
     Examples:
         >>> StoreKey("owner/name@commit", "6", 128, "float32", "float16", texts_sha256(["a text"])).fingerprint
@@ -40,6 +41,7 @@ class StoreKey:
     texts: str
     format_version: int = FORMAT_VERSION
     prompts: str = ""
+    windows: str = ""
 
     @property
     def fingerprint(self) -> str:
@@ -51,7 +53,7 @@ class StoreKey:
         return json.dumps(self._fields(), indent=1, sort_keys=True)
 
     def _fields(self) -> dict[str, object]:
-        return {name: value for name, value in dataclasses.asdict(self).items() if name != "prompts" or value}
+        return {name: value for name, value in dataclasses.asdict(self).items() if name not in ("prompts", "windows") or value}
 
     def folder(self, root: Path) -> Path:
         """The folder of this key's store under `root`."""
