@@ -22,7 +22,8 @@ from glot.nn.poolers import own_codes
 from glot.prompts import DOCUMENT, Prompts
 from glot.settings.choices import PAIR_POOLERS
 from glot.settings.config import RunConfig, read_config
-from glot.states.backbone import Backbone, pick_device
+from glot.settings.sections import BackboneConfig
+from glot.states.backbone import Backbone, BackboneSource, pick_device
 from glot.states.tokens import windows_key
 from glot.training.checkpoint import BACKBONE, CONFIG, find_trained_backbone, load_run, read_result
 from glot.training.folders import current_umask
@@ -65,14 +66,12 @@ def export_run(
         raise ConfigError(f"--head_only: {run_dir} has trained its backbone too; export it whole")
     config = config.with_values(trust_remote_code=trust.remote_code)
     source = find_trained_backbone(run_dir, read_config(run_dir / CONFIG), config)
-    length = max_length or (None if config.backbone.adaptive_length else config.backbone.max_length)
-    facts = config.backbone.backbone_dtype, config.backbone.hidden_layer, pick_device("cpu"), None, windows_key(config.backbone)
-    backbone = Backbone(source, length, *facts)
+    backbone = _open_backbone(source, config.backbone, max_length)
     prompts = Prompts.from_dict(resolved.get("prompts"))
     flags = dataclasses.asdict(config.pooler), dataclasses.asdict(config.graph)
     sources = carried_sources(config, resolved.get("sources") or {})
-    included, layers = not (exclude_prompt or prompts.exclude), len(backbone.layers)
-    pooling = GlotPooling(*flags, resolved["hidden_size"], config.data_seed, included, sources or None, layers)
+    included = not (exclude_prompt or prompts.exclude)
+    pooling = GlotPooling(*flags, resolved["hidden_size"], config.data_seed, included, sources or None, len(backbone.layers))
     pooling.net.load_state_dict(model.pooler.state_dict())
     texts = _texts_of(prompts)
     modules = [BackboneModule(backbone, head_only), pooling, Normalize()]
@@ -86,6 +85,12 @@ def export_run(
         _check_export(partial, whole, backbone.dtype)
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     return f"{folder}: {config.pooler.pooling_method}, D = {pooling.net.out_dim}, {size / 2**20:.1f} MiB{', backbone by name' * head_only}"
+
+
+def _open_backbone(source: BackboneSource, config: BackboneConfig, max_length: int | None) -> Backbone:
+    """The backbone of the run, on the CPU."""
+    length = max_length or (None if config.adaptive_length else config.max_length)
+    return Backbone(source, length, config.backbone_dtype, config.hidden_layer, pick_device("cpu"), None, windows_key(config))
 
 
 def _texts_of(prompts: Prompts) -> dict[str, str]:

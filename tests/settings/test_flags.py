@@ -234,7 +234,7 @@ def test_every_condition_is_used_and_is_true_in_one_run_and_false_in_another():
     runs += [base.with_values(task="custom", train_file=file, text_columns="a,b") for file in ("x.csv", "hub:owner/name")]
     runs += [base.with_values(pooling_method="mine.py:Mine"), base.with_values(folds=3)]
     runs += [base.with_values(task="rte", pooling_method="crossglot", cross_adj=kind, cross_inside=True) for kind in CROSS_GRAPHS]
-    runs += [base.with_values(hidden_layer="all")]
+    runs += [base.with_values(hidden_layer="all"), base.with_values(long_texts="windows")]
     for name, (_, predicate) in CONDITIONS.items():
         assert {predicate(run) for run in runs} == {True, False}, name
 
