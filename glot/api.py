@@ -139,9 +139,9 @@ def as_word(name: str, value: Any) -> str:
 def _name_of_object(value: Any) -> str:
     """The flag's word for a class or function: a pooler of this package by its name, a user's by its file."""
     from glot.nn.own import name_of_object  # late: it imports torch
-    from glot.nn.poolers import CLASSES
+    from glot.nn.poolers.pairs import ALL_CLASSES
 
-    return next((name for name, kind in CLASSES.items() if kind is value), None) or name_of_object(value)
+    return next((name for name, kind in ALL_CLASSES.items() if kind is value), None) or name_of_object(value)
 
 
 def load(checkpoint: str | Path, **options: Any) -> SentenceEncoder:

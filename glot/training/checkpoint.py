@@ -33,7 +33,7 @@ from glot.nn.heads import FeatureHead, FittedHead
 from glot.nn.model import SentenceModel
 from glot.nn.own import OwnCode
 from glot.nn.pooler import Pooler
-from glot.nn.poolers import build_pooler
+from glot.nn.poolers.pairs import build_model_pooler
 from glot.settings.checks import value_problems
 from glot.settings.config import RunConfig, read_config
 from glot.settings.effects import has_gradient
@@ -145,7 +145,7 @@ def build_model(
         finished: with the head that the run ends with, which a solver fits with `--head=probe` or `svm`; else with the one that is trained.
     """
     layers = config.backbone.hidden_layer.count(",") + 1
-    pooler = build_pooler(config.pooler, config.graph, hidden_size, config.data_seed, sources, layers, task.is_symmetric)
+    pooler = build_model_pooler(config.pooler, config.graph, hidden_size, config.data_seed, sources, layers, task.is_symmetric)
     if config.head.head != "trained" and (finished or not has_gradient(config)):
         return SentenceModel(pooler, fitted_head(config, task, pooler))
     if pooler.sides == 2:

@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 
 from glot.errors import ConfigError
-from glot.nn.poolers import build_pooler, own_codes
+from glot.nn.poolers import own_codes
+from glot.nn.poolers.pairs import build_model_pooler
 from glot.settings.config import RunConfig
 from glot.types import TokenBatch
 
@@ -22,7 +23,7 @@ def probe_pooler(config: RunConfig, width: int) -> None:
     flag = "pooling_method" if config.pooler.pooling_method in codes else "graph_adj"
     name = f"--{flag}={config.to_dict()[flag]}"
     state, generator = torch.get_rng_state(), torch.Generator().manual_seed(0)
-    pooler, twin = (build_pooler(config.pooler, config.graph, width, config.data_seed).eval() for _ in range(2))
+    pooler, twin = (build_model_pooler(config.pooler, config.graph, width, config.data_seed).eval() for _ in range(2))
     lengths, tokens = torch.tensor([3, 1, 5]), torch.randn(9, width, generator=generator)
     batch = TokenBatch.from_lengths(tokens.clone(), lengths)
     together, again = (pooler.readout(batch)[0] if pooler.sides == 1 else pooler(batch, batch) for _ in range(2))

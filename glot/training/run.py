@@ -19,7 +19,8 @@ from glot.distributed import Processes, processes
 from glot.errors import GlotError, TrainingError
 from glot.files import HUB, find_files
 from glot.nn.model import SentenceModel
-from glot.nn.poolers import CLASSES, own_codes
+from glot.nn.poolers import own_codes
+from glot.nn.poolers.pairs import ALL_CLASSES
 from glot.progress import Clock, say, warn
 from glot.prompts import UsedPrompts
 from glot.settings.choices import short_name
@@ -281,7 +282,7 @@ def run_fingerprint(config: RunConfig, source: BackboneSource, data: TaskData | 
     for flag in ("pooling_method", "graph_adj") if own else ():  # what the code is counts, not where it stands
         name = config.to_dict()[flag]
         values[flag] = own.get(name, name)
-    kind = CLASSES.get(config.pooler.pooling_method)
+    kind = ALL_CLASSES.get(config.pooler.pooling_method)
     code = code_hash(*([] if kind is None else [kind.__module__]))
     return config.with_values(**values).fingerprint(source.identity, data.sha256, str(sorted(versions().items())), code)
 

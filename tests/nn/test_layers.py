@@ -15,8 +15,8 @@ import glot
 from glot.cli import glot_main, main
 from glot.errors import ConfigError
 from glot.nn.layers import LAYER_MIXES, NORMAL_RANGE, WIDEST, LayeredPooler
-from glot.nn.poolers import build_pooler
 from glot.nn.poolers.fixed import MeanPooler
+from glot.nn.poolers.pairs import build_model_pooler
 from glot.settings.choices import PAIR_POOLERS, POOLERS
 from glot.settings.config import GraphConfig, PoolerConfig
 from glot.states.backbone import find_backbone
@@ -83,7 +83,7 @@ def test_mixes_are_what_they_say():
 def test_every_pooler_takes_several_layers(name, mix):
     torch.manual_seed(0)
     config = PoolerConfig(name, gat_hidden_dim=4, num_layers=1, scorer_hidden=4, layer_mix=mix)
-    pooler = build_pooler(config, GraphConfig(), 24, layers=3)
+    pooler = build_model_pooler(config, GraphConfig(), 24, layers=3)
     batch = batch_of(3)
     sides = (batch,) * pooler.sides
     vectors = pooler.eval()(*sides)

@@ -7,14 +7,11 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from glot.errors import ConfigError, library_door, lookup, reason
-from glot.nn.cross import SHUFFLED, CrossRule
 from glot.nn.graph import GraphRule
 from glot.nn.layers import LayeredPooler
 from glot.nn.own import OwnCode, OwnPooler, find_code, is_own, run_code
 from glot.nn.pooler import Pooler
-from glot.nn.poolers.alignment import AlignmentPooler
 from glot.nn.poolers.attention import GatedPooler, LatentPooler, PmaPooler
-from glot.nn.poolers.crossglot import CrossGlotPooler
 from glot.nn.poolers.fixed import ClsPooler, MaxPooler, MeanPooler, StdPooler, WeightedMeanPooler
 from glot.nn.poolers.glot import GlotPooler
 from glot.nn.poolers.scored import AdaPooler, MlpPooler
@@ -23,7 +20,6 @@ if TYPE_CHECKING:
     from glot.settings.sections import GraphConfig, PoolerConfig
 
 Build = Callable[["PoolerConfig", GraphRule, int], Pooler]
-BuildPair = Callable[["PoolerConfig", CrossRule, int, bool], Pooler]
 
 POOLERS: dict[str, Build] = {
     "cls": lambda config, rule, d: ClsPooler(d, last=config.decoder_cls_last_token),
@@ -36,17 +32,10 @@ POOLERS: dict[str, Build] = {
     "gated": lambda config, rule, d: GatedPooler(d),
     "pma": lambda config, rule, d: PmaPooler(d),
     "latent": lambda config, rule, d: LatentPooler(d, config.gat_hidden_dim),
-    "glot": lambda config, rule, d: GlotPooler(
-        d, config.gat_hidden_dim, config.num_layers, config.gnn_type, config.jk_mode, rule, config.input_proj
-    ),
+    "glot": lambda config, rule, d: _glot(config, rule, d),
 }
 """`--pooling_method` -> build(config, graph rule, d)."""
 
-PAIR_POOLERS: dict[str, BuildPair] = {
-    "alignment": lambda config, rule, d, symmetric: AlignmentPooler(d, rule.kind == SHUFFLED, symmetric),
-    "crossglot": lambda config, rule, d, symmetric: CrossGlotPooler(d, config.gat_hidden_dim, config.num_layers, rule, symmetric),
-}
-"""`--pooling_method` -> build(config, rule across the pair, d, whether the sentences may be exchanged): features of a pair."""
 
 CLASSES: dict[str, type[Pooler]] = {
     "cls": ClsPooler,
@@ -60,10 +49,13 @@ CLASSES: dict[str, type[Pooler]] = {
     "pma": PmaPooler,
     "latent": LatentPooler,
     "glot": GlotPooler,
-    "alignment": AlignmentPooler,
-    "crossglot": CrossGlotPooler,
 }
 """`--pooling_method` -> class."""
+
+
+def _glot(config: "PoolerConfig", rule: GraphRule, in_dim: int) -> Pooler:
+    projected = getattr(config, "input_proj", False)  # which modules that older versions saved do not say
+    return GlotPooler(in_dim, config.gat_hidden_dim, config.num_layers, config.gnn_type, config.jk_mode, rule, projected)
 
 
 def build_pooler(
@@ -73,7 +65,6 @@ def build_pooler(
     graph_seed: int = 0,
     sources: dict[str, str] | None = None,
     layers: int = 1,
-    symmetric: bool = False,
 ) -> Pooler:
     """Build the pooler that a configuration names, for tokens of width `in_dim`.
 
@@ -86,26 +77,38 @@ def build_pooler(
         graph_seed: of random graphs.
         sources: name -> source of a user's own pooler or rule, where it does not come from its file (a run folder, an export).
         layers: hidden layers whose states stand side by side in a token's state.
-        symmetric: for poolers of pairs, whether the sentences of a pair may be exchanged.
 
     Raises:
         ConfigError: unknown pooler, conv or jump, or own code that fails.
     """
     codes = own_codes(config, graph, sources or {})
-    rule = GraphRule(graph.graph_adj, graph.tau, graph.knn_k, graph.window_size, graph_seed)
-    if graph.graph_adj in codes:
-        rule = replace(rule, function=run_code(codes[graph.graph_adj], f"--graph_adj={graph.graph_adj}"))
+    rule = make_rule(config, graph, graph_seed, sources)
 
     def build(width: int) -> Pooler:
         """A fresh pooler for tokens of a width."""
         if config.pooling_method in codes:
             return OwnPooler(codes[config.pooling_method], width, parse_options(config.pooler_options))
-        if config.pooling_method in PAIR_POOLERS:
-            cross = CrossRule(graph.cross_adj, graph.tau, graph.knn_k, graph_seed, rule if graph.cross_inside else None)
-            return PAIR_POOLERS[config.pooling_method](config, cross, width, symmetric)
         return lookup(POOLERS, config.pooling_method, "pooling_method")(config, rule, width)
 
+    return over_layers(build, in_dim, layers, config)
+
+
+def over_layers(build: Callable[[int], Pooler], in_dim: int, layers: int, config: "PoolerConfig") -> Pooler:
+    """A pooler for tokens of width `in_dim`: `build` itself, or with several hidden layers a `LayeredPooler` around it."""
     return build(in_dim) if layers == 1 else LayeredPooler(build, in_dim, layers, config.layer_mix)
+
+
+def make_rule(config: "PoolerConfig", graph: "GraphConfig", graph_seed: int = 0, sources: dict[str, str] | None = None) -> GraphRule:
+    """The rule of a configuration's token graph; see `build_pooler`.
+
+    Raises:
+        ConfigError: own code that fails.
+    """
+    codes = own_codes(config, graph, sources or {})
+    rule = GraphRule(graph.graph_adj, graph.tau, graph.knn_k, graph.window_size, graph_seed)
+    if graph.graph_adj not in codes:
+        return rule
+    return replace(rule, function=run_code(codes[graph.graph_adj], f"--graph_adj={graph.graph_adj}"))
 
 
 def own_codes(config: "PoolerConfig", graph: "GraphConfig", sources: Mapping[str, str] | None = None) -> dict[str, OwnCode]:
