@@ -20,11 +20,9 @@ from glot.cli import glot_main, main
 from glot.errors import ConfigError
 from glot.integrations.bundle import ROOT_MODULE, bundle, modules_needed
 from glot.integrations.export import requirements
-from glot.integrations.sentence_transformers import GlotPooling
 from glot.nn.poolers import POOLERS as POOLER_TABLE
 from glot.nn.poolers import build_pooler
 from glot.settings.config import GraphConfig, PoolerConfig
-from glot.types import TokenBatch
 
 pytestmark = pytest.mark.slow  # sentence-transformers takes seconds to import, and a second to load a model
 TEXTS = ["red cat", "the big dog runs", "a", "not the small blue cat sleeps", "green"]
@@ -147,37 +145,6 @@ def test_a_trained_backbone_is_exported_with_its_head(train, tiny_bert, capsys):
     assert np.abs(glot.load(plain).encode(TEXTS) - glot.load(run).encode(TEXTS)).max() > 1e-3
     assert glot_main(["export", str(run), "--to", str(run.parent / "head"), "--head_only"]) == 2
     assert "has trained its backbone too" in capsys.readouterr().err
-
-
-def pooling(include_prompt: bool) -> GlotPooling:
-    torch.manual_seed(0)
-    flags = {"pooling_method": "glot", "gat_hidden_dim": 4, "num_layers": 1, "gnn_type": "gat", "jk_mode": "cat"}
-    graph = {"graph_adj": "threshold", "tau": 0.0, "knn_k": 2, "window_size": 2}
-    return GlotPooling(flags, graph, 6, include_prompt=include_prompt).eval()
-
-
-@pytest.mark.parametrize("prompt", [0, 2, 9])
-@pytest.mark.parametrize("include", [True, False])
-def test_padding_flattening_and_prompts_against_one_sentence_at_a_time(prompt, include):
-    module, draw = pooling(include), torch.Generator().manual_seed(1)
-    lengths = [5, 3, 1]
-    sentences = [torch.randn(length, 6, generator=draw) for length in lengths]
-    skipped = [0 if include else min(prompt, length - 1) for length in lengths]
-    parts = [sentence[skip:] for sentence, skip in zip(sentences, skipped, strict=True)]
-    expected = torch.cat([module.net(TokenBatch.from_lengths(part, torch.tensor([len(part)]))) for part in parts])
-    for left in (False, True):
-        states, mask = torch.full((3, 5, 6), 7.0), torch.zeros(3, 5, dtype=torch.int64)
-        for row, sentence in enumerate(sentences):
-            place = slice(5 - len(sentence), 5) if left else slice(0, len(sentence))
-            states[row, place], mask[row, place] = sentence, 1
-        kept = mask.clone()
-        found = module({"token_embeddings": states, "attention_mask": mask, "prompt_length": prompt})
-        torch.testing.assert_close(found["sentence_embedding"], expected, atol=1e-5, rtol=1e-5)
-        assert torch.equal(mask, kept) and found["readout_weights"].shape == (3, 5)
-    bounds = torch.tensor([0, 5, 8, 9], dtype=torch.int32)
-    flat = module({"token_embeddings": torch.cat(sentences).unsqueeze(0), "cu_seq_lens_q": bounds, "prompt_length": prompt})
-    torch.testing.assert_close(flat["sentence_embedding"], expected, atol=1e-5, rtol=1e-5)
-    assert flat["readout_weights"].shape == (9,) and float(flat["readout_weights"].detach().sum()) == pytest.approx(3, abs=1e-4)
 
 
 def test_prompts_of_a_loaded_model(train, tiny_bert):

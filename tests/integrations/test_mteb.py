@@ -19,7 +19,6 @@ from glot.encoder import SentenceEncoder
 from glot.errors import ConfigError
 from glot.integrations.mteb import MtebModel, evaluate_tasks, find_tasks, read_locally
 from glot.nn.poolers.fixed import MeanPooler
-from glot.report.mteb_tables import mteb_table
 from glot.settings.choices import MTEB_CACHE, POOLERS
 from glot.settings.config import RunConfig
 from glot.settings.flags import parse
@@ -252,20 +251,6 @@ def test_names_of_tasks_and_benchmarks(tmp_path):
     ):
         with pytest.raises(ConfigError, match=complaint):
             find_tasks(wrong, None, tmp_path)
-
-
-def test_tables_put_published_figures_beside_ours():
-    from glot.integrations.mteb import MtebScore
-
-    scores = [
-        MtebScore("SciFact", "Retrieval", "ndcg_at_10", 0.5, None),
-        MtebScore("STS12", "STS", "cosine_spearman", 0.25, None),
-        MtebScore("STS13", "STS", "cosine_spearman", None, "lost"),
-    ]
-    _, rows = mteb_table(scores, "bert-base-uncased", "mean")
-    assert rows[0] == ["SciFact", "Retrieval", "ndcg_at_10", "50.00", "17.69", ""] and rows[2][3:] == ["", "", "lost"]
-    assert rows[3] == ["mean", "Retrieval", "1 task", "50.00", "17.69", ""] and rows[4][1:4] == ["STS", "1 task", "25.00"]
-    assert rows[5] == ["mean", "all", "2 tasks", "37.50", "24.28", ""]
 
 
 @pytest.mark.parametrize("path", [ROOT / "mteb_eval_config.yaml", ROOT / "configs/mteb7.yaml"], ids=lambda path: path.stem)
