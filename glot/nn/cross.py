@@ -87,15 +87,15 @@ class PairView:
         """Cosines of tokens `start` to `stop` of the first sentences with all tokens of the second: (b, r, m)."""
         return self.units[0][:, start:stop] @ self.units[1].transpose(1, 2)
 
-    def compare(self, choose: Callable[[Tensor, int], Tensor]) -> Tensor:
-        """(b, n, m) bool, joined from `choose(cosines (b, r, m), start)` by row ranges."""
-        parts = parts_of(*self.shape[1:])
-        return torch.cat([choose(self.cosines(start, stop), start) for start, stop in parts], 1)
-
     @cached_property
     def near(self) -> Tensor:
-        """(b, n, m) bool: cosine above tau."""
-        return self.compare(lambda cosines, _: cosines > self.rule.tau) & self.real
+        """(b, n, m) bool: cosine above tau, by row ranges: only one range of cosines is held at a time."""
+        ranges = [self.cosines(start, stop) > self.rule.tau for start, stop in parts_of(*self.shape[1:])]
+        return torch.cat(ranges, 1) & self.real
+
+    def ranked(self) -> Tensor:
+        """(b, n, m) cosines, -inf where either token is padding."""
+        return self.cosines(0, self.shape[1]).masked_fill(~self.real, -torch.inf)
 
 
 def _threshold(view: PairView) -> Tensor:
@@ -113,7 +113,7 @@ def _complete(view: PairView) -> Tensor:
 def _knn(view: PairView) -> Tensor:
     """Two tokens are joined where either is among the other's k nearest."""
     chosen = torch.zeros_like(view.real)
-    cosines = view.compare(lambda found, _: found).masked_fill(~view.real, -torch.inf)
+    cosines = view.ranked()
     for dim in (1, 2):
         chosen.scatter_(dim, cosines.topk(min(view.rule.knn_k, cosines.shape[dim]), dim).indices, True)
     return chosen
@@ -183,11 +183,16 @@ class CrossGraph:
         return self.first, rotate(self.second) if self.is_rotated else self.second
 
     @cached_property
-    def sides(self) -> tuple[Padding, Padding]:
-        """Both sentences in groups of pairs of similar length."""
+    def groups(self) -> list[Tensor]:
+        """The pairs of each group: those of similar length."""
         first, second = self.pair
-        groups = group_by_length(torch.maximum(first.lengths, second.lengths))
-        return Padding(first, groups), Padding(second, groups)
+        return group_by_length(torch.maximum(first.lengths, second.lengths))
+
+    @cached_property
+    def sides(self) -> tuple[Padding, Padding]:
+        """Both sentences of each pair, in groups."""
+        first, second = self.pair
+        return Padding(first, self.groups), Padding(second, self.groups)
 
     @cached_property
     @torch.no_grad()
@@ -203,14 +208,12 @@ class CrossGraph:
         found = []
         own = CrossGraph(self.first, self.second, CrossRule("threshold", self.rule.tau))
         cells = self.first.lengths * self.second.lengths
-        groups = group_by_length(torch.maximum(self.first.lengths, self.second.lengths))
         share = torch.empty(len(self.first), dtype=torch.float64)
-        for rows, joined in zip(groups, own.joined, strict=True):
+        for rows, joined in zip(own.groups, own.joined, strict=True):
             share[rows] = joined.sum((1, 2)).cpu().double() / cells[rows]
-        groups = group_by_length(torch.maximum(self.pair[0].lengths, self.pair[1].lengths))
-        for place, rows in enumerate(groups):
+        for place, rows in enumerate(self.groups):
             view = PairView(self.sides, place, self.rule)
-            cosines = view.compare(lambda part, _: part).masked_fill(~view.real, -torch.inf).flatten(1)
+            cosines = view.ranked().flatten(1)
             counts = (share[rows] * view.lengths[0] * view.lengths[1]).round().long() * (len(self.first) > 1)
             chosen = torch.zeros_like(cosines, dtype=torch.bool)
             for row, count in enumerate(counts.tolist()):

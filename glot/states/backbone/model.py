@@ -377,7 +377,7 @@ def embedding_rows(model: Any) -> int | None:
     """Number of rows of the token embedding; None where the model does not name its embedding."""
     try:
         table = model.get_input_embeddings()
-    except (AttributeError, NotImplementedError):
+    except (AttributeError, NotImplementedError):  # transformers' answer where no embedding is named; a model's own code lacks the method
         return None
     weight = getattr(table, "weight", None)
     return int(weight.shape[0]) if isinstance(weight, Tensor) else None
