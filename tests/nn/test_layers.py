@@ -262,3 +262,23 @@ def test_a_pooler_of_pairs_on_scores_and_on_three_classes(capsys, tiny_flags, ta
         capsys, [*tiny_flags, *PAIRS, f"--task={task}", f"--pooling_method={pooler}", "--epochs=2", "--seeds=1,2", "--stack_seeds=1"]
     )
     assert len(result["runs"]) == 2 and all(np.isfinite(scores_of(one)).all() for one in result["runs"])
+
+
+CROSSED = ["--pooling_method=crossglot", "--tau=0.2"]
+CHANGES = [
+    *([*CROSSED, f"--cross_adj={kind}"] for kind in ("knn", "complete", "none", "random", "shuffled")),
+    [*CROSSED, "--cross_inside=1"],
+    [*CROSSED, "--tau=0.6"],
+    ["--pooling_method=alignment", "--cross_adj=shuffled"],
+    ["--pooling_method=glot", "--jk_mode=none"],
+    ["--pooling_method=glot", "--input_proj=1"],
+    ["--pooling_method=mean", "--pair_features=cosine"],
+]
+
+
+@pytest.mark.parametrize("flags", CHANGES, ids=" ".join)
+def test_each_choice_moves_the_scores_of_a_run(capsys, tiny_flags, flags):
+    base = CROSSED if flags[: len(CROSSED)] == CROSSED else flags[:1]
+    first, second = (run(capsys, [*tiny_flags, *PAIRS, "--epochs=1", *words]) for words in (base, flags))
+    assert first["fingerprint"] != second["fingerprint"]
+    assert np.abs(scores_of(first) - scores_of(second)).max() > 1e-5
