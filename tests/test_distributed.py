@@ -147,6 +147,7 @@ def test_a_mistake_is_said_by_every_process_in_one_line(tmp_path, tiny_flags):
         ("--pooling_method=glot --gnn_type=gin", "batch norm"),
         ("--task=mteb", "one process"),
         ("--finetune_backbone=1", "backbones apart"),
+        ("--finetune_backbone=lora", "backbones apart"),
     ],
 )
 def test_what_cannot_be_shared_is_refused(monkeypatch, capsys, tiny_flags, flag, named):

@@ -186,6 +186,7 @@ EVERY_POOLER = {
     "random graph": "--pooling_method=glot --gat_hidden_dim=4 --graph_adj=random --tau=0.2 --data_seed=3",
     "mean of layers": "--pooling_method=glot --gat_hidden_dim=4 --jk_mode=mean",
     "fine-tuned": "--pooling_method=adapool --finetune_backbone=1 --backbone_lr=1e-2",
+    "with an adapter": "--pooling_method=glot --gat_hidden_dim=4 --finetune_backbone=lora --backbone_lr=1e-2",
 }
 
 
@@ -193,11 +194,11 @@ EVERY_POOLER = {
 def test_the_released_file_of_every_pooler_gives_the_runs_vectors(name, trained, tmp_path, tiny_bert):
     flags = f"--task=embedding --train_file={trained}/pairs.jsonl --lr=1e-2 --epochs=1 --batch_size=8 --max_length=12 --verbose=0"
     flags += f" --run_name=run --model_name_or_path={tiny_bert} --output_dir={tmp_path} --save_dir={tmp_path}/saved {EVERY_POOLER[name]}"
-    flags += "" if name == "fine-tuned" else f" --store_dir={tmp_path}/hidden"
+    flags += "" if "finetune" in flags else f" --store_dir={tmp_path}/hidden"
     assert main(flags.split()) == 0
     (released,) = (tmp_path / "saved").glob("*.pth")
     np.testing.assert_allclose(glot.load(released).encode(TEXTS), glot.load(tmp_path / "run").encode(TEXTS), atol=1e-6)
-    if name == "fine-tuned":
+    if "finetune" in flags:
         shutil.rmtree(tmp_path / "run/backbone")
         with pytest.raises(CheckpointError, match="was trained together with its backbone, which is not in"):
             glot.load(released)

@@ -66,7 +66,7 @@ def _training(config: RunConfig, result: dict[str, Any], data: str, metrics: dic
         config.train,
         "texts not cut" if config.backbone.adaptive_length else f"texts cut to {config.backbone.max_length} tokens",
     )
-    also = "too" if config.backbone.finetune_backbone else "was not"
+    also = "too" if config.backbone.is_trained else "was not"
     trained = f"{result['trainable_params']:,} parameters trained, the backbone {also}"
     return [
         "## Training",

@@ -20,9 +20,9 @@ from glot.integrations.sentence_transformers import BUNDLE, BackboneModule, Glot
 from glot.nn.own import cut_out, libraries, package_names
 from glot.nn.poolers import own_codes
 from glot.prompts import DOCUMENT, Prompts
+from glot.settings.backbone_sections import BackboneConfig
 from glot.settings.choices import PAIR_POOLERS
 from glot.settings.config import RunConfig, read_config
-from glot.settings.sections import BackboneConfig
 from glot.states.backbone import Backbone, BackboneSource, pick_device
 from glot.states.tokens import windows_key
 from glot.training.checkpoint import BACKBONE, CONFIG, find_trained_backbone, load_run, read_result

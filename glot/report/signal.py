@@ -6,9 +6,9 @@ from typing import Any
 from glot.data.shortcuts import score_shortcuts
 from glot.data.stress import needles_kept
 from glot.data.tasks import load_task_data
+from glot.settings.backbone_sections import BackboneConfig
 from glot.settings.config import RunConfig
 from glot.settings.data_sections import DataConfig, StressConfig
-from glot.settings.sections import BackboneConfig
 from glot.states.backbone import kept_characters
 from glot.states.tokens import find_source, max_tokens
 

@@ -157,14 +157,17 @@ def _check_backbone(config: "RunConfig") -> list[str]:
         problems.append(f"--hidden_layer={backbone.hidden_layer}: must be {form}")
     if not re.fullmatch(r"auto|spread|cpu|mps|cuda(:\d+)?", backbone.device):
         problems.append(f"--device={backbone.device}: must be auto, cpu, mps, cuda, cuda:N or spread")
-    if backbone.finetune_backbone and backbone.device == "spread":
+    if backbone.is_trained and backbone.device == "spread":
         problems.append("--device=spread: is for frozen backbones; leave out --finetune_backbone")
     if config.mteb.return_all_hidden_states:
         problems.append("--return_all_hidden_states=1: must be 0; choose layers with --hidden_layer")
-    if backbone.finetune_backbone and config.store.precompute_hidden_states:
-        problems.append("--precompute_hidden_states=1: stored states cannot train the backbone; with --finetune_backbone=1 use 0")
-    if backbone.finetune_backbone and backbone.backbone_dtype != "float32":
-        problems.append(f"--backbone_dtype={backbone.backbone_dtype}: would round small updates away; fine-tune in float32")
+    given = f"--finetune_backbone={backbone.finetune_backbone}"
+    if backbone.is_trained and config.store.precompute_hidden_states:
+        problems.append(f"--precompute_hidden_states=1: stored states cannot train the backbone; with {given} use 0")
+    if backbone.is_trained and backbone.backbone_dtype not in ("float32", "autocast"):
+        problems.append(f"--backbone_dtype={backbone.backbone_dtype}: would round small updates away; with {given} use float32 or autocast")
+    if backbone.finetune_backbone == "lora" and not all(word.strip() for word in backbone.lora_targets.split(",")):
+        problems.append(f"--lora_targets={backbone.lora_targets}: must be auto, or names of linear layers such as query,value")
     if backbone.prompts not in (AUTO, NONE) and not expand_user(backbone.prompts).is_file():
         problems.append(f"--prompts={backbone.prompts}: must be auto, none, or a JSON file that is there")
     if backbone.exclude_prompt and backbone.prompts == NONE:
@@ -227,7 +230,7 @@ def stack_problems(config: "RunConfig") -> list[str]:
     reasons = {
         "--task=embedding: the learning rate follows each run's own loss": config.data.task == "embedding",
         "--task=mteb: it trains nothing": config.data.task == "mteb",
-        "--finetune_backbone=1: there is one backbone": backbone.finetune_backbone,
+        f"--finetune_backbone={backbone.finetune_backbone}: there is one backbone": backbone.is_trained,
         "--pooling_method=mlp: has batch norm": pooler.pooling_method == "mlp",
         f"--pooling_method={pooler.pooling_method}: is your own code": pooler.pooling_method not in POOLERS,
         "--layer_mix=scalar: each run has its own sum of the layers": reads_several(config) and pooler.layer_mix == "scalar",
@@ -250,8 +253,9 @@ def _check_processes(config: "RunConfig") -> list[str]:
     problems = []
     if config.data.task == "mteb":
         problems.append("--task=mteb: runs in one process; start it without torchrun, or one process a task")
-    if config.backbone.finetune_backbone:
-        problems.append(f"--finetune_backbone=1: {count} processes would train {count} backbones apart; start it without torchrun")
+    if config.backbone.is_trained:
+        given = f"--finetune_backbone={config.backbone.finetune_backbone}"
+        problems.append(f"{given}: {count} processes would train {count} backbones apart; start it without torchrun")
     if config.pooler.pooling_method == "mlp":
         problems.append("--pooling_method=mlp: its batch norm would see one process's share of a batch; start it without torchrun")
     if config.pooler.pooling_method == "glot" and config.pooler.gnn_type in ("gin", "gine"):

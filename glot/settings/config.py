@@ -10,12 +10,12 @@ from importlib import metadata
 from pathlib import Path
 
 from glot.errors import CheckpointError, ConfigError, nearest
+from glot.settings.backbone_sections import BackboneConfig
 from glot.settings.checks import check
 from glot.settings.data_sections import DataConfig, FilesConfig, StressConfig
-from glot.settings.index import flag_facts, sections
+from glot.settings.index import flag_facts, kinds, sections
 from glot.settings.sections import (
     DEFAULT_PAIRS,
-    BackboneConfig,
     ContrastiveConfig,
     GraphConfig,
     MtebConfig,
@@ -75,7 +75,7 @@ class RunConfig:
             raise ConfigError(*(f"{name}: no such flag{nearest(name, sections())}" for name in unknown))
         by_section: dict[str, dict[str, typing.Any]] = {}
         for name, value in flat.items():
-            by_section.setdefault(sections()[name], {})[name] = value
+            by_section.setdefault(sections()[name], {})[name] = _former(name, value)
         parts = {row.name: typing.get_type_hints(cls)[row.name] for row in dataclasses.fields(cls)}
         return cls(**{name: kind(**by_section.get(name, {})) for name, kind in parts.items()})
 
@@ -105,6 +105,11 @@ class RunConfig:
         """16 hex digits over all that can change a result, and over whatever `also` adds (data hash, versions)."""
         text = json.dumps([self.determining(), self.data_seed, also], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _former(name: str, value: typing.Any) -> typing.Any:
+    """A value as it is written now: what is a choice today may have been a switch when a run was saved."""
+    return flag_facts()[name].aliases.get(str(int(value)), str(int(value))) if isinstance(value, bool) and kinds()[name] is str else value
 
 
 def read_config(path: Path) -> dict[str, typing.Any]:

@@ -77,10 +77,11 @@ CONDITIONS: dict[str, tuple[str, Callable[["RunConfig"], bool]]] = {
     ),
     "store": ("--precompute_hidden_states=1 in a task that trains", lambda c: _trains(c) and c.store.precompute_hidden_states),
     "live": ("--precompute_hidden_states=1 (live states use this process)", lambda c: _trains(c) and c.store.precompute_hidden_states),
-    "finetune": ("--finetune_backbone=1", lambda c: c.backbone.finetune_backbone),
+    "finetune": ("--finetune_backbone=full or lora", lambda c: _trains(c) and c.backbone.is_trained),
+    "lora": ("--finetune_backbone=lora", lambda c: _trains(c) and c.backbone.finetune_backbone == "lora"),
     "long": (
-        "--task=embedding or --finetune_backbone=1",
-        lambda c: _trains(c) and (c.data.task == "embedding" or c.backbone.finetune_backbone),
+        "--task=embedding or --finetune_backbone",
+        lambda c: _trains(c) and (c.data.task == "embedding" or c.backbone.is_trained),
     ),
     "length": (
         "--task=stress, or --adaptive_length=0 in a task that trains (mteb: --mteb_max_length)",
@@ -131,7 +132,7 @@ def _trains(config: "RunConfig") -> bool:
 
 def has_gradient(config: "RunConfig") -> bool:
     """Whether a run takes gradient steps: a probe on a pooler without weights does not."""
-    return config.head.head == "trained" or has_weights(config) or config.backbone.finetune_backbone
+    return config.head.head == "trained" or has_weights(config) or config.backbone.is_trained
 
 
 def has_weights(config: "RunConfig") -> bool:

@@ -1,7 +1,7 @@
 """What is known of a flag beside its name, type and default."""
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 BACKBONE, POOLER, DATA, STORE, TRAINING, OUTPUT = "backbone", "pooler", "data", "store", "training", "output"
@@ -29,6 +29,7 @@ class FlagFacts:
         own: whether a user's own definition may be named in place of a choice (`file.py:Name`).
         rare: shown by `--help_all` alone.
         switch: `--name` alone means 1.
+        aliases: other words for a choice, in lower case.
         environment: variable that gives it a value where the command line does not.
     """
 
@@ -45,6 +46,7 @@ class FlagFacts:
     rare: bool = False
     switch: bool = False
     environment: str | None = None
+    aliases: dict[str, str] = field(default_factory=dict)
 
 
 def flag(default: Any, group: str, text: str, **facts: Any) -> Any:

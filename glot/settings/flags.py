@@ -119,7 +119,7 @@ def parse(argv: list[str], program: str = "main.py", defaults: dict[str, Any] | 
             values[name] = convert(name, raw)
         except ValueError as error:
             problems.append(str(error))
-    if values.get("finetune_backbone") and "precompute_hidden_states" not in explicit:
+    if values.get("finetune_backbone", "0") != "0" and "precompute_hidden_states" not in explicit:
         values["precompute_hidden_states"] = False
     if values.get("task") == "embedding" and "pooling_method" not in explicit:
         values["pooling_method"] = "glot"  # the release's default, max, has no weights to train
@@ -196,7 +196,7 @@ def convert(name: str, raw: Any) -> Any:
             return text.lower() in TRUE
         raise ValueError(f"--{name}={text}: must be 0 or 1")
     facts = flag_facts()[name]
-    choices = facts.choices
+    text, choices = facts.aliases.get(text.lower(), text), facts.choices
     if choices and text not in choices and not (facts.own and is_own_name(text)):
         raise ValueError(unknown_name(text, choices, name))
     try:

@@ -8,108 +8,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from glot.locate import expand_user
+from glot.settings.backbone_sections import BackboneConfig
 from glot.settings.choices import (
-    BACKBONE_DTYPES,
     CROSS_GRAPHS,
     DTYPES,
     GNN_TYPES,
     GRAPHS,
     JK_MODES,
     LAYER_MIXES,
-    LONG_TEXTS,
     POOLERS,
     TRACKERS,
 )
 from glot.settings.data_sections import DataConfig, FilesConfig, StressConfig
-from glot.settings.facts import BACKBONE, DATA, MANY, ORIGIN, OUTPUT, POOLER, STORE, TRAINING, VAST, WEIGHTS, flag
+from glot.settings.facts import DATA, MANY, OUTPUT, POOLER, STORE, TRAINING, VAST, WEIGHTS, flag
 from glot.settings.training_sections import HeadConfig, TrainConfig
 
 DEFAULT_PAIRS = "./data/msmarco-triplets.jsonl"
 """`--train_file` of `--task=embedding` where it is unset."""
-
-
-@dataclass(frozen=True)
-class BackboneConfig:
-    """Which frozen language model, and what it reads."""
-
-    model_name_or_path: str = flag("minilm", BACKBONE, "minilm (embedded), smollm2, a local folder or a hub id", brought=ORIGIN)
-    revision: str | None = flag(
-        None,
-        BACKBONE,
-        "branch, tag or commit of a hub model (or name it as owner/name@revision); unset = its main branch",
-        ours=True,
-        identity=False,
-        brought=ORIGIN,
-        rare=True,
-    )
-    prompts: str = flag(
-        "auto",
-        BACKBONE,
-        "auto = the model's own (config_sentence_transformers.json), none, or a JSON file of name: text",
-        ours=True,
-        identity=False,
-        brought=ORIGIN,
-        rare=True,
-    )
-    exclude_prompt: bool = flag(
-        False, BACKBONE, "1 = leave the prompt's tokens out of pooling", ours=True, identity=False, brought=ORIGIN, rare=True
-    )
-    max_length: int = flag(
-        128, BACKBONE, "tokens a text is cut to; with --task=stress also the words generated", bounds=(1, MANY), acts="length"
-    )
-    adaptive_length: bool = flag(False, BACKBONE, "1 = no cut but the model's own limit", acts="trains")
-    long_texts: str = flag(
-        "cut",
-        BACKBONE,
-        "texts beyond the model's limit: cut, or windows = read in overlapping pieces, one sentence again, up to --max_length",
-        choices=LONG_TEXTS,
-        ours=True,
-        later=True,
-        brought=ORIGIN,
-    )
-    window_overlap: int | None = flag(
-        None,
-        BACKBONE,
-        "tokens that two windows share; unset = a quarter of the model's limit",
-        bounds=(0, MANY),
-        acts="windows",
-        ours=True,
-        later=True,
-        brought=ORIGIN,
-        rare=True,
-    )
-    backbone_dtype: str = flag(
-        "float32",
-        BACKBONE,
-        "precision of the backbone; autocast = float32 weights, products in bfloat16",
-        choices=BACKBONE_DTYPES,
-        ours=True,
-        brought=ORIGIN,
-    )
-    hidden_layer: str = flag(
-        "-1",
-        BACKBONE,
-        "which hidden states: -1 last, 0 embeddings, an index, mean4 (mean of the last four); or several: all, 0,3,6, every:5",
-        ours=True,
-        brought=ORIGIN,
-    )
-    trust_remote_code: bool = flag(False, BACKBONE, "1 = run code that comes with a model", ours=True)
-    trust_pooler: bool = flag(
-        False,
-        BACKBONE,
-        "1 = run the pooler's own code that comes with --checkpoint_path",
-        acts="mteb",
-        ours=True,
-        identity=False,
-        rare=True,
-    )
-    finetune_backbone: bool = flag(False, BACKBONE, "1 = train the backbone too (implies --precompute_hidden_states=0)", acts="trains")
-    backbone_lr: float = flag(
-        2e-05, BACKBONE, "learning rate of the backbone when it is fine-tuned", bounds=(0, 1000.0), acts="finetune", ours=True, rare=True
-    )
-    device: str = flag(
-        "auto", BACKBONE, "auto, cpu, mps, cuda, cuda:N, or spread (a backbone larger than one card over all of them)", ours=True
-    )
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,9 @@ from glot.errors import ConfigError, StateError, disk_door
 from glot.hub import find_file
 from glot.progress import Clock, counter, say
 from glot.prompts import AUTO, MODEL_FILE, Prompts, UsedPrompts, read_prompts
+from glot.settings.backbone_sections import BackboneConfig
 from glot.settings.config import RunConfig, versions
-from glot.settings.sections import BackboneConfig
-from glot.states.backbone import SPREAD, Backbone, BackboneSource, LiveTokens, find_backbone
+from glot.states.backbone import SPREAD, Backbone, BackboneSource, LiveTokens, LoraOptions, find_backbone
 from glot.states.layered import LayeredTokens
 from glot.states.store import StoreKey, StorePlan, open_store, write_stores
 from glot.states.store.layout import DTYPES
@@ -105,7 +105,7 @@ def open_tokens(
     if not config.store.precompute_hidden_states:
         backbone, ids = _load(config, source, texts, device, clock)
         backbone.reader.check(min(int(ids.lengths.max()), backbone.limit))  # a text that is too long fails before training starts
-        return LiveTokens(backbone, ids, config.backbone.finetune_backbone, ids.skips.tolist(), texts.where)
+        return LiveTokens(backbone, ids, config.backbone.is_trained, ids.skips.tolist(), texts.where, _lora(config))
     root, layers = Path(config.store.store_dir), source.resolve_layers(config.backbone.hidden_layer)
     keys = [store_key(config, source, texts, layer) for layer in layers]
     if config.store.override_precompute or any(open_store(root, key) is None for key in keys):
@@ -118,6 +118,12 @@ def open_tokens(
             stored.check()  # before anything is trained on it; a larger one is checked while training reads it
     _check_widths(source, config.backbone.hidden_layer, layers, [stored.hidden_size for stored in opened])
     return opened[0] if len(opened) == 1 else LayeredTokens(opened)
+
+
+def _lora(config: RunConfig) -> LoraOptions | None:
+    """The adapter that a run trains."""
+    given = config.backbone
+    return LoraOptions(given.lora_r, given.lora_alpha, given.lora_targets, config.train.seed) if given.finetune_backbone == "lora" else None
 
 
 def _check_widths(source: BackboneSource, asked: str, layers: Sequence[str], widths: list[int]) -> None:

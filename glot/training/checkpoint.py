@@ -7,7 +7,7 @@ runs/<run_name>/
     predictions.csv     row, label, prediction, score per class, names of the classes, texts
     confusion.csv       with classes: how many rows of each were taken for each
     classes.csv         with classes: precision, recall, F1 and rows of each
-    backbone/           with --finetune_backbone=1: a model folder
+    backbone/           with --finetune_backbone=full: a model folder; with lora: the adapter, as peft writes it
     training-*.pt       while the run is not finished: see `glot.training.resume`
     result.json         written last
 """
@@ -236,11 +236,11 @@ def find_trained_backbone(checkpoint: Path, saved: dict[str, Any], config: RunCo
         CheckpointError: the backbone on this machine is not the one of the training, or the one that was trained is gone.
         ConfigError: it cannot be found.
     """
-    flags, resolved = saved["flags"], saved["resolved"]
-    if flags.get("finetune_backbone"):
-        run = checkpoint if checkpoint.is_dir() else Path(str(saved.get("run", checkpoint.parent)))
-        if not (run / BACKBONE).is_dir():
-            raise CheckpointError(f"{checkpoint}: was trained together with its backbone, which is not in {run}; give the run's folder")
+    resolved, trained = saved["resolved"], RunConfig.from_dict(saved["flags"]).backbone
+    run = checkpoint if checkpoint.is_dir() else Path(str(saved.get("run", checkpoint.parent)))
+    if trained.is_trained and not (run / BACKBONE).is_dir():
+        raise CheckpointError(f"{checkpoint}: was trained together with its backbone, which is not in {run}; give the run's folder")
+    if trained.finetune_backbone == "full":
         return find_backbone(str(run / BACKBONE), config.backbone.trust_remote_code)
     name, trained_on = config.backbone.model_name_or_path, resolved["backbone"]
     repository, _, commit = trained_on.partition("@")
@@ -251,7 +251,8 @@ def find_trained_backbone(checkpoint: Path, saved: dict[str, Any], config: RunCo
     source = find_backbone(repository if pinned else name, config.backbone.trust_remote_code, pinned, resolved.get("folder"))
     if source.identity != trained_on:
         raise CheckpointError(f"{checkpoint}: was trained on another {name} ({trained_on} there, {source.identity} here)")
-    return replace(source, name=name)
+    found_as = replace(source, name=name)
+    return found_as.with_adapter(run / BACKBONE) if trained.finetune_backbone == "lora" else found_as
 
 
 MOST_TEXT = 1 << 24

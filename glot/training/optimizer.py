@@ -31,7 +31,7 @@ def make_optimizer(config: RunConfig, model: SentenceModel | StackedModel, token
     """The optimizer over pooler and head, and over the backbone at its own rate when it is fine-tuned."""
     groups = [{"params": list(model.parameters()), "lr": config.train.lr}]
     if tokens.trained:
-        groups.append({"params": tokens.trained, "lr": config.backbone.backbone_lr})
+        groups.append({"params": tokens.trained, "lr": config.backbone.trained_lr})
     kind = OPTIMIZERS[config.train.optimizer]
     return kind(groups, weight_decay=config.train.weight_decay, fused=True)  # one pass over the weights instead of ten
 

@@ -27,7 +27,7 @@ from glot.settings.choices import short_name
 from glot.settings.config import RunConfig, versions
 from glot.settings.data_sections import DataConfig, StressConfig
 from glot.settings.effects import CONDITIONS
-from glot.states.backbone import Backbone, BackboneSource, pick_device, recall_facts
+from glot.states.backbone import Backbone, BackboneSource, need_adapters, pick_device, recall_facts
 from glot.states.tokens import find_prompts, find_source, open_tokens, used_prompts
 from glot.training.checkpoint import BACKBONE, WEIGHTS, build_model, read_result, save_model, write_config, write_result
 from glot.training.code import code_hash
@@ -75,6 +75,8 @@ def load_inputs(config: RunConfig) -> Inputs:
     config = config.checked()
     team, clock = processes(), Clock("load", "encode", "train", "evaluate")
     report_to, device = resolve_report_to(config.output.report_to), own_device(config, team)
+    if config.backbone.finetune_backbone == "lora":
+        need_adapters()
     with clock.phase("load"):
         source = find_source(config.backbone)
         config, notes = resolve(config, source)

@@ -40,7 +40,7 @@ DOORS = {
     "pyarrow": ("data/hub",),
     "torch_geometric": ("nn/poolers",),
     "accelerate": ("distributed",),
-    "peft": (),
+    "peft": ("states/backbone/adapters",),
     "mteb": ("integrations/mteb",),
     "sentence_transformers": ("integrations",),
     "wandb": ("training/tracking",),

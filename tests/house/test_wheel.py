@@ -54,7 +54,7 @@ def test_the_wheel_trains_on_own_data_and_says_what_an_extra_brings(installed, t
     hidden.parent.mkdir()
     hidden.write_text(
         "import importlib.util as u\nold = u.find_spec\n"
-        "u.find_spec = lambda name, *rest: None if name in ('torch_geometric', 'mteb', 'wandb') else old(name, *rest)\n"
+        "u.find_spec = lambda name, *rest: None if name in ('torch_geometric', 'mteb', 'wandb', 'peft') else old(name, *rest)\n"
     )
     bare = {"PYTHONPATH": str(hidden.parent)}
     for own, extra in (
@@ -62,6 +62,7 @@ def test_the_wheel_trains_on_own_data_and_says_what_an_extra_brings(installed, t
             ["--pooling_method=glot", "--gnn_type=gcn"],
             "--gnn_type=gcn: needs torch_geometric, which is not installed; pip install 'glot-toolkit[pyg]'",
         ),
+        (["--finetune_backbone=lora"], "--finetune_backbone=lora: needs peft, which is not installed; pip install 'glot-toolkit[lora]'"),
         (["--report_to=wandb"], "--report_to=wandb: needs wandb, which is not installed; pip install 'glot-toolkit[wandb]'"),
     ):
         refused = call(installed, "run", *words, *own, cwd=tmp_path, env=bare)

@@ -45,7 +45,7 @@ def train(tmp_path_factory, mirror):
         root = tmp_path_factory.mktemp("runs")
         words = ["--task=stsb", "--epochs=1", "--lr=1e-2", "--max_length=7", "--verbose=0", f"--output_dir={root}", "--run_name=run"]
         words += [f"--model_name_or_path={model}", f"--data_dir={mirror}"]
-        words += [] if "--finetune_backbone=1" in flags else [f"--store_dir={root / 'hidden'}"]
+        words += [] if any("finetune" in flag for flag in flags) else [f"--store_dir={root / 'hidden'}"]
         assert main([*words, *flags]) == 0
         return root / "run"
 
@@ -137,8 +137,9 @@ def test_embedded_backbones_are_exported_as_they_were_trained(train, name, tmp_p
     np.testing.assert_allclose(again.encode(texts), expected, atol=1e-5)
 
 
-def test_a_trained_backbone_is_exported_with_its_head(train, tiny_bert, capsys):
-    run = train(tiny_bert, *POOLERS["mean"], "--finetune_backbone=1", "--backbone_lr=1e-2")
+@pytest.mark.parametrize("kind", ["1", "lora"])
+def test_a_trained_backbone_is_exported_with_its_head(kind, train, tiny_bert, capsys):
+    run = train(tiny_bert, *POOLERS["mean"], f"--finetune_backbone={kind}", "--backbone_lr=1e-2")
     model = SentenceTransformer(str(export(run)), trust_remote_code=True, device="cpu")
     np.testing.assert_allclose(model.encode(TEXTS), glot.load(run).encode(TEXTS), atol=1e-5)
     plain = train(tiny_bert, *POOLERS["mean"])

@@ -94,7 +94,7 @@ def test_several_splits_and_the_summary(capsys, tiny_flags):
         ("--pooling_method=glot --gnn_type=gin", "--gnn_type=gin: only gat"),
         ("--pooling_method=glot --jk_mode=lstm", "--jk_mode=lstm"),
         ("--pooling_method=glot --adaptive_length=1", "--adaptive_length=1"),
-        ("--finetune_backbone=1", "--finetune_backbone=1: there is one backbone"),
+        ("--finetune_backbone=1", "--finetune_backbone=full: there is one backbone"),
     ],
 )
 def test_what_cannot_be_stacked_is_refused(capsys, tiny_flags, flags, named):

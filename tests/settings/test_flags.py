@@ -57,7 +57,7 @@ def test_the_release_glue_and_imdb_lines():
         2e-4,
     )
     assert (config.pooler.pooling_method, config.pooler.gat_hidden_dim, config.graph.tau) == ("glot", 256, 0.8)
-    assert config.store.precompute_hidden_states and not config.backbone.finetune_backbone
+    assert config.store.precompute_hidden_states and not config.backbone.is_trained
     assert parsed.inert == ("decoder_cls_last_token", "scorer_hidden", "proj_dim")
     imdb = parse([*shlex.split(GLUE), "--task=imdb", "--max_length=512"]).config
     assert (imdb.data.task, imdb.backbone.max_length) == ("imdb", 512)
@@ -97,7 +97,7 @@ def test_defaults_of_the_release():
         "mteb_task": "SciFact", "save_dir": "./saved_models/", "max_length": 128, "adaptive_length": False, "epochs": 2, "batch_size": 32,
         "eval_batch_size": 64, "lr": 2e-4, "weight_decay": 0.0, "seed": 42, "verbose": True, "pooling_method": "max", "gnn_type": "gat",
         "scorer_hidden": 256, "gat_hidden_dim": 128, "num_layers": 2, "jk_mode": "cat", "graph_adj": "threshold", "tau": 0.3,
-        "proj_dim": 256, "label_scale": "0_1", "override_precompute": False, "finetune_backbone": False, "decoder_cls_last_token": False,
+        "proj_dim": 256, "label_scale": "0_1", "override_precompute": False, "finetune_backbone": "0", "decoder_cls_last_token": False,
     }  # fmt: skip
     assert {name: flat[name] for name in expected} == expected
     assert RunConfig().contrastive.pairs_file == "./data/msmarco-triplets.jsonl"
@@ -201,7 +201,13 @@ def test_yaml_mistakes_name_file_and_key(tmp_path):
         (["--task"], "argument --task: expected one argument"),
         (["--knn_k=3"], "--knn_k: has no effect in this run, it needs --graph_adj=knn, or --cross_adj=knn; leave it out"),
         (["--distractor_ratio=0.5"], "--distractor_ratio: has no effect in this run, it needs --task=stress; leave it out"),
-        (["--backbone_lr=1e-5"], "--backbone_lr: has no effect in this run, it needs --finetune_backbone=1; leave it out"),
+        (["--backbone_lr=1e-5"], "--backbone_lr: has no effect in this run, it needs --finetune_backbone=full or lora; leave it out"),
+        (["--finetune_backbone=1", "--lora_r=4"], "--lora_r: has no effect in this run, it needs --finetune_backbone=lora; leave it out"),
+        (["--finetune_backbone=lora", "--lora_targets=query,"], "--lora_targets=query,: must be auto, or names of linear layers"),
+        (["--finetune_backbone=lora", "--lora_r=0"], "--lora_r=0: must be between 1 and"),
+        (["--finetune_backbone=2"], "--finetune_backbone=2: unknown; allowed: 0, full, lora"),
+        (["--finetune_backbone=lora", "--backbone_dtype=bfloat16"], "--backbone_dtype=bfloat16: would round small updates away"),
+        (["--finetune_backbone=lora", "--seeds=0,1", "--stack_seeds=1"], "--stack_seeds=1 cannot go with --finetune_backbone=lora"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )  # fmt: skip
@@ -219,7 +225,11 @@ def test_seeds():
 
 
 def test_finetuning_turns_the_store_off_by_itself():
-    assert not parse(["--finetune_backbone=1"]).config.store.precompute_hidden_states
+    for word, kind, lr in (("1", "full", 2e-5), ("True", "full", 2e-5), ("full", "full", 2e-5), ("lora", "lora", 2e-4)):
+        config = parse([f"--finetune_backbone={word}"]).config
+        assert not config.store.precompute_hidden_states
+        assert (config.backbone.finetune_backbone, config.backbone.trained_lr) == (kind, lr)
+    assert parse(["--finetune_backbone=no"]).config.store.precompute_hidden_states
 
 
 def test_every_condition_is_used_and_is_true_in_one_run_and_false_in_another():
@@ -230,7 +240,8 @@ def test_every_condition_is_used_and_is_true_in_one_run_and_false_in_another():
     runs += [base.with_values(pooling_method=name, num_layers=layers) for name in ("cls", "adapool", "mlp", "latent") for layers in (0, 1)]
     runs += [base.with_values(pooling_method="glot", graph_adj=kind, num_layers=1) for kind in GRAPHS]
     runs += [base.with_values(task="stress", stress_variant="repeat"), base.with_values(selection="heldout")]
-    runs += [base.with_values(precompute_hidden_states=False, finetune_backbone=True), base.with_values(seeds="0,1"), base]
+    runs += [base.with_values(precompute_hidden_states=False, finetune_backbone=kind) for kind in ("full", "lora")]
+    runs += [base.with_values(seeds="0,1"), base]
     runs += [base.with_values(task="custom", train_file=file, text_columns="a,b") for file in ("x.csv", "hub:owner/name")]
     runs += [base.with_values(pooling_method="mine.py:Mine"), base.with_values(folds=3)]
     runs += [base.with_values(task="rte", pooling_method="crossglot", cross_adj=kind, cross_inside=True) for kind in CROSS_GRAPHS]

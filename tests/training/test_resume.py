@@ -79,6 +79,10 @@ KINDS = {
     "stacked seeds": (["--pooling_method=adapool", "--seeds=0..2", "--stack_seeds=1"], 4),
     "the second of two seeds": (["--pooling_method=adapool", "--seeds=3,4"], 12),
     "fine-tuning with dropout, saved in the epoch": (["--pooling_method=mean", "--finetune_backbone=1", "--save_every=1"], 4),
+    "an adapter under autocast": (
+        ["--pooling_method=adapool", "--finetune_backbone=lora", "--backbone_lr=1e-2", "--backbone_dtype=autocast", "--save_every=2"],
+        6,
+    ),
     "a random graph": (["--pooling_method=glot", "--gat_hidden_dim=8", "--graph_adj=random"], 3),
 }
 
@@ -86,7 +90,7 @@ KINDS = {
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_run_that_was_broken_off_equals_one_that_was_not(kind, tiny_flags, tmp_path, monkeypatch, capsys):
     words, call = KINDS[kind]
-    live = {"--precompute_hidden_states=0", "--finetune_backbone=1"} & set(words)
+    live = {"--precompute_hidden_states=0", "--finetune_backbone=1", "--finetune_backbone=lora"} & set(words)
     tiny_flags = [word for word in tiny_flags if not (live and word.startswith("--store_dir"))]
     words = [*tiny_flags, "--lr=1e-2", "--epochs=4", "--batch_size=16", "--log_every=1", "--run_name=run", *words]  # three steps per epoch
     run(capsys, [*words, f"--output_dir={tmp_path}/calm"])

@@ -1,8 +1,9 @@
 """The backbone: find a language model, load it, tokenise, run it. The only package that imports transformers."""
 
+from glot.states.backbone.adapters import LoraOptions, need_adapters
 from glot.states.backbone.facts import recall_facts
 from glot.states.backbone.live import LiveTokens
-from glot.states.backbone.model import DTYPES, Backbone
+from glot.states.backbone.model import Backbone
 from glot.states.backbone.source import (
     SPREAD,
     BackboneSource,
@@ -14,6 +15,7 @@ from glot.states.backbone.source import (
     quiet_library,
 )
 from glot.states.backbone.tokenizer import Tokeniser, kept_characters
+from glot.states.backbone.weights import DTYPES
 
 __all__ = [
     "DTYPES",
@@ -21,12 +23,14 @@ __all__ = [
     "Backbone",
     "BackboneSource",
     "LiveTokens",
+    "LoraOptions",
     "Tokeniser",
     "file_sha256",
     "find_backbone",
     "find_embedded",
     "identity_of",
     "kept_characters",
+    "need_adapters",
     "pick_device",
     "quiet_library",
     "recall_facts",

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from glot.errors import StateError
+from glot.states.backbone.adapters import LoraOptions
 from glot.states.backbone.model import Backbone
 from glot.types import TokenBatch
 
@@ -25,6 +25,10 @@ class LiveTokens:
         trainable: train the backbone too.
         skips: (S,) number of leading tokens of each text that are read but left out.
         where: index of a text -> its row in words, for messages.
+        lora: train an adapter in place of the backbone's own weights.
+
+    Attributes:
+        trained: weights of the backbone or of its adapter that are trained.
 
     Examples:
         >>> LiveTokens(backbone, backbone.tokenise(["one text", "another"])).gather(np.array([0, 1]))
@@ -37,12 +41,13 @@ class LiveTokens:
         trainable: bool = False,
         skips: Sequence[int] | None = None,
         where: Callable[[int], str] = "text {}".format,
+        lora: LoraOptions | None = None,
     ) -> None:
         self.backbone = backbone
         self.hidden_size = backbone.hidden_size
         self._trainable = trainable
         self._ids, self._skips, self._where = ids, skips, where
-        backbone.model.requires_grad_(trainable)
+        self.trained = backbone.unfreeze(lora) if trainable else []
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -55,11 +60,6 @@ class LiveTokens:
     @property
     def store(self) -> None:
         """None: nothing is stored."""
-
-    @property
-    def trained(self) -> list[nn.Parameter]:
-        """All weights of the backbone if it is trained, else none."""
-        return list(self.backbone.model.parameters()) if self._trainable else []
 
     def save(self, folder: Path) -> None:
         """Write the backbone if it was trained."""

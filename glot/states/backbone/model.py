@@ -2,37 +2,30 @@
 
 import copy
 import inspect
-import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from torch import Tensor, nn
-from transformers import AutoModel
 
-from glot.errors import ConfigError, StateError, disk_door, library_door, reason
-from glot.hub import explain
+from glot.errors import ConfigError, StateError, disk_door
+from glot.states.backbone.adapters import LoraOptions, add_adapter, merge_adapter, save_adapter
 from glot.states.backbone.facts import remember_facts
-from glot.states.backbone.source import AGAIN, BackboneSource, lone_encoder
+from glot.states.backbone.source import BackboneSource
 from glot.states.backbone.states import LEAST_PROBE, MOST_AT_LOAD, ReaderOptions, StateReader
 from glot.states.backbone.tokenizer import NO_LIMIT, Tokeniser
+from glot.states.backbone.weights import DTYPES, embedding_rows, load_weights, position_rows
 from glot.states.backbone.windows import Windows, make_windows
 from glot.types import TokenBatch
 
 OTHER_INPUTS = ("pixel_values", "input_values", "input_features")
 """Inputs of image and audio models."""
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "autocast": torch.float32}
-"""`--backbone_dtype` -> precision of the weights; with autocast, torch computes matrix products in bfloat16."""
 QUARTERS = "quarter"
 """Windows that share a quarter of the model's limit."""
+SAMPLE = ["Which layers does a state depend on? One text with some words, read once, tells."]
 PADDED_TOKENS = 4096
 """Most tokens of one batch, padding included: 32 texts of 128 tokens."""
-FLOATS = ("F64", "F32", "F16", "BF16")
-"""Allowed precisions of weights, by their names in safetensors."""
-POSITION_TABLES = ("position_embeddings", "embed_positions", "positions_embed", "wpe")
-"""Names of absolute position tables in transformers' models."""
 
 
 class Backbone:
@@ -77,7 +70,7 @@ class Backbone:
         claim = min(self.tokeniser.limit, source.position_claim or NO_LIMIT)
         self._check_length(max_length, claim)
         options = load_options or {}
-        model = load_weights(source, dtype, options)
+        model = self._load_weights(options)
         self.model = (model if "device_map" in options else model.to(device)).eval().requires_grad_(False)
         self.tokeniser.rows = embedding_rows(self.model) or self.tokeniser.rows
         self.reader = self._open_reader()
@@ -85,8 +78,16 @@ class Backbone:
         self._check_length(max_length, self.limit)
         self.max_length = max_length or self.longest
         self._pieces = self._make_windows() if windows else None
+        self._adapted: Any = None
         if source.identity:
             remember_facts(source.identity, {"is_causal": self.reader.is_causal})
+
+    def _load_weights(self, options: dict[str, Any]) -> Any:
+        """The model object of transformers, with the adapter of `source` added to its weights."""
+        if self.source.adapter is None:
+            return load_weights(self.source, self.dtype, options)
+        model = load_weights(self.source, "float32", options)  # half precision would round the adapter away while it is added
+        return merge_adapter(model, self.source.adapter, self.source.name).to(DTYPES[self.dtype])
 
     def _open_reader(self) -> StateReader:
         """The StateReader of the loaded model.
@@ -274,8 +275,24 @@ class Backbone:
         other.reader = other._make_reader()
         return other
 
+    def unfreeze(self, lora: LoraOptions | None = None) -> list[nn.Parameter]:
+        """Give gradient to the model's weights, or to those of an adapter alone. Returns them.
+
+        Raises:
+            ConfigError: see `add_adapter`.
+        """
+        if lora is None:
+            self.model.requires_grad_(True)
+        else:
+            ids = self.tokenise(SAMPLE)
+            self._adapted = add_adapter(self.model, lambda: self.encode(ids).tokens, lora, self.source.name)
+        return [weight for weight in self.model.parameters() if weight.requires_grad]
+
     def save(self, folder: Path) -> None:
-        """Write model and tokenizer in transformers' format."""
+        """Write model and tokenizer in transformers' format, or the adapter in peft's."""
+        if self._adapted is not None:
+            save_adapter(self._adapted, folder)
+            return
         with disk_door(folder):
             self.model.save_pretrained(folder)
             self.tokeniser.save(folder)
@@ -292,105 +309,3 @@ def drop_leading(batch: TokenBatch, skips: Sequence[int]) -> TokenBatch:
     place = torch.arange(batch.tokens.shape[0]) - torch.repeat_interleave(batch.ptr[:-1], batch.lengths)
     kept = place >= torch.repeat_interleave(dropped, batch.lengths)
     return TokenBatch.from_lengths(batch.tokens[kept.to(batch.tokens.device)], batch.lengths - dropped)
-
-
-def load_weights(source: BackboneSource, dtype: str, where: dict[str, Any] | None = None) -> Any:
-    """The model object of transformers. Every tensor that its states need comes from the checkpoint.
-
-    Args:
-        source: from `find_backbone`.
-        dtype: a name of `DTYPES`.
-        where: further options of `from_pretrained`.
-
-    Raises:
-        ConfigError: not readable, of another size than the configuration says, or without some of the model's tensors.
-    """
-
-    def describe(error: Exception) -> str:
-        unsafe = "weights_only" in str(error)  # torch advises to load the file anyway, which may run its code
-        why = "a .bin file is no plain checkpoint of tensors" if unsafe else reason(error)
-        found = explain(error, source.revision) or f"its weights cannot be loaded ({why}); {AGAIN}"
-        return f"--model_name_or_path={source.name}: {found}"
-
-    options = {"dtype": DTYPES[dtype], "output_loading_info": True, "ignore_mismatched_sizes": True, **source.options, **(where or {})}
-    with library_door(ConfigError, describe):
-        model, report = (lone_encoder(source.config) or AutoModel).from_pretrained(source.path, **options)
-    for name, found, expected in report["mismatched_keys"]:
-        raise ConfigError(
-            f"--model_name_or_path={source.name}: {name} is {tuple(found)} in the weights and {tuple(expected)} by the configuration; "
-            "the two files do not belong together"
-        )
-    missing = sorted(name for name in report["missing_keys"] if not name.startswith("pooler."))
-    if missing:  # they would be random; BERT's own pooler, excluded above, is not used
-        raise ConfigError(
-            f"--model_name_or_path={source.name}: the checkpoint lacks {len(missing)} of the model's tensors ({missing[0]}, ...)"
-        )
-    _refuse_unused_blocks(source, model, report["unexpected_keys"])
-    _refuse_odd_dtypes(source, model)
-    return model
-
-
-def _refuse_unused_blocks(source: BackboneSource, model: nn.Module, unexpected: Iterable[str]) -> None:
-    """Refuse a checkpoint with more blocks than the configuration counts. Unused heads are allowed.
-
-    Raises:
-        ConfigError: it holds such a block.
-    """
-    known = {_numberless(name) for name, _ in model.named_parameters() if _numberless(name) != name}
-    for name in sorted(unexpected):
-        shape = _numberless(name)
-        if shape != name and any(shape == own or shape.endswith(f".{own}") for own in known):
-            raise ConfigError(
-                f"--model_name_or_path={source.name}: the checkpoint holds {name}, "
-                f"the configuration counts {source.num_layers} layers; the two files do not belong together"
-            )
-
-
-def _numberless(name: str) -> str:
-    return re.sub(r"\.\d+\.", ".#.", name)
-
-
-def _refuse_odd_dtypes(source: BackboneSource, model: nn.Module) -> None:
-    """Refuse weights that are not floating-point in the file, because transformers casts any type.
-
-    Raises:
-        ConfigError: a weight of another type, in a model that is not declared as quantised.
-    """
-    if getattr(source.config, "quantization_config", None) is not None:
-        return
-    weights = [name for name, _ in model.named_parameters()]
-    for file in sorted(source.files.glob("model*.safetensors")):
-        for name, kind in _dtypes(file).items():
-            is_weight = any(name == own or name.endswith(f".{own}") or own.endswith(f".{name}") for own in weights)
-            if kind not in FLOATS and is_weight:
-                where = f"--model_name_or_path={source.name}: {file.name}"
-                raise ConfigError(f"{where} holds {name} as {kind}, not as floating-point numbers; {AGAIN}")
-
-
-def _dtypes(file: Path) -> dict[str, str]:
-    """Tensor name -> precision, by its name in safetensors."""
-    with library_door(ConfigError, lambda error: f"{file}: cannot be read ({reason(error)}); {AGAIN}"), safe_open(file, "pt") as tensors:
-        return {name: str(tensors.get_slice(name).get_dtype()) for name in tensors.keys()}  # noqa: SIM118 - not a dictionary
-
-
-def embedding_rows(model: Any) -> int | None:
-    """Number of rows of the token embedding; None where the model does not name its embedding."""
-    try:
-        table = model.get_input_embeddings()
-    except (AttributeError, NotImplementedError):  # transformers' answer where no embedding is named; a model's own code lacks the method
-        return None
-    weight = getattr(table, "weight", None)
-    return int(weight.shape[0]) if isinstance(weight, Tensor) else None
-
-
-def position_rows(model: nn.Module) -> int:
-    """Most tokens that the model's absolute position tables can hold; `NO_LIMIT` without such a table.
-
-    RoBERTa's positions start after the padding id, OPT's at an offset, so their tables hold that many fewer tokens.
-    """
-    rooms = []
-    for name, table in model.named_modules():
-        if isinstance(table, nn.Embedding) and name.rpartition(".")[2] in POSITION_TABLES:
-            behind = getattr(table, "offset", 0 if table.padding_idx is None else table.padding_idx + 1)
-            rooms.append(table.num_embeddings - int(behind))
-    return min((room for room in rooms if room > 0), default=NO_LIMIT)

@@ -130,6 +130,7 @@ class BackboneSource:
         config: the configuration object of transformers.
         trust_remote_code: run code that comes with the model.
         revision: commit of a hub repository; None for a local folder.
+        adapter: folder of a trained LoRA adapter that is added to the weights; None = without.
 
     Examples:
         >>> source = find_backbone("minilm")
@@ -142,6 +143,11 @@ class BackboneSource:
     config: Any
     trust_remote_code: bool = False
     revision: str | None = None
+    adapter: str | None = None
+
+    def with_adapter(self, folder: Path) -> "BackboneSource":
+        """The same backbone with a trained adapter."""
+        return replace(self, adapter=str(folder), identity=f"{self.identity}+{_hash_folder(folder)}")
 
     @property
     def folder(self) -> Path | None:
