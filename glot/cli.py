@@ -56,6 +56,7 @@ COMMANDS: dict[str, tuple[Callable[[list[str], str], int | None], str]] = {
     "stress": (stress_main, "the distractor stress test (diagnostic_stress_test.py)"),
     "demo": (demo_main, "five poolers on the stress test, a table and a figure"),
     "graph": (subcommands.do_graph, "how dense the token graph of a task is at each tau"),
+    "cost": (subcommands.do_cost, "what poolers cost, beside LoRA and full fine-tuning: weights, time, memory"),
     "sweep": (subcommands.do_sweep, "many runs from a wandb sweep file or a study file"),
     "predict": (subcommands.do_predict, "label new texts with a trained run"),
     "encode": (subcommands.do_encode, "write the vectors of new texts"),

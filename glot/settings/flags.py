@@ -94,6 +94,31 @@ def parse(argv: list[str], program: str = "main.py", defaults: dict[str, Any] | 
     Raises:
         ConfigError: every mistake that can be found without reading data or a model, all in one.
     """
+    config, explicit, problems, print_config = _read_words(argv, program, defaults)
+    if config.data.task == "mteb" and config.mteb.checkpoint is not None and not problems:
+        config, problems = adopt_checkpoint(config, set(explicit))
+    problems += _check_paths_too(config)
+    if problems:
+        raise ConfigError(*problems)
+    return Parsed(config, explicit, inert_flags(config, explicit), print_config)
+
+
+def parse_shared(argv: list[str], program: str) -> tuple[RunConfig, frozenset[str]]:
+    """The flags that several configurations are made of, and which of them were given: whether they act is for those to say.
+
+    Raises:
+        ConfigError: a flag that is unknown, or a value that it does not take.
+    """
+    config, explicit, problems, print_config = _read_words(argv, program, None)
+    if print_config:
+        problems.append(f"--print_config: is for one run; {program} has several")
+    if problems:
+        raise ConfigError(*problems)
+    return config, explicit
+
+
+def _read_words(argv: list[str], program: str, defaults: dict[str, Any] | None) -> tuple[RunConfig, frozenset[str], list[str], bool]:
+    """The configuration that words and files make, the flags that were given, mistakes in them, and whether only to print."""
     _refuse_dashes(argv)
     base = RunConfig().with_values(**(defaults or {})).to_dict()
     spaces, unknown = make_parser(program, base).parse_known_args(argv)
@@ -124,12 +149,7 @@ def parse(argv: list[str], program: str = "main.py", defaults: dict[str, Any] | 
     if values.get("task") == "embedding" and "pooling_method" not in explicit:
         values["pooling_method"] = "glot"  # the release's default, max, has no weights to train
     config = RunConfig.from_dict({**base, **values})
-    if config.data.task == "mteb" and config.mteb.checkpoint is not None and not problems:
-        config, problems = adopt_checkpoint(config, set(explicit))
-    problems += _check_paths_too(config)
-    if problems:
-        raise ConfigError(*problems)
-    return Parsed(config, frozenset(explicit), inert_flags(config, frozenset(explicit)), print_config)
+    return config, frozenset(explicit), problems, print_config
 
 
 def _refuse_dashes(argv: list[str]) -> None:

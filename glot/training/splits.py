@@ -38,6 +38,11 @@ class Loaders:
         return self._loader(self.data.train, self.config.train.batch_size, self.config.order_seed, self.team)
 
     @property
+    def evaluation(self) -> BatchLoader:
+        """The first reported split, in its order."""
+        return self._loader(self.data.reported[0], self.config.train.eval_batch_size)
+
+    @property
     def floor(self) -> dict[str, float]:
         """What an answer that does not look at the text scores on the first reported split."""
         found = floors(self.data.reported[0].labels, bool(self.task.labels.names))
@@ -119,6 +124,11 @@ class PairLoaders:
     def train(self) -> BatchLoader:
         """Shuffled by the order seed, anew in each epoch."""
         return self._loader(self.data.train, self.config.order_seed, self.team)
+
+    @property
+    def evaluation(self) -> BatchLoader:
+        """The held-out slice, in its order."""
+        return self._loader(self.data.heldout)
 
     @property
     def floor(self) -> dict[str, float]:

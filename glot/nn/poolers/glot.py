@@ -90,12 +90,16 @@ class GlotPooler(Pooler):
 
         The raw tokens are not concatenated with the rest: that would copy them, and autograd would compute an unused gradient for them.
         """
-        graph = TokenGraph(batch, self.rule)
-        taken = batch.tokens if self.input_proj is None else self.input_proj(batch.tokens)
-        layers = [taken]
+        taken, *layers = self.pass_layers(TokenGraph(batch, self.rule))
+        return JUMPS[self.jk_mode].join(self.jk, taken, layers)
+
+    def pass_layers(self, graph: TokenGraph) -> list[Tensor]:
+        """What the first layer takes, (N, d) or (N, h), and the output (N, h) of each layer."""
+        tokens = graph.batch.tokens
+        layers = [tokens if self.input_proj is None else self.input_proj(tokens)]
         for conv in self.convs:
             layers.append(self.apply_conv(conv, layers[-1], graph).relu())
-        return JUMPS[self.jk_mode].join(self.jk, taken, layers[1:])
+        return layers
 
     def readout(self, batch: TokenBatch) -> tuple[Tensor, Tensor]:
         """Vectors (B, D) and the weight of each token (N,)."""

@@ -1,5 +1,6 @@
 """LoRA: low-rank adapters on a backbone, trained in place of its weights. The door to peft, which is imported where it is used."""
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -70,7 +71,9 @@ def add_adapter(model: Any, sample: Callable[[], Tensor], options: LoraOptions, 
     targets = _find_targets(model, sample, options.targets, name)
     config = LoraConfig(r=options.r, lora_alpha=options.alpha, target_modules=targets)
     refused = f"--model_name_or_path={name}: takes no adapter of rank {options.r}"
-    with library_door(ConfigError, lambda error: f"{refused} ({reason(error)}); name other --lora_targets"), torch.random.fork_rng():
+    door = library_door(ConfigError, lambda error: f"{refused} ({reason(error)}); name other --lora_targets")
+    with door, torch.random.fork_rng(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers for a name that is going to change
         torch.manual_seed(options.seed)
         adapted = get_peft_model(model, config)
     with torch.no_grad():

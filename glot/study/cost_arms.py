@@ -1,0 +1,92 @@
+"""The arms of `glot cost`: poolers on a frozen backbone, and what trains the backbone, each as the configuration of an ordinary run."""
+
+from typing import Any, NamedTuple
+
+from glot.errors import ConfigError, unknown_name
+from glot.settings.checks import check
+from glot.settings.choices import EVALUATIONS, PAIR_POOLERS, POOLERS
+from glot.settings.config import RunConfig
+from glot.settings.effects import acting_flags, reads_pairs
+from glot.settings.index import flag_facts
+
+FINETUNED = {"optimizer": "adamw", "lr_schedule": "linear", "warmup_ratio": 0.1, "grad_clip": 1.0, "precompute_hidden_states": False}
+"""How a backbone is usually trained (Devlin et al. 2019, appendix A.3)."""
+ARMS: dict[str, dict[str, Any]] = {
+    "probe": {"pooling_method": "mean", "head": "probe"},
+    "lora": {"pooling_method": "mean", "finetune_backbone": "lora", **FINETUNED},
+    "full": {"pooling_method": "mean", "finetune_backbone": "full", **FINETUNED},
+}
+"""Arms that are more than a pooler -> their flags. Any pooler's name is an arm too."""
+DEFAULT_ARMS = ("mean", "probe", "adapool", "glot", "crossglot", "lora", "full")
+OF_ARMS = ("pooling_method", "head", "finetune_backbone", "precompute_hidden_states")
+"""Flags that only an arm sets."""
+
+
+class Arm(NamedTuple):
+    """One row of the cost table: its name, and what its run is told."""
+
+    name: str
+    config: RunConfig
+
+
+def make_arms(base: RunConfig, explicit: frozenset[str], names: str | None, quality: bool) -> list[Arm]:
+    """The arms of a command line.
+
+    Args:
+        base: the flags that all arms share.
+        explicit: those that were given: they count before an arm's own.
+        names: with commas between; None = the default arms that the task can have.
+        quality: rows are held out, and training may stop early.
+
+    Raises:
+        ConfigError: an arm that is unknown or that the task cannot have, or a flag that no arm takes.
+    """
+    if base.data.task in EVALUATIONS:
+        raise ConfigError(f"--task={base.data.task}: trains nothing; name a task that trains")
+    fixed = [name for name in OF_ARMS if name in explicit]
+    if fixed:
+        raise ConfigError(*(f"--{name}: the arms say it; name them with --arms" for name in fixed))
+    wanted = list(DEFAULT_ARMS) if names is None else [name.strip() for name in names.split(",")]
+    problems = [unknown_name(name, (*ARMS, *POOLERS), "arms") for name in wanted if name not in (*ARMS, *POOLERS)]
+    problems += [f"--arms={names}: {name} is named twice" for name in dict.fromkeys(wanted) if wanted.count(name) > 1]
+    if problems:
+        raise ConfigError(*problems)
+    arms = [Arm(name, _config_of(base, explicit, name, quality)) for name in wanted]
+    mistakes = {arm.name: check(arm.config) + _cannot(arm) for arm in arms}
+    if names is None:
+        arms = [arm for arm in arms if not _cannot(arm) and not _of_task(arm, mistakes[arm.name])]
+    problems = [f"--arms={arm.name}: {problem}" for arm in arms for problem in mistakes[arm.name]]
+    if problems:
+        raise ConfigError(*dict.fromkeys(problems))
+    acting = {name for arm in arms for name in acting_flags(arm.config)} | ({"seeds"} if quality else set())
+    idle = {name: "in any of these arms" for name in sorted(explicit - acting) if flag_facts()[name].ours}
+    idle |= {"seeds": "without --quality=1"} if "seeds" in explicit and not quality else {}
+    if idle:
+        raise ConfigError(*(f"--{name}: has no effect {where}; leave it out" for name, where in idle.items()))
+    return arms
+
+
+def _config_of(base: RunConfig, explicit: frozenset[str], name: str, quality: bool) -> RunConfig:
+    own = ARMS.get(name, {"pooling_method": name})
+    own = {flag: value for flag, value in own.items() if flag not in explicit or flag in OF_ARMS}
+    if quality:
+        own |= {"selection": "heldout"} if base.data.task != "embedding" else {}
+        own |= {"early_stop": 2} if "finetune_backbone" in own and "early_stop" not in explicit else {}
+    return base.with_values(**own)
+
+
+def _cannot(arm: Arm) -> list[str]:
+    """Why a task cannot have an arm, where the configuration's own checks would not say it."""
+    task = arm.config.data.task
+    scores = task == "stsb"
+    if arm.name == "probe" and scores and arm.config.head.pair_features == "concat":
+        return [f"scores of pairs need --pair_features=full; leave the arm out, or add the flag (--task={task})"]
+    return []
+
+
+def _of_task(arm: Arm, problems: list[str]) -> bool:
+    """Whether an arm's mistakes come from the task: then it is no default arm there."""
+    config = arm.config
+    no_pairs = config.pooler.pooling_method in PAIR_POOLERS and not reads_pairs(config)
+    contrastive = config.data.task == "embedding" and arm.name not in ("adapool", "glot", "lora", "full")
+    return bool(problems) and (no_pairs or contrastive)

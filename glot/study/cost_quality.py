@@ -1,0 +1,95 @@
+"""What the arms of `glot cost` score: ordinary runs with a tuned learning rate, over seeds, on held-out rows until the last."""
+
+from pathlib import Path
+from statistics import fmean
+from typing import Any, NamedTuple
+
+from glot.errors import DataError
+from glot.settings.config import RunConfig
+from glot.study.cost_arms import Arm
+from glot.study.files import Cell, Study
+from glot.study.report import main_score
+from glot.study.statistics import Spread, spread
+from glot.study.sweep import tune_cells
+from glot.study.workers import RunPool, open_pool
+from glot.training.checkpoint import read_result
+
+RATES = {
+    "0": ("lr", ["2e-4", "1e-3", "5e-3"]),
+    "lora": ("backbone_lr", ["1e-4", "3e-4", "1e-3"]),
+    "full": ("backbone_lr", ["1e-5", "2e-5", "5e-5"]),
+}
+"""`--finetune_backbone` -> the learning rate that is tuned, and its values.
+
+Source: of full, Devlin et al. 2019, appendix A.3; of lora ten times those, after Hu et al. 2022, appendix D.
+"""
+TUNING_SEED = 100
+
+
+class Quality(NamedTuple):
+    """The score of an arm.
+
+    Attributes:
+        arm: its name.
+        metric: that is reported.
+        spread: of the score over the seeds.
+        tuned: the learning rate that was chosen, and of what.
+        epochs: per epoch, the mean score on held-out rows and the mean seconds since training began.
+    """
+
+    arm: str
+    metric: str
+    spread: Spread
+    tuned: dict[str, float]
+    epochs: list[tuple[float, float]]
+
+    def to_dict(self) -> dict[str, object]:
+        """Plain values, None where one seed has no interval."""
+        half = self.spread.half_width if self.spread.n > 1 else None
+        return {**self._asdict(), "spread": {"mean": self.spread.mean, "n": self.spread.n, "half_width": half}}
+
+    def in_words(self) -> str:
+        """Mean and 95 % interval."""
+        half = f" ± {self.spread.half_width:.3f}" if self.spread.n > 1 else ""
+        return f"{self.spread.mean:.3f}{half}"
+
+    def curve(self, start: float) -> list[tuple[float, float]]:
+        """(seconds, score) per epoch, `start` seconds after the beginning."""
+        return [(start + seconds, score) for score, seconds in self.epochs]
+
+
+def score_arms(arms: list[Arm], seeds: list[int], folder: Path) -> list[Quality]:
+    """Tune, train and score every arm; finished runs under `folder` are found again.
+
+    Raises:
+        DataError: a run failed.
+    """
+    with open_pool(1) as pool:
+        work = RunPool(pool, str(folder / "runs"))
+        return [_score(arm, seeds, work) for arm in arms]
+
+
+def _score(arm: Arm, seeds: list[int], work: RunPool) -> Quality:
+    config = arm.config.with_values(data_seed=arm.config.data_seed, seeds=None, run_name=None)
+    name, values = RATES[config.backbone.finetune_backbone]
+    study = Study(f"cost: {arm.name}", "main.py", [Cell(arm.name, {}, {})], tune={name: values}, tune_seeds=[TUNING_SEED])
+    (chosen,) = tune_cells(study, [config], work)
+    runs = [_finished(outcome) for outcome in work.run(_with_seeds(config.with_values(**chosen["values"]), seeds), f"cost: {arm.name}")]
+    scores = [main_score(run) for run in runs]
+    shortest = min(len(run["history"]) for run in runs)
+    epochs = []
+    for place in range(shortest):
+        values_here = [next(iter(run["history"][place]["metrics"].values())) or 0.0 for run in runs]
+        seconds = [sum(sum(epoch["seconds"].values()) for epoch in run["history"][: place + 1]) for run in runs]
+        epochs.append((fmean(values_here), fmean(seconds)))
+    return Quality(arm.name, scores[0][0], spread([score or 0.0 for _, score in scores]), chosen["values"], epochs)
+
+
+def _with_seeds(config: RunConfig, seeds: list[int]) -> list[RunConfig]:
+    return [config.with_values(seed=seed) for seed in seeds]
+
+
+def _finished(outcome: dict[str, Any]) -> dict[str, Any]:
+    if outcome["run_dir"] is None:
+        raise DataError(f"a run failed: {outcome['error']}")
+    return read_result(Path(outcome["run_dir"]))

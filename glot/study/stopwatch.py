@@ -1,0 +1,254 @@
+"""What a run costs, measured: training steps, inference by its parts, and the peak memory of a process that trains."""
+
+import itertools
+import resource
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from glot.data.tasks import training_loss
+from glot.nn.cross import CrossGraph
+from glot.nn.graph import TokenGraph
+from glot.nn.model import SentenceModel
+from glot.nn.poolers.crossglot import CrossGlotPooler
+from glot.nn.poolers.glot import GlotPooler
+from glot.settings.config import RunConfig
+from glot.states.backbone import LiveTokens
+from glot.training.optimizer import fit_options, make_optimizer
+from glot.training.run import Inputs, load_inputs, make_loaders, make_model
+from glot.training.train import fit
+from glot.types import Batch, TokenBatch
+
+PARTS = ("tokeniser", "backbone", "graph", "layers", "readout", "head")
+"""Parts of inference, in the order in which a text passes them."""
+REPEATS = 5
+
+
+class NoRecord:
+    """A `train.Record` that keeps nothing: weights stay where the steps left them."""
+
+    def begin(self, state: Any) -> None:
+        """Nothing."""
+
+    def state(self) -> None:
+        """Nothing."""
+
+    def log_step(self, step: int, loss: Tensor) -> None:
+        """Nothing."""
+
+    def end_epoch(self, epoch: int, step: int, loss: Tensor, clock: Any) -> None:
+        """Nothing."""
+
+    def restore(self) -> None:
+        """Nothing."""
+
+    def is_over(self) -> bool:
+        """Never."""
+        return False
+
+
+def wait(device: torch.device) -> float:
+    """The time, when all that was asked of an accelerator is done."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize()
+    return time.perf_counter()
+
+
+@dataclass
+class TimedBatches:
+    """The next batches of a loader, from epoch to epoch; `seconds` holds, per batch, the time to fetch it and to train on it."""
+
+    loader: Any
+    device: torch.device
+
+    def __post_init__(self) -> None:
+        self.seconds: list[float] = []
+        self._endless = itertools.chain.from_iterable(itertools.repeat(self.loader))
+        self._count = 0
+
+    def take(self, count: int) -> "TimedBatches":
+        """Itself, for the next `count` batches."""
+        self._count = count
+        return self
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[Batch]:
+        for _ in range(self._count):
+            start = wait(self.device)
+            yield next(self._endless)
+            self.seconds.append(wait(self.device) - start)
+
+
+class Trainer:
+    """A run that is ready to train, a few steps at a time.
+
+    Args:
+        config: of the run.
+        inputs: what it reads.
+
+    Examples:
+        >>> trainer = Trainer(config, load_inputs(config))
+        >>> trainer.train(4)
+        >>> trainer.batches.seconds
+    """
+
+    def __init__(self, config: RunConfig, inputs: Inputs) -> None:
+        settled = inputs.config  # the backbone's part of it is resolved
+        own = config.with_values(hidden_layer=settled.backbone.hidden_layer, decoder_cls_last_token=settled.pooler.decoder_cls_last_token)
+        self.inputs = replace(inputs, config=own)
+        self.model = make_model(own, self.inputs)
+        self.loaders = make_loaders(self.inputs)
+        self.optimizer = make_optimizer(own, self.model, inputs.tokens) if self.parameters else None
+        self.steps = len(self.loaders.train)
+        self.batches = TimedBatches(self.loaders.train, inputs.device)
+
+    @property
+    def parameters(self) -> int:
+        """Number of weights that training moves: pooler, head, backbone or adapter."""
+        return self.model.trainable_params + sum(weight.numel() for weight in self.inputs.tokens.trained)
+
+    def train(self, count: int) -> None:
+        """Some steps, by the training loop of every run."""
+        assert self.optimizer is not None
+        config, task = self.inputs.config, self.inputs.task
+        options = replace(fit_options(config, task, self.optimizer, max(self.steps, count)), epochs=1, verbose=False, log_every=1 << 30)
+        loss = training_loss(task, config.to_dict())
+        fit(self.model, self.batches.take(count), loss, self.optimizer, NoRecord(), options)
+
+
+def training_peak(config: RunConfig, steps: int) -> int:
+    """Bytes that a process takes at most while it trains, above what it took when its libraries were loaded.
+
+    In a process of its own. On an accelerator it is the allocator's peak there.
+    """
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        return pool.submit(_peak_of, config, steps, torch.get_num_threads()).result()
+
+
+def _peak_of(config: RunConfig, steps: int, threads: int) -> int:
+    from glot import recipes
+
+    recipes.quiet_libraries()
+    torch.set_num_threads(threads)
+    idle = _memory("VmRSS")
+    _forget_peak()
+    inputs = load_inputs(config.with_values(verbose=False))
+    trainer = Trainer(config.with_values(verbose=False), inputs)
+    if trainer.optimizer is None:
+        _pool_all(trainer)
+    else:
+        trainer.train(steps)
+    if inputs.device.type == "cuda":
+        return torch.cuda.max_memory_allocated(inputs.device)
+    return max(0, _memory("VmHWM") - idle)
+
+
+@torch.no_grad()
+def _pool_all(trainer: Trainer) -> None:
+    """What a run without gradient does before its solver: the vectors of every training row."""
+    for batch in trainer.loaders.train:
+        trainer.model.vectors(batch)
+
+
+def _memory(field: str) -> int:
+    """Bytes of this process by a field of Linux's account; elsewhere its peak so far."""
+    account = Path("/proc/self/status")
+    if not account.is_file():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    line = next(line for line in account.read_text().splitlines() if line.startswith(field))
+    return int(line.split()[1]) * 1024
+
+
+def _forget_peak() -> None:
+    """The largest size so far is forgotten, where the system can."""
+    account = Path("/proc/self/clear_refs")
+    if account.is_file():
+        account.write_text("5")
+
+
+def reading_parts(live: Inputs, count: int) -> dict[str, float]:
+    """Seconds per text of tokeniser and backbone, over as many texts as `count` evaluation batches hold; of repetitions the median."""
+    assert isinstance(live.tokens, LiveTokens)
+    backbone, size = live.tokens.backbone, live.config.train.eval_batch_size
+    words = _first_texts(live, count * size)
+    ids, encoded = backbone.tokenise(words), 0.0
+    with torch.inference_mode():
+        for start in range(0, len(ids), size):
+            encoded += _median_time(partial(backbone.encode, ids[start : start + size]), live.device)
+    read = _median_time(lambda: backbone.tokenise(words), live.device)
+    return {"tokeniser": read / len(words), "backbone": encoded / len(words)}
+
+
+@torch.inference_mode()
+def pooling_parts(trainer: Trainer, batches: list[Batch]) -> dict[str, float]:
+    """Seconds per text of graph, layers, readout and head, over some batches; of repetitions the median."""
+    model, texts = trainer.model.eval(), sum(len(side) for batch in batches for side in batch.sides)
+    seconds = dict.fromkeys(PARTS[2:], 0.0)
+    for batch in batches:
+        for name, value in _model_parts(model, batch, trainer.inputs.device).items():
+            seconds[name] += value
+    return {name: value / texts for name, value in seconds.items()}
+
+
+def _first_texts(inputs: Inputs, count: int) -> list[str]:
+    """So many of the run's texts, again from the first where they are fewer."""
+    return list(itertools.islice(itertools.chain.from_iterable(itertools.repeat(inputs.texts)), count))
+
+
+def _model_parts(model: SentenceModel, batch: Batch, device: torch.device) -> dict[str, float]:
+    """Seconds of graph, layers, readout and head on a batch."""
+    sides = [batch.sides] if model.pooler.sides == 2 else [(side,) for side in batch.sides]
+    graph = layers = 0.0
+    for side in sides:
+        built, passed = _graph_and_layers(model.pooler, side, device)
+        graph, layers = graph + built, layers + passed
+    pooled = _median_time(lambda: model.vectors(batch), device)
+    vectors = model.vectors(batch)
+    head = _median_time(lambda: model.head(*vectors), device)
+    return {"graph": graph, "layers": layers, "readout": max(0.0, pooled - graph - layers), "head": head}
+
+
+def _graph_and_layers(pooler: nn.Module, side: tuple[TokenBatch, ...], device: torch.device) -> tuple[float, float]:
+    """Seconds to build the token graph, and to pass the layers; (0, 0) of a pooler without.
+
+    A graph is built when the first layer asks for it, so the layers pass twice: over a graph that is new, and over one that is built.
+    """
+    if isinstance(pooler, GlotPooler) and len(pooler.convs):
+        return _twice(lambda: TokenGraph(side[0], pooler.rule), pooler.pass_layers, device)
+    if isinstance(pooler, CrossGlotPooler):
+        return _twice(lambda: CrossGraph(side[0], side[1], pooler.rule), pooler.states, device)
+    return 0.0, 0.0
+
+
+def _twice(make: Callable[[], Any], run: Callable[[Any], object], device: torch.device) -> tuple[float, float]:
+    built, passed = [], []
+    for _ in range(REPEATS):
+        start = wait(device)
+        graph = make()
+        run(graph)
+        middle = wait(device)
+        run(graph)
+        end = wait(device)
+        passed.append(end - middle)
+        built.append(max(0.0, (middle - start) - (end - middle)))
+    return median(built), median(passed)
+
+
+def _median_time(work: Callable[[], object], device: torch.device) -> float:
+    found = []
+    for _ in range(REPEATS):
+        start = wait(device)
+        work()
+        found.append(wait(device) - start)
+    return median(found)
