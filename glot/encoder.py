@@ -3,7 +3,7 @@
 import copy
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from glot.errors import CheckpointError, ConfigError, StateError, lookup
+from glot.given import list_of_texts
 from glot.nn.own import OwnPooler
 from glot.nn.places import join
 from glot.nn.pooler import Pooler
@@ -25,7 +26,7 @@ from glot.prompts import Prompts
 from glot.settings.choices import short_name
 from glot.settings.config import RunConfig, read_saved
 from glot.settings.effects import reads_several
-from glot.states.backbone import DTYPES, Backbone, pick_device
+from glot.states.backbone import DTYPES, Backbone, BackboneSource, pick_device
 from glot.states.tokens import find_prompts, find_source, load_options, windows_key
 from glot.training.checkpoint import find_trained_backbone
 from glot.training.released import load_pooler, resolve_checkpoint
@@ -134,7 +135,7 @@ class SentenceEncoder:
         replicas = [self._replica(device) for device in named or [self.backbone.device]]
         together = POOLED_TOKENS if len(replicas) == 1 else 0  # several devices share the texts batch by batch
         with counter("encode", "text", len(texts), show_progress_bar) as bar:
-            return self._fill(len(texts), self._batches(texts, prompt, batch_size, together), replicas, bar.update, precision)
+            return self._fill(len(texts), self.batches(texts, prompt, batch_size, together), replicas, bar.update, precision)
 
     def _fill(
         self,
@@ -158,10 +159,7 @@ class SentenceEncoder:
                     batch = next(batches, None)
                 if batch is None:
                     return
-                try:
-                    vectors[batch.rows] = _embed(*replica, batch.groups, batch.skips, precision)
-                except StateError as error:
-                    raise StateError(error.problem, where="" if error.place is None else f"text {batch.rows[error.place]}") from error
+                vectors[batch.rows] = _embed(*replica, batch, precision)
                 advance(len(batch.rows))
 
         if len(replicas) == 1:  # in the calling thread: a worker thread would start a second OpenMP team and oversubscribe the cores
@@ -200,7 +198,7 @@ class SentenceEncoder:
         one, other = (F.normalize(vectors, dim=1) for vectors in rows)
         return (one @ other.T).numpy()
 
-    def _batches(self, texts: Sequence[str], prompt: str, size: int, together: int) -> Iterator["Pooled"]:
+    def batches(self, texts: Sequence[str], prompt: str, size: int, together: int = POOLED_TOKENS) -> Iterator["Pooled"]:
         """Batches of `together` tokens in groups of `size` texts alike in length, each window from long to short."""
         backbone, exclude = self.backbone, self.prompts.exclude
         for start in range(0, len(texts), WINDOW):
@@ -220,50 +218,28 @@ class SentenceEncoder:
         return self._replicas[device]
 
 
-@torch.inference_mode()
-def _embed(
-    backbone: Backbone, pooler: nn.Module, groups: list[list[list[int]]], skips: list[int], precision: torch.dtype | None
-) -> np.ndarray:
-    """Vectors (B, D) of the texts of all groups in order.
+def read_states(backbone: Backbone, batch: Pooled) -> TokenBatch:
+    """The states (N, d) of the texts of all groups in order, in the backbone's precision.
 
     Raises:
-        StateError: `place` is the text's place among them all.
+        StateError: the text is named by its row.
     """
-    batches: list[TokenBatch] = []
-    for ids in groups:
-        done = sum(map(len, batches))
+    found: list[TokenBatch] = []
+    for ids in batch.groups:
+        done = sum(map(len, found))
         try:
-            batches.append(backbone.encode(ids, skips[done : done + len(ids)]))
+            found.append(backbone.encode(ids, batch.skips[done : done + len(ids)]))
         except StateError as error:
-            raise StateError(error.problem, None if error.place is None else done + error.place) from error
-    tokens = join([batch.tokens for batch in batches])
-    tokens = tokens if precision is None else tokens.to(precision)
-    lengths = torch.cat([batch.lengths for batch in batches])
-    return pooler(TokenBatch.from_lengths(tokens.float(), lengths)).float().cpu().numpy()
+            raise StateError(error.problem, where="" if error.place is None else f"text {batch.rows[done + error.place]}") from error
+    return TokenBatch.from_lengths(join([part.tokens for part in found]), torch.cat([part.lengths for part in found]))
 
 
-def list_of(rows: Any, name: str) -> list[Any]:
-    """Rows in the order of any iterable of them.
-
-    Raises:
-        ConfigError: a table, a mapping or no iterable at all, whose order or column would be a guess.
-    """
-    if isinstance(rows, Mapping | bytes) or hasattr(rows, "columns") or not isinstance(rows, Iterable):
-        raise ConfigError(f"{name}: takes a text or a list of them, got {type(rows).__name__}; of a table give one column")
-    return list(rows)
-
-
-def list_of_texts(texts: Any, name: str) -> list[str]:
-    """The texts of any iterable of them.
-
-    Raises:
-        ConfigError: see `list_of`; something in it that is no text.
-    """
-    many = list_of(texts, name)
-    for place, text in enumerate(many):
-        if not isinstance(text, str):
-            raise ConfigError(f"{name}: text {place} is {str(text)[:60]!r} ({type(text).__name__}); give strings")
-    return many
+@torch.inference_mode()
+def _embed(backbone: Backbone, pooler: nn.Module, batch: Pooled, precision: torch.dtype | None) -> np.ndarray:
+    """Vectors (B, D) of the texts of all groups in order."""
+    states = read_states(backbone, batch)
+    tokens = states.tokens if precision is None else states.tokens.to(precision)
+    return pooler(states.with_tokens(tokens.float())).float().cpu().numpy()
 
 
 def load_encoder(
@@ -310,8 +286,12 @@ def pooler_settings(config: RunConfig) -> dict[str, Any]:
     return {**asdict(config.pooler), **asdict(config.graph), "data_seed": config.data_seed}
 
 
-def open_encoder(config: RunConfig) -> tuple[SentenceEncoder, RunConfig, list[str]]:
+def open_encoder(config: RunConfig, shared: Backbone | None = None) -> tuple[SentenceEncoder, RunConfig, list[str]]:
     """The encoder that `--task=mteb` scores: `--checkpoint_path` or a pooler as it is, texts cut to `--mteb_max_length`.
+
+    Args:
+        config: names one pooler.
+        shared: a backbone that is loaded already, which the encoder must have too.
 
     Returns:
         the encoder; the configuration of the pooler that it holds; remarks on what was assumed.
@@ -325,8 +305,8 @@ def open_encoder(config: RunConfig) -> tuple[SentenceEncoder, RunConfig, list[st
         raise ConfigError(f"--hidden_layer={layer}: several layers are standardised by training rows; name one, or give a trained run")
     if path is not None:
         config, remarks = resolve_checkpoint(path, config)
-    backbone = _open_backbone(config, path, None)
-    if config.mteb.mteb_max_length > backbone.max_length:
+    backbone = _open_backbone(config, path, None) if shared is None else _check_shared(config, path, shared)
+    if shared is None and config.mteb.mteb_max_length > backbone.max_length:
         wanted, limit = config.mteb.mteb_max_length, backbone.max_length
         remarks.append(f"--mteb_max_length={wanted}: {backbone.source.name} reads at most {limit} tokens")
     backbone.max_length = min(config.mteb.mteb_max_length, backbone.max_length)
@@ -355,8 +335,8 @@ def _open_prompts(config: RunConfig, backbone: Backbone) -> Prompts:
     return find_prompts(config.backbone, backbone.source)
 
 
-def _open_backbone(config: RunConfig, checkpoint: Path | None, max_length: int | None) -> Backbone:
-    """The backbone of a configuration, or the one that a run fine-tuned.
+def _find_states(config: RunConfig, checkpoint: Path | None) -> tuple[BackboneSource, str]:
+    """The backbone of a configuration, or the one that a run fine-tuned, and the layers that are read.
 
     Raises:
         CheckpointError: the checkpoint was trained on another backbone or layer, or its fine-tuned backbone is gone.
@@ -368,6 +348,34 @@ def _open_backbone(config: RunConfig, checkpoint: Path | None, max_length: int |
         trained_layer = ",".join(source.resolve_layers(saved["flags"]["hidden_layer"]))
         if layer != trained_layer:
             raise CheckpointError(f"--hidden_layer={layer}: {checkpoint} was trained on hidden state {trained_layer}; leave the flag out")
-    device = config.backbone.device
-    windows = windows_key(config.backbone)
+    return source, layer
+
+
+def _open_backbone(config: RunConfig, checkpoint: Path | None, max_length: int | None) -> Backbone:
+    """Load the backbone of a configuration, or the one that a run fine-tuned."""
+    source, layer = _find_states(config, checkpoint)
+    device, windows = config.backbone.device, windows_key(config.backbone)
     return Backbone(source, max_length, config.backbone.backbone_dtype, layer, pick_device(device), load_options(device), windows)
+
+
+def _check_shared(config: RunConfig, checkpoint: Path | None, shared: Backbone) -> Backbone:
+    """A backbone that is loaded already, if it gives the states that a configuration asks for.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    try:
+        source, layer = _find_states(config, checkpoint)
+    except CheckpointError as error:
+        raise ConfigError(f"{error}; poolers that are scored together need one backbone and layer") from error
+    asked = (source.identity, layer, config.backbone.backbone_dtype, windows_key(config.backbone))
+    if asked != (shared.source.identity, shared.layer, shared.dtype, shared.windows):
+        here, there = f"{source.name}, layer {layer}", f"{shared.source.name}, layer {shared.layer}"
+        raise ConfigError(f"{named(config)}: is on {here}, the first pooler on {there}; score them apart")
+    return shared
+
+
+def named(config: RunConfig) -> str:
+    """The flag that names the pooler of a configuration of `--task=mteb`."""
+    path = config.mteb.checkpoint
+    return f"--pooling_method={config.pooler.pooling_method}" if path is None else f"--checkpoint_path={path}"

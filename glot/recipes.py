@@ -11,7 +11,6 @@ run_estimate   tokens, bytes and hours of a store, before there is one
 """
 
 import logging
-import math
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -21,39 +20,36 @@ import torch
 
 from glot.data.hub import quiet_library as quiet_data_sets
 from glot.data.tasks import training_loss
-from glot.encoder import open_encoder
+from glot.encoders import SharedPass, open_encoders, open_text_states
 from glot.errors import DataError, GlotError, library_door, need, reason
 from glot.nn.layers import LayeredPooler
 from glot.nn.pooler import Pooler
 from glot.nn.stack import StackedModel
 from glot.progress import Clock, say, warn
 from glot.report.graph_density import sample_density
-from glot.report.mteb_tables import write_mteb_tables
 from glot.report.signal import stress_facts
 from glot.settings.choices import MTEB_CACHE
-from glot.settings.config import RunConfig, versions
+from glot.settings.config import RunConfig
 from glot.settings.seeds import parse_seeds
 from glot.states.backbone import quiet_library as quiet_models
 from glot.states.tokens import estimate_store, find_source
 from glot.training.checkpoint import (
     PREDICTIONS,
-    write_config,
     write_json,
     write_result,
 )
 from glot.training.finish import finish_head
-from glot.training.folders import RESULT, create_run_folder, open_run_folder, write_somewhere
+from glot.training.folders import RESULT, open_run_folder, write_somewhere
 from glot.training.folds import fold_configs, join_folds
 from glot.training.optimizer import fit_options, make_optimizer, moved_tensors
 from glot.training.record import ModelRecord, StackRecord
 from glot.training.released import check_released_file, released_name, save_released_file
-from glot.training.result import Result, make_mteb_result, summarise
+from glot.training.result import Result, summarise
 from glot.training.run import (
     close_run,
     find_finished,
     find_finished_stack,
     fingerprint_of,
-    folder_of,
     keep_epochs,
     load_inputs,
     make_loaders,
@@ -69,7 +65,7 @@ from glot.training.run import (
 )
 from glot.training.splits import Loaders
 from glot.training.switches import run_switches
-from glot.training.tracking import make_tracker, resolve_report_to
+from glot.training.tracking import resolve_report_to
 from glot.training.train import fit
 from glot.types import TokenSource
 
@@ -301,47 +297,36 @@ def score_untrained_mean(config: RunConfig) -> dict[str, float]:
 
 @run_switches()
 def run_mteb(config: RunConfig) -> Result:
-    """Score a pooler, trained (`--checkpoint_path`) or as it is, on MTEB tasks; writes results, a table and the run folder."""
+    """Score poolers, trained (`--checkpoint_path`) or as they are, on MTEB tasks: a run folder with results and a table for each."""
     config = config.checked()
     need("mteb", "mteb", "--task=mteb")
     from glot.integrations import mteb
+    from glot.integrations.mteb_runs import MtebRun, open_mteb_runs
 
     clock = Clock("load", "evaluate")
     report_to = resolve_report_to(config.output.report_to)
     data_dir = None if config.data.data_dir is None else Path(config.data.data_dir)
-    root = Path(config.output.output_dir)
-    tasks = mteb.find_tasks(config.mteb.mteb_task, data_dir, root / MTEB_CACHE)
+    cache = Path(config.output.output_dir) / MTEB_CACHE
+    tasks = mteb.find_tasks(config.mteb.mteb_task, data_dir, cache)
     with clock.phase("load"):
-        encoder, config, notes = open_encoder(config)
-    revision = encoder.fingerprint()
-    for note in notes:
-        say(note)
-    run_dir = create_run_folder(root, config.output.run_name or f"mteb-{encoder.name}-{revision[:8]}", config.output.overwrite)
-    source = encoder.backbone.source
-    facts = {"hidden_size": encoder.backbone.hidden_size, "backbone": source.identity, "folder": folder_of(source)}
-    write_config(run_dir, config, {**facts, "prompts": encoder.prompts.to_dict(), "data": [task.metadata.name for task in tasks]})
-    tracker = make_tracker(report_to, run_dir)
-    tracker.start(config.to_dict())
-    model = mteb.MtebModel(encoder, revision, {"max_length": encoder.backbone.max_length})
-    scores = []
+        opened = open_encoders(config)
+        states = open_text_states(config, opened[0].encoder) if config.mteb.mteb_store else None
+    shared = SharedPass([one.encoder for one in opened], states) if len(opened) > 1 or states is not None else None
+    runs: list[MtebRun] = open_mteb_runs(opened, tasks, report_to, shared)
     with clock.phase("evaluate"):
-        for score in mteb.evaluate_tasks(model, tasks, root / MTEB_CACHE, config.train.eval_batch_size, config.output.verbose):
-            scores.append(score)
-            say(f"{score.task}: {score.error if score.score is None else f'{score.metric} {score.score:.4f}'}")
-            tracker.log({score.task: math.nan if score.score is None else score.score}, len(scores))
-            write_mteb_tables(run_dir, scores, config.backbone.model_name_or_path, config.pooler.pooling_method)
-    found = {score.task: score.score for score in scores if score.score is not None}
-    if found:  # what the release's sweep file maximises
-        tracker.log({"metrics/acc": math.fsum(found.values()) / len(found)}, len(scores))
-    tracker.close()
-    failed = {score.task: score.error for score in scores if score.error}
-    result = make_mteb_result(config, found, failed, revision, clock.seconds, encoder.backbone.device)
-    result["backbone"] = {"identity": source.identity, **encoder.backbone.facts}
-    result |= {"notes": notes, "versions": {**versions(), "mteb": mteb.VERSION}, "run_dir": str(run_dir)}
-    write_result(run_dir, result)
-    if not found:
-        raise DataError(f"--mteb_task={config.mteb.mteb_task}: no task could be run; the first: {scores[0].task}: {scores[0].error}")
-    return result
+        for task in tasks:
+            with mteb.kept_loaded(task):
+                for run in runs:
+                    run.add(mteb.evaluate_task(run.model, task, cache, config.train.eval_batch_size, config.output.verbose))
+            if shared is not None:
+                shared.forget()
+    if states is not None:
+        states.check()
+    results = [run.close(clock.seconds) for run in runs]
+    if not any(result["scores"] for result in results):
+        first = runs[0].scores[0]
+        raise DataError(f"--mteb_task={config.mteb.mteb_task}: no task could be run; the first: {first.task}: {first.error}")
+    return results[0] if len(results) == 1 else {"task": "mteb", "runs": results, "run_dir": str(Path(config.output.output_dir))}
 
 
 def run_estimate(config: RunConfig) -> Result:

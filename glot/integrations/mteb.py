@@ -8,6 +8,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +18,7 @@ from mteb.models.abs_encoder import AbsEncoder
 from mteb.models.model_meta import ModelMeta
 
 from glot.encoder import SentenceEncoder
+from glot.encoders import SharedPass
 from glot.errors import ConfigError, DataError, GlotError, library_door, reason
 from glot.prompts import DOCUMENT_NAMES
 from glot.states.backbone import file_sha256
@@ -41,12 +43,18 @@ class MtebScore(NamedTuple):
 class MtebModel(AbsEncoder):
     """mteb's encoder protocol over a SentenceEncoder. Vectors have length one, as in the release's evaluation.
 
+    Args:
+        encoder: of texts.
+        revision: under which mteb remembers its results.
+        settings: that mteb shows.
+        shared: the pass that the encoder shares with others; None = it reads texts itself.
+
     Examples:
         >>> MtebModel(encoder, revision="1", settings={"pooling_method": "glot"})
     """
 
-    def __init__(self, encoder: SentenceEncoder, revision: str, settings: dict[str, Any]) -> None:
-        self.encoder = encoder
+    def __init__(self, encoder: SentenceEncoder, revision: str, settings: dict[str, Any], shared: SharedPass | None = None) -> None:
+        self.encoder, self._shared = encoder, shared
         self.mteb_model_meta = ModelMeta(
             name=f"glot/{encoder.name}",
             revision=revision,
@@ -88,6 +96,8 @@ class MtebModel(AbsEncoder):
         """
         texts = [text for batch in inputs for text in batch["text"]]
         prompt = self.encoder.prompts.first_of(prompt_names(task_metadata, prompt_type))
+        if self._shared is not None:
+            return self._shared.encode(self.encoder, texts, batch_size, show_progress_bar, prompt)
         return self.encoder.encode(texts, batch_size, show_progress_bar=show_progress_bar, prompt=prompt)
 
 
@@ -162,19 +172,32 @@ def _first_line(error: object) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), "no reason given")
 
 
-def evaluate_tasks(model: MtebModel, tasks: list[Any], cache: Path, batch_size: int, verbose: bool) -> Iterator[MtebScore]:
-    """The score of each task in turn. A failed task is reported and does not stop the others. Finished ones come from `cache`."""
-    for task in tasks:
-        revision = str(task.metadata.dataset.get("revision"))
-        own = cache / revision if revision.startswith(LOCAL) else cache  # mteb's cache ignores the revision
-        about = task.metadata.name, task.metadata.type, task.metadata.main_score
-        try:
-            with library_door(DataError, reason):
-                score = _evaluate(model, task, own, {"batch_size": batch_size, "show_progress_bar": verbose})
-        except GlotError as error:
-            yield MtebScore(*about, None, _first_line(error))
-        else:
-            yield MtebScore(*about, round(score, DIGITS), None)
+@contextmanager
+def kept_loaded(task: Any) -> Iterator[None]:
+    """Keep a task's data while several models are evaluated on it; mteb would drop and read them again for each."""
+    parts = [task, *getattr(task, "tasks", [])]
+    for part in parts:
+        part.unload_data = lambda: None
+    try:
+        yield
+    finally:
+        for part in parts:
+            del part.unload_data
+            if part.data_loaded:
+                part.unload_data()
+
+
+def evaluate_task(model: MtebModel, task: Any, cache: Path, batch_size: int, verbose: bool) -> MtebScore:
+    """The score of a task, or why it failed. A finished one comes from `cache`."""
+    revision = str(task.metadata.dataset.get("revision"))
+    own = cache / revision if revision.startswith(LOCAL) else cache  # mteb's cache ignores the revision
+    about = task.metadata.name, task.metadata.type, task.metadata.main_score
+    try:
+        with library_door(DataError, reason):
+            score = _evaluate(model, task, own, {"batch_size": batch_size, "show_progress_bar": verbose})
+    except GlotError as error:
+        return MtebScore(*about, None, _first_line(error))
+    return MtebScore(*about, round(score, DIGITS), None)
 
 
 def _evaluate(model: MtebModel, task: Any, cache: Path, options: dict[str, Any]) -> float:

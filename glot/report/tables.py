@@ -2,6 +2,7 @@
 
 import csv
 import io
+from pathlib import Path
 from typing import Any
 
 
@@ -37,7 +38,7 @@ def safe_cell(cell: str) -> str:
 def run_summary(result: dict[str, Any]) -> str:
     """What a run gave, in a few lines: metrics of the selected and the last epoch beside the floor; of several seeds mean and spread."""
     if "runs" in result:
-        return _seeds_summary(result)
+        return _seeds_summary(result) if "summary" in result else _poolers_summary(result["runs"])
     title = f"{result.get('task_name', result['task'])}, {result['model']}, {result['pooler']}, seed {result['seed']}"
     if "scores" in result:
         rows = [[name, number(value)] for name, value in result["scores"].items()] + [[name, "failed"] for name in result["failed"]]
@@ -50,6 +51,14 @@ def run_summary(result: dict[str, Any]) -> str:
     header = ["metric", f"epoch {best['epoch']}, selected", f"epoch {last['epoch']}, last" if last else "last", "floor"]
     seconds = ", ".join(f"{phase} {value:.1f} s" for phase, value in result["seconds"].items())
     return f"\n{title}\n{markdown(header, rows)}\n{seconds}\n{result['run_dir']}"
+
+
+def _poolers_summary(runs: list[dict[str, Any]]) -> str:
+    """Scores of several poolers on the same MTEB tasks, a column for each."""
+    tasks = list(dict.fromkeys(task for run in runs for task in (*run["scores"], *run["failed"])))
+    names = [Path(run["run_dir"]).name for run in runs]
+    rows = [[task, *("failed" if task in run["failed"] else number(run["scores"].get(task)) for run in runs)] for task in tasks]
+    return "\n".join([f"\nmteb, {runs[0]['model']}", markdown(["task", *names], rows), *(run["run_dir"] for run in runs)])
 
 
 def _seeds_summary(result: dict[str, Any]) -> str:

@@ -42,7 +42,7 @@ def check(config: "RunConfig") -> list[str]:
     if not 0 < config.data.heldout_fraction < 1:
         problems.append(f"--heldout_fraction={config.data.heldout_fraction}: must be above 0 and below 1")
     rows, parts = (_check_rows, _check_folds, _check_files, _check_folders), (_check_pooler, _check_backbone, _check_head)
-    for one in (*rows, *parts, _check_stress, _check_seeds, _check_processes):
+    for one in (*rows, *parts, _check_mteb, _check_stress, _check_seeds, _check_processes):
         problems += one(config)
     return problems
 
@@ -173,6 +173,18 @@ def _check_backbone(config: "RunConfig") -> list[str]:
     if backbone.exclude_prompt and backbone.prompts == NONE:
         problems.append("--exclude_prompt=1: has no effect with --prompts=none; leave it out")
     return problems + _check_model_name(backbone.model_name_or_path, backbone.revision)
+
+
+def _check_mteb(config: "RunConfig") -> list[str]:
+    if config.mteb.mteb_poolers is None:
+        return []
+    given = f"--mteb_poolers={config.mteb.mteb_poolers}"
+    names = [name.strip() for name in config.mteb.mteb_poolers.split(",")]
+    wrong = [name for name in names if name not in POOLERS and not is_own_name(name)]
+    problems = [unknown_name(name, POOLERS, "mteb_poolers") for name in wrong]
+    problems += [f"{given}: {name} scores pairs of texts and gives no sentence vector" for name in names if name in PAIR_POOLERS]
+    problems += [f"{given}: {name} is named twice" for name in dict.fromkeys(names) if names.count(name) > 1]
+    return problems
 
 
 def _check_stress(config: "RunConfig") -> list[str]:

@@ -75,7 +75,11 @@ CONDITIONS: dict[str, tuple[str, Callable[["RunConfig"], bool]]] = {
             or (_trains(c) and (c.data.task == "stress" or _holds_out(c)))
         ),
     ),
-    "store": ("--precompute_hidden_states=1 in a task that trains", lambda c: _trains(c) and c.store.precompute_hidden_states),
+    "store": (
+        "--precompute_hidden_states=1 in a task that trains, or --mteb_store=1",
+        lambda c: c.store.precompute_hidden_states if _trains(c) else c.mteb.mteb_store,
+    ),
+    "stored": ("--precompute_hidden_states=1 in a task that trains", lambda c: _trains(c) and c.store.precompute_hidden_states),
     "live": ("--precompute_hidden_states=1 (live states use this process)", lambda c: _trains(c) and c.store.precompute_hidden_states),
     "finetune": ("--finetune_backbone=full or lora", lambda c: _trains(c) and c.backbone.is_trained),
     "lora": ("--finetune_backbone=lora", lambda c: _trains(c) and c.backbone.finetune_backbone == "lora"),

@@ -95,8 +95,8 @@ def parse(argv: list[str], program: str = "main.py", defaults: dict[str, Any] | 
         ConfigError: every mistake that can be found without reading data or a model, all in one.
     """
     config, explicit, problems, print_config = _read_words(argv, program, defaults)
-    if config.data.task == "mteb" and config.mteb.checkpoint is not None and not problems:
-        config, problems = adopt_checkpoint(config, set(explicit))
+    if config.data.task == "mteb" and not problems:
+        config, problems = adopt_checkpoints(config, set(explicit))
     problems += _check_paths_too(config)
     if problems:
         raise ConfigError(*problems)
@@ -172,13 +172,20 @@ def brought(*kinds_of: str) -> list[str]:
     return [name for name, facts in flag_facts().items() if facts.brought in kinds_of]
 
 
-def adopt_checkpoint(config: RunConfig, explicit: set[str]) -> tuple[RunConfig, list[str]]:
+def adopt_checkpoints(config: RunConfig, explicit: set[str]) -> tuple[RunConfig, list[str]]:
+    """The configuration with what the first checkpoint was trained with, and the mistakes of all. The others bring their own later."""
+    adopted = [adopt_checkpoint(config, path, explicit) for path in config.mteb.checkpoints]
+    problems = [problem for _, wrong in adopted for problem in wrong]
+    if config.mteb.mteb_poolers and not adopted and "pooling_method" in explicit:
+        problems.append("--pooling_method: --mteb_poolers says which poolers are scored; leave it out")
+    return adopted[0][0] if adopted else config, problems
+
+
+def adopt_checkpoint(config: RunConfig, path: Path, explicit: set[str]) -> tuple[RunConfig, list[str]]:
     """The configuration with what a checkpoint was trained with, and a line for every given flag that contradicts it.
 
     A bare `.pth` says nothing of itself: then all flags stay, and sizes are read off its shapes later.
     """
-    path = config.mteb.checkpoint
-    assert path is not None
     try:
         saved = read_saved(path)
     except CheckpointError as error:

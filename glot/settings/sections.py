@@ -156,7 +156,7 @@ class StoreConfig:
     precompute_hidden_states: bool = flag(
         True, STORE, "1 = encode once and keep the states on disk; 0 = encode in every epoch", acts="trains"
     )
-    override_precompute: bool = flag(False, STORE, "1 = build the store anew", acts="store", identity=False, rare=True)
+    override_precompute: bool = flag(False, STORE, "1 = build the store anew", acts="stored", identity=False, rare=True)
     store_dir: str = flag(
         "data/hidden", STORE, "where stores live (or GLOT_STORE_DIR)", acts="store", ours=True, identity=False, environment="GLOT_STORE_DIR"
     )
@@ -246,15 +246,37 @@ class ContrastiveConfig:
 class MtebConfig:
     """Evaluation on MTEB (`--task=mteb`)."""
 
-    checkpoint_path: str = flag("standard", OUTPUT, "a run folder or a .pth file; standard = none", acts="mteb")
+    checkpoint_path: str = flag("standard", OUTPUT, "a run folder or a .pth file, or several with commas; standard = none", acts="mteb")
+    mteb_poolers: str | None = flag(
+        None, OUTPUT, "poolers without training that are scored too, from the same pass: mean,cls", acts="mteb", ours=True, later=True
+    )
+    mteb_store: bool = flag(
+        False,
+        OUTPUT,
+        "1 = keep token states by text under --store_dir: what was read before runs no backbone",
+        acts="mteb",
+        ours=True,
+        later=True,
+        rare=True,
+    )
     mteb_task: str = flag("SciFact", OUTPUT, "task name, comma list or benchmark", acts="mteb")
     mteb_max_length: int = flag(512, OUTPUT, "tokens a text is cut to in mteb", bounds=(1, MANY), acts="mteb", ours=True, rare=True)
     return_all_hidden_states: bool = flag(False, OUTPUT, "must be 0; known to the release's sweep file alone", acts="mteb", rare=True)
 
     @property
+    def checkpoints(self) -> list[Path]:
+        """Where the weights of each trained pooler are."""
+        if self.checkpoint_path in ("standard", ""):
+            return []
+        whole = expand_user(self.checkpoint_path)
+        if whole.exists() or "," not in self.checkpoint_path:
+            return [whole]
+        return [expand_user(part.strip()) for part in self.checkpoint_path.split(",")]
+
+    @property
     def checkpoint(self) -> Path | None:
-        """Where the pooler's weights are; None for a pooler without training."""
-        return None if self.checkpoint_path in ("standard", "") else expand_user(self.checkpoint_path)
+        """The first of `checkpoints`; None for a pooler without training."""
+        return next(iter(self.checkpoints), None)
 
 
 SECTIONS: dict[str, type] = {

@@ -19,7 +19,7 @@ STOREYS = (
     ("reuse",),
     ("recipes", "new_texts", "surveys"),
     ("integrations",),
-    ("predictor",),
+    ("predictor", "encoders"),
     ("encoder",),
     ("report",),
     ("training",),
@@ -27,7 +27,7 @@ STOREYS = (
     ("states", "nn"),
     ("settings",),
     ("distributed",),
-    ("hub", "files", "locate", "prompts", "types", "progress", "trust", "interrupts", "machine", "errors"),
+    ("hub", "files", "locate", "prompts", "types", "progress", "trust", "interrupts", "machine", "given", "errors"),
 )
 """A wing imports only from storeys below its own; wings of one storey do not import each other, but the ground floor is one house."""
 STOREY = {name: level for level, names in enumerate(STOREYS) for name in names}

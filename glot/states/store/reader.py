@@ -43,6 +43,11 @@ class StoredTokens:
         return self.manifest.num_sentences
 
     @property
+    def lengths(self) -> np.ndarray:
+        """(S,) int64, tokens of each text."""
+        return self._lengths
+
+    @property
     def facts(self) -> dict[str, Any]:
         """Facts measured on the backbone that made the store; empty for stores of older versions."""
         return dict(self.manifest.backbone or {})

@@ -1,0 +1,30 @@
+"""What a caller in Python gives as texts or rows: any iterable of them, and nothing whose order would be a guess."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from glot.errors import ConfigError
+
+
+def list_of(rows: Any, name: str) -> list[Any]:
+    """Rows in the order of any iterable of them.
+
+    Raises:
+        ConfigError: a table, a mapping or no iterable at all, whose order or column would be a guess.
+    """
+    if isinstance(rows, Mapping | bytes) or hasattr(rows, "columns") or not isinstance(rows, Iterable):
+        raise ConfigError(f"{name}: takes a text or a list of them, got {type(rows).__name__}; of a table give one column")
+    return list(rows)
+
+
+def list_of_texts(texts: Any, name: str) -> list[str]:
+    """The texts of any iterable of them.
+
+    Raises:
+        ConfigError: see `list_of`; something in it that is no text.
+    """
+    many = list_of(texts, name)
+    for place, text in enumerate(many):
+        if not isinstance(text, str):
+            raise ConfigError(f"{name}: text {place} is {str(text)[:60]!r} ({type(text).__name__}); give strings")
+    return many

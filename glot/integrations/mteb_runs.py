@@ -1,0 +1,87 @@
+"""The run folder of one pooler on MTEB: its configuration, table and result."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+from glot.encoders import Opened, SharedPass
+from glot.errors import ConfigError
+from glot.integrations.mteb import VERSION, MtebModel, MtebScore
+from glot.progress import say
+from glot.report.mteb_tables import write_mteb_tables
+from glot.settings.config import versions
+from glot.training.checkpoint import write_config, write_result
+from glot.training.folders import create_run_folder
+from glot.training.result import Result, make_mteb_result
+from glot.training.run import folder_of
+from glot.training.tracking import make_tracker
+
+
+class MtebRun:
+    """One pooler on MTEB, from its folder to its result.
+
+    Args:
+        opened: the encoder and its configuration.
+        folder: of the run.
+        report_to: the tracker.
+        shared: the pass that it shares with other poolers; None = the encoder reads texts itself.
+
+    Examples:
+        >>> run = MtebRun(opened, folder, "none", None)
+        >>> run.add(evaluate_task(run.model, task, cache, 64, verbose=False))
+        >>> result = run.close({"evaluate": 3.2})
+    """
+
+    def __init__(self, opened: Opened, folder: Path, report_to: str, shared: SharedPass | None) -> None:
+        self.encoder, self.config, self.notes = opened
+        self.folder, self.scores = folder, list[MtebScore]()
+        self.revision = self.encoder.fingerprint()
+        self.model = MtebModel(self.encoder, self.revision, {"max_length": self.encoder.backbone.max_length}, shared)
+        self._tracker = make_tracker(report_to, folder)
+        self._tracker.start(self.config.to_dict())
+
+    def add(self, score: MtebScore) -> None:
+        """A task's score: said, logged, and in the table."""
+        self.scores.append(score)
+        say(f"{self.encoder.name}, {score.task}: {score.error if score.score is None else f'{score.metric} {score.score:.4f}'}")
+        self._tracker.log({score.task: math.nan if score.score is None else score.score}, len(self.scores))
+        write_mteb_tables(self.folder, self.scores, self.config.backbone.model_name_or_path, self.config.pooler.pooling_method)
+
+    def close(self, seconds: dict[str, float]) -> Result:
+        """Write the result."""
+        found = {score.task: score.score for score in self.scores if score.score is not None}
+        if found:  # what the release's sweep file maximises
+            self._tracker.log({"metrics/acc": math.fsum(found.values()) / len(found)}, len(self.scores))
+        self._tracker.close()
+        failed = {score.task: score.error for score in self.scores if score.error}
+        backbone = self.encoder.backbone
+        result = make_mteb_result(self.config, found, failed, self.revision, seconds, backbone.device)
+        result["backbone"] = {"identity": backbone.source.identity, **backbone.facts}
+        result |= {"notes": self.notes, "versions": {**versions(), "mteb": VERSION}, "run_dir": str(self.folder)}
+        write_result(self.folder, result)
+        return result
+
+
+def open_mteb_runs(opened: list[Opened], tasks: list[Any], report_to: str, shared: SharedPass | None) -> list[MtebRun]:
+    """A run with its folder for each encoder. With several, `--run_name` gets the pooler's name behind it.
+
+    Raises:
+        ConfigError: wandb, which has one run per process, and several encoders.
+    """
+    if len(opened) > 1 and report_to == "wandb":
+        raise ConfigError("--report_to=wandb: takes one pooler per process, and several are scored; use none, or score them apart")
+    runs = []
+    for one in opened:
+        encoder, config = one.encoder, one.config
+        for note in one.notes:
+            say(note)
+        asked = config.output.run_name
+        checkpoint = config.mteb.checkpoint
+        own = encoder.name if checkpoint is None else f"{encoder.name}-{checkpoint.stem}"
+        name = f"mteb-{encoder.name}-{encoder.fingerprint()[:8]}" if asked is None else asked if len(opened) == 1 else f"{asked}-{own}"
+        folder = create_run_folder(Path(config.output.output_dir), name, config.output.overwrite)
+        source = encoder.backbone.source
+        facts = {"hidden_size": encoder.backbone.hidden_size, "backbone": source.identity, "folder": folder_of(source)}
+        write_config(folder, config, {**facts, "prompts": encoder.prompts.to_dict(), "data": [task.metadata.name for task in tasks]})
+        runs.append(MtebRun(one, folder, report_to, shared))
+    return runs
