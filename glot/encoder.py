@@ -23,11 +23,11 @@ from glot.nn.pooler import Pooler
 from glot.nn.poolers import build_pooler
 from glot.progress import counter
 from glot.prompts import Prompts
-from glot.settings.choices import short_name
+from glot.settings.choices import BACKBONE_DTYPES, short_name
 from glot.settings.config import RunConfig, read_saved
 from glot.settings.effects import reads_several
-from glot.states.backbone import DTYPES, Backbone, BackboneSource, pick_device
-from glot.states.tokens import find_prompts, find_source, load_options, windows_key
+from glot.states.backbone import Backbone, BackboneSource, pick_device
+from glot.states.tokens import find_prompts, find_source, load_options, settle_dtype, windows_key
 from glot.training.checkpoint import find_trained_backbone
 from glot.training.released import load_pooler, resolve_checkpoint
 from glot.types import TokenBatch
@@ -256,7 +256,7 @@ def load_encoder(
         checkpoint: `runs/<name>`, or a file under `--save_dir`.
         max_length: tokens a text is cut to; default: as in training.
         device: as `--device`.
-        backbone_dtype: float32, float16, bfloat16 or autocast; default: as in training.
+        backbone_dtype: float32, float16, bfloat16, autocast or auto; default: as in training.
         trust_pooler: run a pooler's own code that the checkpoint carries, whoever wrote it.
         trust_remote_code: run code that comes with the backbone; what the checkpoint says of it does not count.
 
@@ -273,8 +273,9 @@ def load_encoder(
     if max_length is not None and max_length < 1:
         raise ConfigError(f"max_length={max_length}: must be at least 1")
     precision = backbone_dtype or config.backbone.backbone_dtype
-    lookup(DTYPES, precision, "backbone_dtype")
+    lookup(dict.fromkeys(BACKBONE_DTYPES), precision, "backbone_dtype")
     asked = config.with_values(device=device, backbone_dtype=precision, trust_remote_code=trust_remote_code)
+    asked, _ = settle_dtype(asked, _find_states(asked, path)[0], pick_device(device))
     backbone = _open_backbone(asked, path, trained_length if max_length is None else max_length)
     pooler = load_pooler(path, config, backbone.hidden_size, trust_pooler, len(backbone.layers))
     prompts = Prompts.from_dict(saved["resolved"].get("prompts"))
@@ -305,6 +306,8 @@ def open_encoder(config: RunConfig, shared: Backbone | None = None) -> tuple[Sen
         raise ConfigError(f"--hidden_layer={layer}: several layers are standardised by training rows; name one, or give a trained run")
     if path is not None:
         config, remarks = resolve_checkpoint(path, config)
+    config, picked = settle_dtype(config, _find_states(config, path)[0], pick_device(config.backbone.device))
+    remarks += picked
     backbone = _open_backbone(config, path, None) if shared is None else _check_shared(config, path, shared)
     if shared is None and config.mteb.mteb_max_length > backbone.max_length:
         wanted, limit = config.mteb.mteb_max_length, backbone.max_length

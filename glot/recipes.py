@@ -62,6 +62,7 @@ from glot.training.run import (
     resolve,
     run_name,
     trained,
+    trained_as,
 )
 from glot.training.splits import Loaders
 from glot.training.switches import run_switches
@@ -87,7 +88,7 @@ def run_task(config: RunConfig, further: Callable[[Result], None] | None = None)
     record = ModelRecord(keeper, partial(batches.watch, run.model))
     state = make_state([run], inputs, moved, optimizer, options, record, train)
     with trained(run):
-        fit(inputs.team.wrap(run.model), train, loss, optimizer, record, options, state)
+        fit(inputs.team.wrap(trained_as(run.model, config, inputs.device)), train, loss, optimizer, record, options, state)
     found = finish_head(config, run.model, batches, inputs.clock)
 
     def finish(folder: Path) -> Result:

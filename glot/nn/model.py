@@ -40,6 +40,25 @@ class SentenceModel(nn.Module):
         return sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad)
 
 
+class InBfloat16(nn.Module):
+    """A model whose matrix products are computed in bfloat16; weights, gradients and the output stay float32.
+
+    Args:
+        model: Batch -> output.
+        device: its kind, as torch names it.
+    """
+
+    def __init__(self, model: nn.Module, device: str) -> None:
+        super().__init__()
+        self.model, self._device = model, device
+
+    def forward(self, batch: Batch) -> Tensor:
+        """The model's output, float32."""
+        with torch.autocast(self._device, torch.bfloat16):
+            output: Tensor = self.model(batch)
+        return output.float()
+
+
 def gather_rows(rows: Tensor, counts: Sequence[int], rank: int) -> Tensor:
     """All-gather with gradient: the rows of all ranks in rank order, (n, D) -> (sum of counts, D).
 

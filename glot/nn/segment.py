@@ -17,6 +17,11 @@ TOKENS_PER_PRODUCT = 1024
 """Approximate number of tokens per product. A product's cost grows with sentences times tokens, its overhead does not."""
 
 
+def widened(values: Tensor) -> Tensor:
+    """Values of half precision as float32: sums over many tokens would stop growing in it (256 + 1 = 256 in bfloat16)."""
+    return values.float() if values.dtype in (torch.bfloat16, torch.float16) else values
+
+
 def segment_sum(values: Tensor, batch: TokenBatch, weights: Tensor | None = None) -> Tensor:
     """`sum_i w_i values_i` over each sentence: (B, width). `weights (N,)` default to one."""
     return segment_sums([values], batch, values.new_ones(values.shape[0]) if weights is None else weights)
@@ -34,7 +39,7 @@ def segment_sums(parts: list[Tensor], batch: TokenBatch, weights: Tensor) -> Ten
     ):
         columns = torch.arange(len(weight), device=weight.device)
         selector = weight.new_zeros(min(size, len(batch) - first), len(weight)).index_put((segment - first, columns), weight)
-        rows.append(join([selector @ value for value in values], 1))
+        rows.append(join([selector.to(value.dtype) @ value for value in values], 1))
     return join(rows)
 
 
@@ -52,9 +57,10 @@ def segment_max(values: Tensor, batch: TokenBatch) -> Tensor:
 
 
 def segment_softmax(scores: Tensor, batch: TokenBatch) -> Tensor:
-    """Softmax of `scores (N,)` inside each sentence: (N,), every sentence sums to one."""
+    """Softmax of `scores (N,)` inside each sentence: (N,), every sentence sums to one. Of half precision it is computed in float32."""
+    given, scores = scores.dtype, widened(scores)
     with torch.no_grad():  # the shift cancels, so it needs no gradient
         peak = scores.new_full((len(batch),), -torch.inf).scatter_reduce(0, batch.segment, scores, "amax")
     exponent = (scores - peak[batch.segment]).exp()
     total = exponent.new_zeros(len(batch)).index_add(0, batch.segment, exponent)
-    return exponent / total[batch.segment]
+    return (exponent / total[batch.segment]).to(given)

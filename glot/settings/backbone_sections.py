@@ -64,7 +64,7 @@ class BackboneConfig:
     backbone_dtype: str = flag(
         "float32",
         BACKBONE,
-        "precision of the backbone; autocast = float32 weights, products in bfloat16",
+        "precision of the backbone; autocast = float32 weights, products in bfloat16; auto = the fastest in a trial of about a second",
         choices=BACKBONE_DTYPES,
         ours=True,
         brought=ORIGIN,

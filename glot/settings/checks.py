@@ -164,7 +164,7 @@ def _check_backbone(config: "RunConfig") -> list[str]:
     given = f"--finetune_backbone={backbone.finetune_backbone}"
     if backbone.is_trained and config.store.precompute_hidden_states:
         problems.append(f"--precompute_hidden_states=1: stored states cannot train the backbone; with {given} use 0")
-    if backbone.is_trained and backbone.backbone_dtype not in ("float32", "autocast"):
+    if backbone.is_trained and backbone.backbone_dtype not in ("float32", "autocast", "auto"):
         problems.append(f"--backbone_dtype={backbone.backbone_dtype}: would round small updates away; with {given} use float32 or autocast")
     if backbone.finetune_backbone == "lora" and not all(word.strip() for word in backbone.lora_targets.split(",")):
         problems.append(f"--lora_targets={backbone.lora_targets}: must be auto, or names of linear layers such as query,value")
@@ -248,6 +248,7 @@ def stack_problems(config: "RunConfig") -> list[str]:
         "--layer_mix=scalar: each run has its own sum of the layers": reads_several(config) and pooler.layer_mix == "scalar",
         f"--gnn_type={pooler.gnn_type}: only gat": is_glot and pooler.gnn_type != "gat",
         "--grad_clip: it is taken of one model's weights": config.train.grad_clip > 0,
+        "--train_dtype=bfloat16: losses are stacked in float32": config.train.train_dtype != "float32",
         "--dropout: each run drops others": config.head.dropout > 0,
         f"--head={config.head.head}: a solver fits it, and {pooler.pooling_method} has no weights": not has_gradient(config),
         "--jk_mode=lstm: only cat, max, mean and none": is_glot and pooler.jk_mode == "lstm",
@@ -268,6 +269,8 @@ def _check_processes(config: "RunConfig") -> list[str]:
     if config.backbone.is_trained:
         given = f"--finetune_backbone={config.backbone.finetune_backbone}"
         problems.append(f"{given}: {count} processes would train {count} backbones apart; start it without torchrun")
+    if config.backbone.backbone_dtype == "auto":
+        problems.append("--backbone_dtype=auto: each process would try by itself; name a precision")
     if config.pooler.pooling_method == "mlp":
         problems.append("--pooling_method=mlp: its batch norm would see one process's share of a batch; start it without torchrun")
     if config.pooler.pooling_method == "glot" and config.pooler.gnn_type in ("gin", "gine"):

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from glot.settings.choices import HEADS, LR_SCHEDULES, OPTIMIZERS, PAIR_FEATURES, THRESHOLDS
+from glot.settings.choices import HEADS, LR_SCHEDULES, OPTIMIZERS, PAIR_FEATURES, THRESHOLDS, TRAIN_DTYPES
 from glot.settings.facts import MANY, TRAINING, VAST, flag
 from glot.settings.seeds import LARGEST_SEED
 
@@ -25,6 +25,16 @@ class TrainConfig:
         TRAINING,
         "adamw: weight decay apart from the gradient",
         choices=OPTIMIZERS,
+        acts="gradient",
+        ours=True,
+        later=True,
+        rare=True,
+    )
+    train_dtype: str = flag(
+        "float32",
+        TRAINING,
+        "precision of matrix products in a training step; weights and evaluation stay float32",
+        choices=TRAIN_DTYPES,
         acts="gradient",
         ours=True,
         later=True,

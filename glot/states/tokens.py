@@ -20,7 +20,8 @@ from glot.progress import Clock, counter, say
 from glot.prompts import AUTO, MODEL_FILE, Prompts, UsedPrompts, read_prompts
 from glot.settings.backbone_sections import BackboneConfig
 from glot.settings.config import RunConfig, versions
-from glot.states.backbone import SPREAD, Backbone, BackboneSource, LiveTokens, LoraOptions, find_backbone
+from glot.states.backbone import AUTO as AUTO_DTYPE
+from glot.states.backbone import SPREAD, Backbone, BackboneSource, LiveTokens, LoraOptions, find_backbone, pick_dtype
 from glot.states.layered import LayeredTokens
 from glot.states.store import StoreKey, StorePlan, open_store, write_stores
 from glot.states.store.layout import DTYPES
@@ -61,6 +62,14 @@ def _own_prompts(path: str, revision: str | None) -> Path | None:
     if revision is None:
         return Path(path) / MODEL_FILE if (Path(path) / MODEL_FILE).is_file() else None
     return find_file(path, MODEL_FILE, revision)
+
+
+def settle_dtype(config: RunConfig, source: BackboneSource, device: torch.device) -> tuple[RunConfig, list[str]]:
+    """The configuration with `--backbone_dtype=auto` replaced by what it means here, and a line that says so."""
+    if config.backbone.backbone_dtype != AUTO_DTYPE:
+        return config, []
+    picked, line = pick_dtype(source, device, config.backbone.is_trained)
+    return config.with_values(backbone_dtype=picked), [line]
 
 
 def find_prompts(config: BackboneConfig, source: BackboneSource) -> Prompts:

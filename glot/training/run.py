@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from glot.data import PairFile
 from glot.data.custom import CUSTOM, CustomSpec, split_names
@@ -18,7 +18,7 @@ from glot.data.tasks import TASKS, TaskData, TaskSpec, load_custom_data, load_ta
 from glot.distributed import Processes, processes
 from glot.errors import GlotError, TrainingError
 from glot.files import HUB, find_files
-from glot.nn.model import SentenceModel
+from glot.nn.model import InBfloat16, SentenceModel
 from glot.nn.poolers import own_codes
 from glot.nn.poolers.pairs import ALL_CLASSES
 from glot.progress import Clock, say, warn
@@ -28,7 +28,7 @@ from glot.settings.config import RunConfig, versions
 from glot.settings.data_sections import DataConfig, StressConfig
 from glot.settings.effects import CONDITIONS
 from glot.states.backbone import Backbone, BackboneSource, need_adapters, pick_device, recall_facts
-from glot.states.tokens import find_prompts, find_source, open_tokens, used_prompts
+from glot.states.tokens import find_prompts, find_source, open_tokens, settle_dtype, used_prompts
 from glot.training.checkpoint import BACKBONE, WEIGHTS, build_model, read_result, save_model, write_config, write_result
 from glot.training.code import code_hash
 from glot.training.finish import check_head
@@ -331,8 +331,8 @@ def find_finished_stack(configs: list[RunConfig], fingerprints: list[str]) -> li
 
 
 def resolve(config: RunConfig, source: BackboneSource) -> tuple[RunConfig, list[str]]:
-    """Replace what depends on the backbone by its meaning: the layer's index, and `decoder_cls_last_token` for encoders."""
-    notes = []
+    """Replace what depends on the backbone or the machine by its meaning: layer, precision, and `decoder_cls_last_token` for encoders."""
+    config, notes = settle_dtype(config, source, own_device(config))
     last = config.pooler.decoder_cls_last_token
     layer = ",".join(source.resolve_layers(config.backbone.hidden_layer))
     if not config.backbone.adaptive_length and config.backbone.long_texts == "cut":
@@ -367,6 +367,11 @@ def run_name(config: RunConfig, fingerprint: str) -> str:
     task = config.files.task_name or config.data.task
     pooler = short_name(config.pooler.pooling_method)
     return config.output.run_name or f"{task}-{pooler}-{seed}-{fingerprint[:8]}"
+
+
+def trained_as(model: SentenceModel, config: RunConfig, device: torch.device) -> nn.Module:
+    """The model as training calls it: with `--train_dtype=bfloat16` its products are computed in bfloat16."""
+    return model if config.train.train_dtype == "float32" else InBfloat16(model, device.type)
 
 
 def keep_epochs(run: Run, task: TaskSpec, tensors: list[Tensor]) -> EpochKeeper:

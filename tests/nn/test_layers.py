@@ -273,6 +273,7 @@ CHANGES = [
     ["--pooling_method=glot", "--jk_mode=none"],
     ["--pooling_method=glot", "--input_proj=1"],
     ["--pooling_method=mean", "--pair_features=cosine"],
+    ["--pooling_method=glot", "--train_dtype=bfloat16"],
 ]
 
 

@@ -36,7 +36,7 @@ def test_names_equal_tables():
     assert set(ALL_CLASSES) == set(names.POOLERS)
     assert set(names.LABEL_SCALES) == set(LABEL_SCALES)
     assert set(names.DTYPES) == set(store.layout.DTYPES)
-    assert set(names.BACKBONE_DTYPES) == set(backbone.DTYPES)
+    assert set(names.BACKBONE_DTYPES) == {*backbone.DTYPES, backbone.AUTO}
     assert set(names.STRESS_VARIANTS) == set(VARIANTS)
     assert set(names.EMBEDDED_BACKBONES) == set(backbone.source.EMBEDDED)
 

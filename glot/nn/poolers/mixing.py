@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from glot.nn.edges import Edges
 from glot.nn.graph import barrier_of, parts_of
+from glot.nn.segment import widened
 
 NEGATIVE_SLOPE = 0.2
 
@@ -22,8 +23,8 @@ def mix_block(hidden: Tensor, sent: Tensor, received: Tensor, barrier: Tensor) -
 
     It works in place where autograd allows it, because operations on n x n tensors are bound by memory traffic. LeakyReLU keeps -inf.
     """
-    logits = (received.unsqueeze(2) + sent.unsqueeze(1)).add_(barrier)
-    return F.leaky_relu_(logits, NEGATIVE_SLOPE).softmax(-1) @ hidden
+    logits = (widened(received).unsqueeze(2) + widened(sent).unsqueeze(1)).add_(barrier)
+    return F.leaky_relu_(logits, NEGATIVE_SLOPE).softmax(-1).to(hidden.dtype) @ hidden
 
 
 class MixByRows(torch.autograd.Function):

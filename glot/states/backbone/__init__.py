@@ -4,6 +4,7 @@ from glot.states.backbone.adapters import LoraOptions, need_adapters
 from glot.states.backbone.facts import recall_facts
 from glot.states.backbone.live import LiveTokens
 from glot.states.backbone.model import Backbone
+from glot.states.backbone.precision import AUTO, pick_dtype
 from glot.states.backbone.source import (
     SPREAD,
     BackboneSource,
@@ -18,6 +19,7 @@ from glot.states.backbone.tokenizer import Tokeniser, kept_characters
 from glot.states.backbone.weights import DTYPES
 
 __all__ = [
+    "AUTO",
     "DTYPES",
     "SPREAD",
     "Backbone",
@@ -32,6 +34,7 @@ __all__ = [
     "kept_characters",
     "need_adapters",
     "pick_device",
+    "pick_dtype",
     "quiet_library",
     "recall_facts",
 ]

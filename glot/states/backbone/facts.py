@@ -18,9 +18,11 @@ def recall_facts(identity: str) -> dict[str, Any]:
 
 
 def remember_facts(identity: str, facts: dict[str, Any]) -> None:
-    """Cache facts. Where the cache folder cannot be written, they are measured again next time."""
+    """Cache facts beside those that are known. Where the cache folder cannot be written, they are measured again next time."""
     path = _file(identity)
-    if read_facts(path) == facts:
+    known = read_facts(path)
+    facts = known | facts
+    if known == facts:
         return
     partial = path.with_suffix(f".{os.getpid()}")
     try:

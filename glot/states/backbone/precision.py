@@ -1,0 +1,69 @@
+"""The fastest precision of a backbone on the machine at hand: a trial of about a second, remembered for that model and machine."""
+
+import time
+from typing import Any
+
+import torch
+
+from glot.errors import ConfigError, StateError
+from glot.machine import cpu_flags
+from glot.states.backbone.facts import recall_facts, remember_facts
+from glot.states.backbone.model import Backbone
+from glot.states.backbone.source import BackboneSource
+
+AUTO = "auto"
+FROZEN, TRAINED = ("float32", "bfloat16", "autocast"), ("float32", "autocast")
+"""What may be picked for a backbone that is frozen, and for one that is trained: pure half precision would round small updates away."""
+GAIN = 0.9
+"""Another precision than float32 is picked where it takes at most this share of float32's time."""
+TEXTS, WORDS, SECONDS = 16, 48, 0.3
+
+
+def pick_dtype(source: BackboneSource, device: torch.device, is_trained: bool = False) -> tuple[str, str]:
+    """The fastest precision, and a line that says why.
+
+    Args:
+        source: the backbone.
+        device: where it is going to compute.
+        is_trained: see `TRAINED`.
+    """
+    machine = _machine(device)
+    known: dict[str, Any] = recall_facts(source.identity).get("milliseconds", {}) if source.identity else {}
+    times = known.get(machine) or _try_all(source, device)
+    if source.identity and machine not in known:
+        remember_facts(source.identity, {"milliseconds": {**known, machine: times}})
+    able = {name: times[name] for name in (TRAINED if is_trained else FROZEN) if name in times}
+    fastest = min(able, key=lambda name: able[name])
+    picked = fastest if "float32" not in able or able[fastest] <= GAIN * able["float32"] else "float32"
+    listing = ", ".join(f"{name} {value:.1f} ms" for name, value in able.items())
+    return picked, f"--backbone_dtype=auto: {picked} (a batch of {TEXTS} texts takes {listing} on {machine})"
+
+
+def _machine(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"a CPU with {' '.join(cpu_flags()) or 'no known flags'}" if device.type == "cpu" else str(device)
+
+
+def _try_all(source: BackboneSource, device: torch.device) -> dict[str, float]:
+    """Milliseconds per batch of each precision that the model runs in; one copy of it is in memory at a time."""
+    found: dict[str, float] = {}
+    for dtype in FROZEN:
+        try:
+            backbone = Backbone(source, None, dtype, str(source.num_layers), device)
+            found[dtype] = _time(backbone)
+        except (ConfigError, StateError):  # not in this precision
+            if dtype == "float32":
+                raise
+    return found
+
+
+@torch.inference_mode()
+def _time(backbone: Backbone) -> float:
+    ids = backbone.tokenise([f"text {number} " + "of some words " * (WORDS // 3) for number in range(TEXTS)])
+    best, end = float("inf"), time.perf_counter() + SECONDS
+    while time.perf_counter() < end or best == float("inf"):
+        start = time.perf_counter()
+        backbone.encode(ids).tokens.float().cpu()  # waits for an accelerator
+        best = min(best, 1000 * (time.perf_counter() - start))
+    return round(best, 2)
