@@ -61,6 +61,7 @@ COMMANDS: dict[str, tuple[Callable[[list[str], str], int | None], str]] = {
     "predict": (subcommands.do_predict, "label new texts with a trained run"),
     "encode": (subcommands.do_encode, "write the vectors of new texts"),
     "export": (subcommands.do_export, "a run as a folder that SentenceTransformer loads"),
+    "explain": (subcommands.do_explain, "what a trained run weighs in a text, and what its answer depends on"),
     "report": (subcommands.do_report, "what a study's runs say: intervals, paired tests, floors, published figures"),
     "runs": (subcommands.do_runs, "a table of finished runs"),
     "rerun": (subcommands.do_rerun, "do a finished run again, and compare"),

@@ -169,6 +169,17 @@ class SentenceEncoder:
                 list(pool.map(take_batches, replicas))
         return vectors
 
+    @property
+    def before(self) -> str:
+        """The prompt that stands before each text where none is named."""
+        return self.prompts.named(None)
+
+    def states(self, texts: list[str]) -> TokenBatch:
+        """Token states of texts in one batch, as the pooler takes them: float32 (N, d)."""
+        ids, skips = self.backbone.tokeniser.tokenise(texts, self.backbone.max_length, self.before, self.prompts.exclude)
+        batch = self.backbone.encode(ids, skips)
+        return batch.with_tokens(batch.tokens.float())
+
     def check_vectors(self) -> None:
         """Refuse a pooler that has no vector of a single text.
 

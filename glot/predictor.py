@@ -93,20 +93,22 @@ class Predictor(SentenceEncoder):
             for start in range(0, len(rows), batch_size):
                 part = rows[start : start + batch_size]
                 try:
-                    sides = [self._states([row[side] for row in part]) for side in range(len(self.columns))]
+                    sides = [self.states([row[side] for row in part]) for side in range(len(self.columns))]
                 except StateError as error:
                     raise StateError(error.problem, where="" if error.place is None else f"pair {start + error.place}") from error
                 found.append(self.head(self.pooler(*sides)).float().cpu())
                 bar.update(len(part))
         return torch.cat(found).numpy()
 
-    def _states(self, texts: list[str]) -> TokenBatch:
+    @property
+    def before(self) -> str:
+        """The prompt that stands before each text."""
+        return self._used.query
+
+    def states(self, texts: list[str]) -> TokenBatch:
         """Token states of texts, rounded as the run's store rounds them."""
-        backbone = self.backbone
-        ids, skips = backbone.tokeniser.tokenise(texts, backbone.max_length, self._used.query, self.prompts.exclude)
-        batch = backbone.encode(ids, skips)
-        tokens = batch.tokens if self._precision is None else batch.tokens.to(self._precision)
-        return batch.with_tokens(tokens.float())
+        batch = super().states(texts)
+        return batch if self._precision is None else batch.with_tokens(batch.tokens.to(self._precision).float())
 
     def predict(self, texts: Texts | str, batch_size: int = 32, show_progress_bar: bool = False) -> Any:
         """The name of each text's class, a list; scores (S,) where the run was trained on scores. A single text gets a single answer."""

@@ -1,6 +1,7 @@
 """The commands beside `run` and `stress`: what each parses, calls and prints. `glot.cli` turns their errors into lines and exit codes."""
 
 import sys
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -9,6 +10,7 @@ from glot.report.tables import csv_text, markdown
 from glot.settings.commands import (
     parse_cost,
     parse_encode,
+    parse_explain,
     parse_export,
     parse_init,
     parse_new,
@@ -91,6 +93,18 @@ def do_sweep(words: list[str], program: str) -> int:
     for line in failed:
         print(f"failed: {line}", file=sys.stderr)
     return 1 if failed else 0
+
+
+def do_explain(words: list[str], program: str) -> None:
+    """`glot explain RUN --text ...`: what a run weighs, and what its answer depends on."""
+    asked = parse_explain(words)
+    load_recipes()
+    from glot.explain.recipe import Asked, read_rows, run_explain
+
+    runs = [asked.run, *(Path(name.strip()) for name in (asked.compare or "").split(",") if name.strip())]
+    texts = [(text,) for text in asked.text] + [tuple(pair) for pair in asked.pair]
+    texts += read_rows(asked.run, asked.rows) if asked.rows else []
+    print(run_explain(Asked(runs, texts, asked.html, asked.out, asked.device, _trust(asked))))
 
 
 def do_report(words: list[str], program: str) -> None:

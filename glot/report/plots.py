@@ -322,3 +322,29 @@ def plot_score_by_seconds(rows: list[tuple[str, str, list[tuple[float, float]]]]
     axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
     figure.tight_layout()
     save_both(figure, path)
+
+
+MOST_BARS = 60
+
+
+def plot_tokens(rows: list[tuple[str, list[str], Any, Any]], path: Path) -> None:
+    """Weight of each token, and the change of the answer without it, one panel per text and run.
+
+    Args:
+        rows: (title, tokens, weights (n,) or None, changes (n,)); of long texts the first `MOST_BARS` tokens.
+        path: file of the figure; its ending is the format.
+    """
+    figure, grid = _subplots(len(rows), 1, figsize=(9.6, 2.3 * len(rows)), dpi=150, squeeze=False)
+    for axes, (title, tokens, weights, changes) in zip(grid[:, 0], rows, strict=True):
+        names, places = [token.replace("$", r"\$") for token in tokens[:MOST_BARS]], np.arange(min(len(tokens), MOST_BARS))
+        if weights is not None:
+            axes.bar(places - 0.2, np.asarray(weights)[:MOST_BARS], width=0.4, color="#5b8db8", label="weight")
+        axes.bar(places + 0.2, np.nan_to_num(np.asarray(changes))[:MOST_BARS], width=0.4, color="#c23b4b", label="change without it")
+        axes.axhline(0, color="#808080", linewidth=0.6)
+        axes.set_xticks(places, names, rotation=60, ha="right", fontsize=7)
+        axes.tick_params(axis="y", labelsize=7)
+        axes.set_title(title.replace("$", r"\$"), fontsize=9, loc="left")
+        axes.spines[["top", "right"]].set_visible(False)
+    grid[0, 0].legend(frameon=False, fontsize=7, ncols=2)
+    figure.tight_layout()
+    figure.savefig(path)

@@ -3,7 +3,6 @@
 from functools import lru_cache
 from typing import Any
 
-from glot.data.shortcuts import score_shortcuts
 from glot.data.stress import needles_kept
 from glot.data.tasks import load_task_data
 from glot.settings.backbone_sections import BackboneConfig
@@ -25,6 +24,8 @@ def stress_facts(config: RunConfig) -> dict[str, Any]:
 
 @lru_cache(maxsize=8)
 def _shortcuts(data: DataConfig, stress: StressConfig, max_length: int, data_seed: int) -> dict[str, float]:
+    from glot.data.shortcuts import score_shortcuts  # scikit-learn's classifiers, which other tasks do not need
+
     rows = load_task_data(data.task, data, stress, max_length, data_seed)
     return score_shortcuts(rows.train, rows.reported[0])
 

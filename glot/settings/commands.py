@@ -179,6 +179,31 @@ def parse_cost(argv: list[str]) -> CostAsked:
     return CostAsked(config, explicit, asked.arms, asked.quality == "1")
 
 
+def parse_explain(argv: list[str]) -> argparse.Namespace:
+    """The command line of `glot explain`.
+
+    Raises:
+        ConfigError: a missing or malformed argument.
+    """
+    about = "Show what a trained run weighs and joins in a text, and what its answer becomes without a token, a word, or the edges."
+    parser = Parser(prog="glot explain", description=about, allow_abbrev=False)
+    parser.add_argument("run", type=Path, help="folder of a finished run")
+    parser.add_argument("--text", action="append", default=[], metavar="TEXT", help="repeatable")
+    parser.add_argument("--pair", action="append", default=[], nargs=2, metavar="TEXT", help="both texts of a pair; repeatable")
+    parser.add_argument("--rows", metavar="I,J", help="rows of the run's evaluation split, counted from 0, as in its predictions.csv")
+    parser.add_argument("--compare", metavar="RUNS", help="further runs on the same texts, with commas between")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="a page that stands alone")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="png, pdf, svg (numbered with several texts) or json")
+    parser.add_argument("--device", default="auto", help="as in main.py [auto]")
+    _add_trust(parser)
+    asked = parser.parse_args(argv)
+    if not (asked.text or asked.pair or asked.rows):
+        raise ConfigError("glot explain: give --text, --pair or --rows")
+    if asked.text and asked.pair:
+        raise ConfigError("--pair: a run takes either texts or pairs; leave one of --text and --pair out")
+    return asked
+
+
 def parse_plain_pooler(words: list[str]) -> RunConfig:
     """The configuration of a pooler without a run, from flags of `main.py`; `--max_length` is the length that counts here.
 

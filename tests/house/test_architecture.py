@@ -17,7 +17,7 @@ STOREYS = (
     ("api",),
     ("study", "doctor", "starters"),
     ("reuse",),
-    ("recipes", "new_texts", "surveys"),
+    ("recipes", "new_texts", "surveys", "explain"),
     ("integrations",),
     ("predictor", "encoders"),
     ("encoder",),
@@ -51,6 +51,7 @@ DOORS = {
     "sklearn": ("training/metrics", "training/linear_heads", "data"),
     "scipy": ("training/metrics", "study/statistics"),
     "tqdm": ("progress",),
+    "jinja2": ("report/page",),
     "xxhash": ("states/store/checksums",),
 }
 """Library -> the only files or wings that import it."""

@@ -105,6 +105,16 @@ class CrossGlotPooler(Pooler):
             vectors[1] = vectors[1].roll(1, 0)
         return join_pair(vectors[0], vectors[1], self.features)
 
+    def readout_weights(self, first: TokenBatch, second: TokenBatch) -> list[Tensor]:
+        """The weight of each token in its sentence's readout: (N1,) and (N2,)."""
+        graph = CrossGraph(first, second, self.rule)
+        sides = zip(graph.pair, self.states(graph), strict=True)
+        return [readout(states, self.score_layer.score(states), side)[1] for side, states in sides]
+
+    def edges_between(self, first: TokenBatch, second: TokenBatch) -> Tensor:
+        """Which tokens of one pair's sentences are joined: (n, m) bool."""
+        return CrossGraph(first, second, self.rule).joined[0][0]
+
     def states(self, graph: CrossGraph) -> tuple[list[Tensor], list[Tensor]]:
         """The states of both sides' tokens, (N1, D) and (N2, D), as lists of column ranges."""
         raw = [side.tokens for side in graph.pair]

@@ -12,10 +12,11 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from glot.nn.edges import Edges, has_sparse_products
 from glot.nn.graph import DENSE_TOKENS, TokenGraph
-from glot.nn.poolers.mixing import MixByRows, MixOnEdges, mix_block
+from glot.nn.poolers.mixing import NEGATIVE_SLOPE, MixByRows, MixOnEdges, mix_block
 
 ENGINES = ("auto", "dense", "edges")
 
@@ -58,6 +59,11 @@ class GatConv(nn.Module):
         edges = self._edges(hidden, graph)
         mixed = self._in_blocks(hidden, graph) if edges is None else MixOnEdges.apply(hidden, *self._halves(hidden), edges)[0]
         return mixed + self.bias
+
+    def attention(self, x: Tensor, barrier: Tensor) -> Tensor:
+        """Weights (n, n) with which the tokens of one sentence see each other, row = receiver: x (n, in), additive mask (n, n)."""
+        sent, received = self._halves(self.lin(x))
+        return F.leaky_relu(received.unsqueeze(1) + sent.unsqueeze(0) + barrier, NEGATIVE_SLOPE).softmax(-1)
 
     def _edges(self, hidden: Tensor, graph: TokenGraph) -> Edges | None:
         """The edges to mix on; None to mix in blocks."""

@@ -1,0 +1,123 @@
+"""`glot explain RUN`: texts through a run and the runs beside it, to the terminal, a figure, JSON or a page."""
+
+import csv
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from glot.encoder import SentenceEncoder
+from glot.errors import CheckpointError, ConfigError, disk_door
+from glot.explain.measure import Explanation, explain
+from glot.explain.show import LEGEND, as_text, to_dict
+from glot.predictor import load_any
+from glot.settings.choices import short_name
+from glot.settings.config import read_config
+from glot.training.checkpoint import CONFIG, PREDICTIONS
+from glot.trust import Trust
+
+FIGURES = (".png", ".pdf", ".svg")
+FORMATS = (*FIGURES, ".json")
+
+
+class Asked(NamedTuple):
+    """What `glot explain` is asked: runs, the first of which is explained; texts or pairs; where results go."""
+
+    runs: list[Path]
+    texts: list[tuple[str, ...]]
+    html: Path | None
+    out: Path | None
+    device: str
+    trust: Trust
+
+
+def check_files(asked: Asked) -> None:
+    """Refuse a file that cannot be written, before anything is loaded.
+
+    Raises:
+        ConfigError: an unknown ending, or a folder that is not there.
+    """
+    if asked.out is not None and asked.out.suffix not in FORMATS:
+        raise ConfigError(f"--out={asked.out}: ends with none of {', '.join(FORMATS)}")
+    for flag, path in (("html", asked.html), ("out", asked.out)):
+        if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
+            raise ConfigError(f"--{flag}={path}: {'is a folder' if path.is_dir() else 'its folder is not there'}; name a file in a folder")
+
+
+def run_explain(asked: Asked) -> str:
+    """Explain every text by every run. Returns what the terminal shows; files are written where they are asked for."""
+    check_files(asked)
+    loaded = [(path, *open_run(path, asked.device, asked.trust)) for path in asked.runs]
+    found = [[explain(encoder, texts, path.name, name) for path, encoder, name in loaded] for texts in asked.texts]
+    colour = sys.stdout.isatty()
+    shown = "\n\n".join(as_text(one, colour) for group in found for one in group)
+    written = write_out(asked.out, found) if asked.out is not None else []
+    if asked.html is not None:
+        from glot.report.page import write_page
+
+        with disk_door(asked.html):
+            write_page(
+                asked.html,
+                "explain.html",
+                title=f"What {asked.runs[0].name} weighs",
+                data=[[to_dict(one) for one in group] for group in found],
+            )
+        written.append(asked.html)
+    return "\n".join([shown, "", LEGEND, *(f"written: {path}" for path in written)])
+
+
+def read_rows(run: Path, asked: str) -> list[tuple[str, ...]]:
+    """The texts of some rows of a run's evaluation split, from its predictions.
+
+    Raises:
+        ConfigError: no numbers, no such row, or predictions without texts.
+    """
+    path = run / PREDICTIONS
+    if not path.is_file():
+        raise CheckpointError(f"{run}: no {PREDICTIONS}; give the folder of a finished run with labels")
+    if not all(word.strip().isdecimal() for word in asked.split(",")):
+        raise ConfigError(f"--rows={asked}: must be numbers of rows such as 0,7")
+    with path.open(encoding="utf-8", newline="") as stream:
+        table = list(csv.DictReader(stream))
+    columns = [name for name in (table[0] if table else {}) if not is_answer(name)]
+    wanted = [int(word) for word in asked.split(",")]
+    missing = next((row for row in wanted if row >= len(table)), None)
+    if missing is not None:
+        raise ConfigError(f"--rows={asked}: there is no row {missing}; {path} has rows 0 to {len(table) - 1}")
+    if not columns:
+        raise ConfigError(f"--rows={asked}: {path} holds no texts, they were too long; give them with --text")
+    return [tuple(table[row][name] for name in columns) for row in wanted]
+
+
+def is_answer(name: str) -> bool:
+    """Whether a column of `predictions.csv` is ours, and no text of the data."""
+    return name in ("row", "label", "prediction", "label_name", "prediction_name") or (name.startswith("score_") and name[6:].isdecimal())
+
+
+def open_run(path: Path, device: str, trust: Trust) -> tuple[SentenceEncoder, str]:
+    """The encoder of a run with its head, and the name of its pooler."""
+    encoder = load_any(path, device=device, trust_pooler=trust.pooler, trust_remote_code=trust.remote_code)
+    flags = read_config(path / CONFIG)["flags"] if path.is_dir() else {"pooling_method": "pooler"}
+    return encoder, short_name(flags["pooling_method"])
+
+
+def write_out(path: Path, found: Sequence[Sequence[Explanation]]) -> list[Path]:
+    """A file per text, numbered where there are several; JSON holds them all."""
+    if path.suffix == ".json":
+        plain = [[to_dict(one) for one in group] for group in found]
+        with disk_door(path):
+            path.write_text(json.dumps(plain, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        return [path]
+    from glot.report.plots import plot_tokens  # matplotlib
+
+    paths = [path if len(found) == 1 else path.with_name(f"{path.stem}-{place}{path.suffix}") for place in range(len(found))]
+    for target, group in zip(paths, found, strict=True):
+        rows = [
+            (f"{one.run}: {one.pooler}, {one.outcome.words} {one.outcome.value:.2f}", side.tokens, side.weights, side.without_token)
+            for one in group
+            for side in one.sides
+        ]
+        with disk_door(target):
+            plot_tokens(rows, target)
+    return paths
