@@ -63,6 +63,7 @@ COMMANDS: dict[str, tuple[Callable[[list[str], str], int | None], str]] = {
     "export": (subcommands.do_export, "a run as a folder that SentenceTransformer loads"),
     "explain": (subcommands.do_explain, "what a trained run weighs in a text, and what its answer depends on"),
     "report": (subcommands.do_report, "what a study's runs say: intervals, paired tests, floors, published figures"),
+    "compare": (subcommands.do_compare, "what two runs differ in: flags, versions, scores, rows"),
     "runs": (subcommands.do_runs, "a table of finished runs"),
     "rerun": (subcommands.do_rerun, "do a finished run again, and compare"),
     "store": (subcommands.do_store, "stores of token states: list, verify, gc, rm"),

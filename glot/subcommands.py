@@ -8,6 +8,7 @@ from typing import Any
 from glot.errors import ConfigError, need
 from glot.report.tables import csv_text, markdown
 from glot.settings.commands import (
+    parse_compare,
     parse_cost,
     parse_encode,
     parse_explain,
@@ -109,7 +110,13 @@ def do_explain(words: list[str], program: str) -> None:
 
 def do_report(words: list[str], program: str) -> None:
     """`glot report DIR`: statistics of a study's runs, or a table of any other runs."""
-    folder = parse_report(words).folder
+    asked = parse_report(words)
+    if asked.html is not None:
+        from glot.study.pages import write_html
+
+        print(write_html(asked.folders, asked.html))
+        return
+    (folder,) = asked.folders
     if (folder / "study.json").is_file():
         from glot.study import report as study
 
@@ -118,6 +125,17 @@ def do_report(words: list[str], program: str) -> None:
     from glot.study.runs import report_runs
 
     print(report_runs(folder))
+
+
+def do_compare(words: list[str], program: str) -> None:
+    """`glot compare RUN1 RUN2`: what two runs differ in."""
+    asked = parse_compare(words)
+    from glot.study import compare
+
+    found = compare.compare_runs(asked.first, asked.second)
+    if asked.html is not None:
+        compare.write_comparison(found, asked.html)
+    print(compare.in_words(found))
 
 
 def do_runs(words: list[str], program: str) -> None:

@@ -14,7 +14,7 @@ from glot.explain.show import LEGEND, as_text, to_dict
 from glot.predictor import load_any
 from glot.settings.choices import short_name
 from glot.settings.config import read_config
-from glot.training.checkpoint import CONFIG, PREDICTIONS
+from glot.training.checkpoint import CONFIG, PREDICTIONS, text_columns_of
 from glot.trust import Trust
 
 FIGURES = (".png", ".pdf", ".svg")
@@ -80,7 +80,7 @@ def read_rows(run: Path, asked: str) -> list[tuple[str, ...]]:
         raise ConfigError(f"--rows={asked}: must be numbers of rows such as 0,7")
     with path.open(encoding="utf-8", newline="") as stream:
         table = list(csv.DictReader(stream))
-    columns = [name for name in (table[0] if table else {}) if not is_answer(name)]
+    columns = text_columns_of(table[0]) if table else []
     wanted = [int(word) for word in asked.split(",")]
     missing = next((row for row in wanted if row >= len(table)), None)
     if missing is not None:
@@ -88,11 +88,6 @@ def read_rows(run: Path, asked: str) -> list[tuple[str, ...]]:
     if not columns:
         raise ConfigError(f"--rows={asked}: {path} holds no texts, they were too long; give them with --text")
     return [tuple(table[row][name] for name in columns) for row in wanted]
-
-
-def is_answer(name: str) -> bool:
-    """Whether a column of `predictions.csv` is ours, and no text of the data."""
-    return name in ("row", "label", "prediction", "label_name", "prediction_name") or (name.startswith("score_") and name[6:].isdecimal())
 
 
 def open_run(path: Path, device: str, trust: Trust) -> tuple[SentenceEncoder, str]:

@@ -1,6 +1,7 @@
 """Pages: one self-contained HTML file from a template, styles and a script of this package. Whatever data bring is escaped."""
 
 import json
+import re
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -28,9 +29,10 @@ def _embedded(value: Any) -> Markup:
     return Markup(text)
 
 
-def vector(svg: str) -> Markup:
-    """A figure of ours as inline SVG, without the lines before its element."""
-    return Markup(svg[svg.index("<svg") :])
+def vector(svg: str, name: str) -> Markup:
+    """A figure of ours as inline SVG, without the lines before its element; `name` stands before its identifiers."""
+    own = re.sub(r'(\bid="|url\(#|xlink:href="#)', rf"\g<1>{name}-", svg[svg.index("<svg") :])
+    return Markup(own)
 
 
 def write_page(path: Path, template: str, **values: Any) -> None:

@@ -2,9 +2,12 @@
 
 import itertools
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -99,14 +102,33 @@ def _inside(metric: str, value: float) -> float:
     return min(max(value, low), high)
 
 
+@contextmanager
+def seeded_svg() -> Iterator[None]:
+    """Figures that are drawn as SVG meanwhile keep their texts as text, and are the same each time."""
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "glot"}):
+        yield
+
+
 def save_both(figure: Figure, path: Path) -> None:
     """As PNG, and as PDF beside it."""
     figure.savefig(path)
     figure.savefig(path.with_suffix(".pdf"))
 
 
-def plot_arms(rows: list[tuple[str, str, str, Any]], path: Path, floors: dict[str, float] | None = None) -> None:
-    """Mean and 95 % interval of every arm, one panel per grid point: rows of (point, arm, metric, Spread); point -> floor, dashed."""
+def plot_arms(
+    rows: list[tuple[str, str, str, Any]],
+    path: Path,
+    floors: dict[str, float] | None = None,
+    dots: dict[tuple[str, str], list[float]] | None = None,
+) -> None:
+    """Mean and 95 % interval of every arm, one panel per grid point.
+
+    Args:
+        rows: (point, arm, metric, Spread).
+        path: file of the figure.
+        floors: point -> score of a constant answer, dashed.
+        dots: (point, arm) -> scores of its seeds.
+    """
     points = list(dict.fromkeys(point for point, _, _, _ in rows))
     arms = list(dict.fromkeys(arm for _, arm, _, _ in rows))
     figure, panels = _subplots(1, max(1, len(points)), figsize=(2 + 2.3 * len(points), 1.2 + 0.3 * len(arms)), dpi=150, squeeze=False)
@@ -115,6 +137,8 @@ def plot_arms(rows: list[tuple[str, str, str, Any]], path: Path, floors: dict[st
             half = found.half_width if found.half_width == found.half_width else 0
             low, high = (abs(_inside(metric, found.mean + sign * half) - found.mean) for sign in (-1, 1))
             colour = COLOURS.get(arm, "#444444")
+            seeds = (dots or {}).get((point, arm), [])
+            axes.plot(seeds, [arms.index(arm) + 0.22] * len(seeds), ".", color=colour, alpha=0.5, markersize=4)
             axes.errorbar(found.mean, arms.index(arm), xerr=[[low], [high]], fmt="o", color=colour, capsize=2, markersize=4)
             axes.set_xlabel(metric)
         if (floors or {}).get(point) is not None:
@@ -182,6 +206,8 @@ def plot_lines(
             axes.plot(places, values, color="#b0b0b0", linestyle=style, linewidth=1, zorder=0, label=f"({name})")
         axes.set_title(panel, fontsize=10, loc="left")
         axes.set_xlabel(axis.replace("_", " "))
+        if axis == "epoch":
+            axes.xaxis.get_major_locator().set_params(integer=True)
         axes.spines[["top", "right"]].set_visible(False)
         if not shared:
             axes.set_ylabel(metrics[panel])

@@ -139,10 +139,29 @@ def parse_store(argv: list[str]) -> argparse.Namespace:
 
 
 def parse_report(argv: list[str]) -> argparse.Namespace:
-    """The command line of `glot report`."""
+    """The command line of `glot report`.
+
+    Raises:
+        ConfigError: a missing or malformed argument.
+    """
     about = "Statistics of a study, or a table of the runs and seeds under any other folder."
     parser = Parser(prog="glot report", description=about)
-    parser.add_argument("folder", type=Path, help="a study's folder (it holds study.json), or one that holds run folders")
+    text = "a study's folder (it holds study.json), or one that holds run folders; several, and single runs, with --html"
+    parser.add_argument("folders", type=Path, nargs="+", metavar="folder", help=text)
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write one page that stands alone")
+    asked = parser.parse_args(argv)
+    if asked.html is None and len(asked.folders) > 1:
+        raise ConfigError("glot report: several folders need --html")
+    return asked
+
+
+def parse_compare(argv: list[str]) -> argparse.Namespace:
+    """The command line of `glot compare`."""
+    about = "What two runs differ in: flags, versions, scores, and which rows got another answer."
+    parser = Parser(prog="glot compare", description=about)
+    parser.add_argument("first", type=Path, help="folder of a finished run")
+    parser.add_argument("second", type=Path, help="folder of another one")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write a page that stands alone")
     return parser.parse_args(argv)
 
 

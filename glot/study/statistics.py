@@ -99,6 +99,14 @@ def wald(difference: float, error: float, margin: float | None) -> tuple[float, 
     return p, math.nan if margin is None else float(stats.norm.sf((margin - abs(difference)) / error))
 
 
+def mcnemar(lost: int, gained: int) -> float:
+    """P of McNemar's exact test: rows that one classifier alone gets right, `lost` and `gained`; 1 where there are none.
+
+    Source: McNemar 1947; statsmodels' `mcnemar(exact=True)`.
+    """
+    return float(stats.binomtest(lost, lost + gained).pvalue) if lost + gained else 1.0
+
+
 def draw_rows(rows: int, resamples: int, seed: int = 0) -> np.ndarray:
     """(resamples, rows): how often each row is drawn, with replacement."""
     generator = np.random.default_rng(seed)

@@ -15,6 +15,7 @@ runs/<run_name>/
 import csv
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -282,6 +283,12 @@ def write_predictions(path: Path, split: Examples, outputs: np.ndarray, labels: 
             table.writerow([row, label, *values, *own])
     if names:
         _write_class_tables(path.parent, split.labels, outputs, names)
+
+
+def text_columns_of(header: Iterable[str]) -> list[str]:
+    """The columns of `predictions.csv` that hold texts of the data."""
+    ours = ("row", "label", "prediction", "label_name", "prediction_name")
+    return [name for name in header if name not in ours and not (name.startswith("score_") and name[6:].isdecimal())]
 
 
 def _write_class_tables(folder: Path, labels: np.ndarray, outputs: np.ndarray, names: tuple[str, ...]) -> None:

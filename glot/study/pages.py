@@ -1,0 +1,323 @@
+"""`glot report DIR .. --html FILE`: a study, single runs, or any folder of runs, as one page that stands alone."""
+
+import csv
+import itertools
+import json
+import math
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from statistics import fmean
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from glot.errors import ConfigError, disk_door
+from glot.report.page import vector, write_page
+from glot.report.plots import plot_arms, plot_lines, seeded_svg
+from glot.study.comparisons import Comparison, comparison_table, named_comparisons, verdicts
+from glot.study.drawings import draw_comparisons, draw_layer_weights, label, row_spread
+from glot.study.report import (
+    Row,
+    arm_runs,
+    caveats,
+    check_together,
+    compare,
+    draw_rows_of,
+    explain,
+    full_table,
+    load_study,
+    main_score,
+    read_row,
+)
+from glot.study.statistics import Spread, spread
+from glot.training.checkpoint import CONFIG, PREDICTIONS, read_result, text_columns_of
+from glot.training.folders import RESULT, find_results
+
+LONGEST_VALUE = 24
+HARDEST, MOST_CHARACTERS = 12, 400
+"""Rows shown that most runs get wrong, and characters of their texts."""
+
+
+class Figure(NamedTuple):
+    """A figure, inline, with what it shows in words."""
+
+    caption: str
+    svg: Any
+
+
+class Table(NamedTuple):
+    """A table of text."""
+
+    caption: str
+    header: list[str]
+    rows: list[list[str]]
+
+    @property
+    def prose(self) -> list[bool]:
+        """Whether a column holds texts, which are left-aligned and may wrap."""
+        return [any(len(row[column]) > LONGEST_VALUE for row in self.rows) for column in range(len(self.header))]
+
+
+class RunRow(NamedTuple):
+    """One run as a row that opens to its configuration."""
+
+    cells: list[str]
+    command: str
+    facts: str
+
+
+class Part(NamedTuple):
+    """A study, or a folder of runs, as a section of the page."""
+
+    title: str
+    sentences: list[str]
+    figures: list[Figure]
+    tables: list[Table]
+    confusions: list[Table]
+    runs: list[RunRow]
+    hardest: list[Table]
+    notes: list[str]
+
+
+class Run(NamedTuple):
+    """A finished run, its arm and grid point in words."""
+
+    arm: str
+    where: str
+    folder: Path
+    result: dict[str, Any]
+
+
+RUN_HEADER = ["arm", "where", "seed", "metric", "score", "floor", "epoch", "seconds", "folder"]
+
+
+def write_html(folders: list[Path], path: Path) -> str:
+    """Write the page of some folders.
+
+    Raises:
+        ConfigError: a folder without a study or a run, or a file that cannot be written.
+    """
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        raise ConfigError(f"--html={path}: {'is a folder' if path.is_dir() else 'its folder is not there'}; name a file in a folder")
+    parts = [study_part(folder) if (folder / "study.json").is_file() else runs_part(folder) for folder in folders]
+    title = ", ".join(part.title for part in parts)
+    with disk_door(path):
+        write_page(path, "report.html", title=title, parts=parts, run_header=RUN_HEADER)
+    count, size = sum(len(part.runs) for part in parts), path.stat().st_size / 2**20
+    return f"{path}: {len(parts)} part{'s' * (len(parts) > 1)}, {count} runs, {size:.1f} MiB"
+
+
+def study_part(folder: Path) -> Part:
+    """The section of a study."""
+    study = load_study(folder)
+    rows = [read_row(cell, study["published"]) for cell in study["cells"]]
+    check_together(rows, study["cells"])
+    tests = compare(rows, study["baseline"])
+    pairs = list(zip(rows, study["cells"], strict=True))
+    named = named_comparisons(study, {(row.arm, label(row.point)): arm_runs(row, cell) for row, cell in pairs})
+    runs = [
+        Run(row.arm or "-", label(row.point), Path(run["run_dir"]), read_result(Path(run["run_dir"])))
+        for row, cell in pairs
+        for run in cell["runs"]
+        if run["run_dir"] is not None
+    ]
+    figures = (
+        [
+            Figure(
+                "Named comparisons: difference, its 95 % intervals over rows (thin) and seeds (thick), margin in grey.",
+                _svg(lambda to: draw_comparisons(named, to)),
+            )
+        ]
+        if named
+        else []
+    )
+    scored = [row for row in rows if row.values]
+    if scored:
+        dots = {(label(row.point), row.arm or "run"): list(row.values.values()) for row in scored}
+        floors = {label(row.point): row.floor for row in scored if row.floor is not None}
+        arms = [(label(row.point), row.arm or "run", row.metric, row_spread(row)) for row in scored]
+        figures.append(
+            Figure(
+                "Score by arm: mean, 95 % interval over seeds, and each seed as a dot; dashed: the floor.",
+                _svg(lambda to: plot_arms(arms, to, floors, dots)),
+            )
+        )
+        if len({row.metric for row in scored}) and _has_axis(scored):
+            figures.append(Figure("Score over the grid.", _svg(lambda to: draw_rows_of(pairs, to))))
+    figures += _curves(runs)
+    layers = _maybe_svg(lambda to: draw_layer_weights(study["cells"], to))
+    figures += [] if layers is None else [Figure("Learnt weight of each hidden layer.", layers)]
+    tables = [Table("Named comparisons", *comparison_table(named))] if named else []
+    tables += [Table("Arms with their tests, floors and published figures", *full_table(rows, tests))]
+    sentences = _sentences(study["name"], rows, named, len(runs))
+    notes = [explain(study, rows), *caveats(study["cells"]).split("\n\n")]
+    return Part(study["name"], sentences, figures, tables, _confusions(runs), [_run_row(run) for run in runs], _hardest(runs), notes)
+
+
+def runs_part(folder: Path) -> Part:
+    """The section of a single run, or of all runs under a folder.
+
+    Raises:
+        ConfigError: no finished run there.
+    """
+    found = [folder / RESULT] if (folder / RESULT).is_file() else sorted(find_results(folder)) if folder.is_dir() else []
+    runs = []
+    for path in found:
+        result = read_result(path.parent)
+        if "best" in result or "scores" in result:
+            arm = f"{result['pooler']}" if len(found) > 1 else folder.name
+            runs.append(Run(arm, str(result.get("task_name", result["task"])), path.parent, result))
+    if not runs:
+        raise ConfigError(f"{folder}: holds neither study.json nor a finished run; give a study's folder, a run, or a folder of runs")
+    title = folder.resolve().name
+    best = max(runs, key=lambda run: main_score(run.result)[1] or -math.inf)
+    metric, score = main_score(best.result)
+    sentences = [f"{title} holds {len(runs)} finished run{'s' * (len(runs) > 1)}."]
+    sentences += (
+        [f"The best score is {metric} {score:.4f}, of {best.folder.name} ({best.result['pooler']} on {best.where})."]
+        if score is not None
+        else []
+    )
+    tables = [_metric_table(runs[0])] if len(runs) == 1 and "best" in runs[0].result else []
+    return Part(title, sentences, _curves(runs), tables, _confusions(runs), [_run_row(run) for run in runs], _hardest(runs), [])
+
+
+def _metric_table(run: Run) -> Table:
+    best, floor = run.result["best"], run.result.get("floor", {})
+    rows = [[name, _number(value), _number(floor.get(name))] for name, value in best["metrics"].items()]
+    return Table(f"Metrics of epoch {best['epoch']}", ["metric", "score", "floor"], rows)
+
+
+def _sentences(name: str, rows: list[Row], named: list[Comparison], runs: int) -> list[str]:
+    """What was asked and what came out."""
+    arms, points = list(dict.fromkeys(row.arm or "run" for row in rows)), list(dict.fromkeys(label(row.point) for row in rows))
+    seeds = max((len(row.values) for row in rows), default=0)
+    what = f"The study {name} compares {len(arms)} arm{'s' * (len(arms) > 1)} at {len(points)} grid point{'s' * (len(points) > 1)}"
+    sentences = [f"{what}, with up to {seeds} seed{'s' * (seeds != 1)} each: {runs} finished runs."]
+    for point in points:
+        own = [row for row in rows if label(row.point) == point and row.values]
+        if own:
+            best = max(own, key=lambda row: fmean(row.values.values()))
+            found = row_spread(best)
+            half = f" ± {found.half_width:.3f}" if found.n > 1 else ""
+            floor = f"; the floor is {best.floor:.3f}" if best.floor is not None else ""
+            sentences.append(
+                f"{point}: the highest mean {best.metric} is {found.mean:.3f}{half}, of {best.arm or 'run'}{floor}.".removeprefix("-: ")
+            )
+    if named:
+        words = [word for _, word in verdicts(named)]
+        listed = ", ".join(f"{words.count(word)} {word}" for word in dict.fromkeys(words))
+        sentences.append(f"Of {len(named)} comparisons that were named beforehand: {listed}.")
+    failed = sum(row.failed for row in rows)
+    return sentences + ([f"{failed} runs failed and are not counted."] if failed else [])
+
+
+def _run_row(run: Run) -> RunRow:
+    result = run.result
+    metric, value = main_score(result)
+    seconds = result.get("seconds", {})
+    epoch = str(result["best"]["epoch"]) if "best" in result else "-"
+    cells = [run.arm, run.where, str(result["seed"]), metric, _number(value), _number(result.get("floor", {}).get(metric)), epoch]
+    cells += [f"{sum(seconds.values()):.1f}" if seconds else "-", str(run.folder.name)]
+    config = run.folder / CONFIG
+    flags = json.loads(config.read_text(encoding="utf-8"))["flags"] if config.is_file() else {}
+    facts = {"versions": result.get("versions", {}), "made by": {k: v for k, v in result.get("made_by", {}).items() if k != "command"}}
+    facts |= {"notes": result.get("notes", []), "flags": {name: value for name, value in flags.items() if value is not None}}
+    return RunRow(cells, result.get("made_by", {}).get("command", "-"), json.dumps(facts, indent=1))
+
+
+def _curves(runs: list[Run]) -> list[Figure]:
+    """Score by epoch of each arm, on the rows that select the epoch."""
+    curves: dict[tuple[str, str], list[list[float]]] = {}
+    metrics: dict[str, str] = {}
+    for run in runs:
+        history = run.result.get("history") or []
+        values = [next(iter(epoch["metrics"].values()), None) for epoch in history]
+        if len(values) > 1 and all(value is not None for value in values):
+            curves.setdefault((run.where, run.arm), []).append([float(value) for value in values if value is not None])
+            metrics[run.where] = next(iter(history[0]["metrics"]))
+    rows: list[tuple[str, float, str, Spread]] = []
+    for (where, arm), many in curves.items():
+        for place in range(min(map(len, many))):
+            rows.append((where, place + 1.0, arm, spread([one[place] for one in many])))
+    if not rows:
+        return []
+    return [
+        Figure(
+            "Score by epoch on the rows that select it: mean and 95 % band over seeds.",
+            _svg(lambda to: plot_lines(rows, {}, "epoch", metrics, to)),
+        )
+    ]
+
+
+def _confusions(runs: list[Run]) -> list[Table]:
+    """Confusion matrices of the arms, summed over their seeds."""
+    sums: dict[tuple[str, str], tuple[list[str], np.ndarray, int]] = {}
+    for run in runs:
+        path = run.folder / "confusion.csv"
+        if path.is_file():
+            with path.open(encoding="utf-8", newline="") as stream:
+                header, *lines = list(csv.reader(stream))
+            counts = np.array([[int(cell) for cell in line[1:]] for line in lines])
+            names, known, count = sums.get((run.where, run.arm), (header[1:], np.zeros_like(counts), 0))
+            if known.shape == counts.shape:
+                sums[run.where, run.arm] = names, known + counts, count + 1
+    tables = []
+    for (where, arm), (names, counts, count) in sums.items():
+        rows = [[name, *(f"{cell / count:.1f}" for cell in line)] for name, line in zip(names, counts.tolist(), strict=True)]
+        over = f", mean of {count} runs" if count > 1 else ""
+        tables.append(Table(f"{arm}, {where}: rows of each label by prediction{over}", ["label", *names], rows))
+    return tables
+
+
+def _hardest(runs: list[Run]) -> list[Table]:
+    """Per grid point the rows that most runs get wrong, with their texts."""
+    wrong: dict[str, dict[str, list[int]]] = {}
+    texts: dict[tuple[str, str], list[str]] = {}
+    names: dict[str, list[str]] = {}
+    for run in runs:
+        path = run.folder / PREDICTIONS
+        if not path.is_file():
+            continue
+        with path.open(encoding="utf-8", newline="") as stream:
+            table = csv.DictReader(stream)
+            if "label_name" not in (table.fieldnames or ()):
+                continue
+            own = text_columns_of(table.fieldnames or ())
+            names[run.where] = own
+            for line in table:
+                wrong.setdefault(run.where, {}).setdefault(line["row"], []).append(int(line["label_name"] != line["prediction_name"]))
+                texts[run.where, line["row"]] = [line["label_name"], *(line[name][:MOST_CHARACTERS] for name in own)]
+    tables = []
+    for where, rows in wrong.items():
+        hardest = sorted(rows, key=lambda row: (-fmean(rows[row]), int(row)))[:HARDEST]
+        lines = [[row, f"{sum(rows[row])} of {len(rows[row])}", *texts[where, row]] for row in hardest if sum(rows[row])]
+        if lines:
+            tables.append(Table(f"Hardest rows, {where}: wrong in most runs", ["row", "wrong", "label", *names[where]], lines))
+    return tables
+
+
+def _has_axis(rows: list[Row]) -> bool:
+    return any(len({row.point.get(key) for row in rows} - {None}) > 2 for key in ("distractor_ratio", "hidden_layer", "tau"))
+
+
+_NUMBERS = itertools.count()
+
+
+def _svg(draw: Callable[[Path], object]) -> Any:
+    found = _maybe_svg(draw)
+    assert found is not None
+    return found
+
+
+def _maybe_svg(draw: Callable[[Path], object]) -> Any | None:
+    """A figure that a function draws into a file, as inline SVG; None where it draws nothing."""
+    with tempfile.TemporaryDirectory() as place, seeded_svg():
+        path = Path(place) / "figure.svg"
+        draw(path)
+        return vector(path.read_text(encoding="utf-8"), f"figure{next(_NUMBERS)}") if path.is_file() else None
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None or not math.isfinite(value) else f"{value:.4f}"
