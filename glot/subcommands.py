@@ -103,9 +103,15 @@ def do_explain(words: list[str], program: str) -> None:
     from glot.explain.recipe import Asked, read_rows, run_explain
 
     runs = [asked.run, *(Path(name.strip()) for name in (asked.compare or "").split(",") if name.strip())]
+    if asked.split:
+        from glot.explain.recipe import explain_split
+
+        print(explain_split(Asked(runs, [], None, asked.out, asked.device, _trust(asked)), asked.split, asked.limit))
+        return
     texts = [(text,) for text in asked.text] + [tuple(pair) for pair in asked.pair]
     texts += read_rows(asked.run, asked.rows) if asked.rows else []
-    print(run_explain(Asked(runs, texts, asked.html, asked.out, asked.device, _trust(asked))))
+    out = asked.out or (Path("figure5.png") if asked.figure5 else None)
+    print(run_explain(Asked(runs, texts, asked.html, out, asked.device, _trust(asked))))
 
 
 def do_report(words: list[str], program: str) -> None:

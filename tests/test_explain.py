@@ -1,6 +1,7 @@
 """`glot explain`: every number against a naive way to the same one, and wrong input in one line."""
 
 import copy
+import csv
 import json
 import math
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 
 import glot
 from glot.cli import glot_main, main
+from glot.data.stress import needle_words
 from glot.explain.measure import explain, rank_correlation
 from glot.nn.graph import GraphRule, TokenGraph
 from glot.types import TokenBatch
@@ -164,7 +166,7 @@ def test_rows_of_the_evaluation_split(runs, tmp_path, capsys):
     [
         (["--text", " "], "--text: is empty"),
         (["--pair", "a cat", "a dog"], "glot: takes single texts: use --text"),
-        ([], "glot explain: give --text, --pair or --rows"),
+        ([], "glot explain: give --text, --pair, --rows or --split"),
         (["--text", "a", "--pair", "a", "b"], "--pair: a run takes either texts or pairs"),
         (["--rows", "x"], "--rows=x: must be numbers of rows"),
         (["--rows", "100000"], "--rows=100000: there is no row 100000"),
@@ -193,3 +195,50 @@ def test_a_text_that_is_cut_says_so_and_a_run_without_labels_has_no_answer(runs,
     capsys.readouterr()
     assert glot_main(["explain", str(tmp_path / "emb"), "--text", TEXT]) == 0
     assert "no answer: the run was trained without labels" in capsys.readouterr().out
+
+
+def test_weight_over_a_split_is_the_mean_over_its_texts(runs, tmp_path, capsys):
+    assert glot_main(["explain", str(runs("glot")), "--split", "validation", "--limit", "9", "--out", str(tmp_path / "s.json")]) == 0
+    said = capsys.readouterr().out
+    (census,) = json.loads((tmp_path / "s.json").read_text())
+    encoder = glot.load(runs("glot"))
+    with (runs("glot") / "predictions.csv").open(newline="") as stream:
+        texts = [row["sentence"] for row in csv.DictReader(stream)][:9]
+    special, words = [], {}
+    for text in texts:
+        with torch.no_grad():
+            weights = encoder.pooler.readout(encoder.states([text]))[1].tolist()
+        special.append(weights[0] + weights[-1])
+        for word, weight in zip(text.split(), weights[1:-1], strict=True):  # the tiny tokenizer has a token per word
+            words.setdefault(word.lower(), []).append(weight * len(weights))
+    assert census["texts"] == 9 and census["special"] == pytest.approx(special, abs=1e-5)
+    assert {word: len(found) for word, found in census["words"].items()} == {word: len(found) for word, found in words.items()}
+    assert f"{100 * np.mean(special):.1f} %" in said
+    assert glot_main(["explain", str(runs("glot")), "--split", "validation", "--limit", "5", "--out", str(tmp_path / "s.png")]) == 0
+    capsys.readouterr()
+    for words, line in (
+        (["--split", "train"], "--split=train: the predictions of"),
+        (["--split", "validation", "--text", "a"], "--split: is over many texts"),
+        (["--split", "validation", "--limit", "0"], "--limit=0: must be at least 1"),
+        (["--figure5"], "glot explain: give --text"),
+        (["--figure5", "--text", "a"], "--figure5: draws rows of the evaluation split"),
+    ):
+        assert glot_main(["explain", str(runs("glot")), *words]) == 2
+        assert line in capsys.readouterr().err
+    assert glot_main(["explain", str(runs("max")), "--split", "validation"]) == 2
+    assert "gives tokens no weights, so none can be counted" in capsys.readouterr().err
+
+
+def test_needles_of_the_stress_test_get_a_share(tiny_flags, tmp_path, capsys):
+    words = [word for word in tiny_flags if not word.startswith(("--task", "--data_dir", "--max_length"))]
+    words += ["--task=stress", "--max_length=12", "--num_train_samples=20", "--num_eval_samples=10", "--pooling_method=mean", "--epochs=1"]
+    assert main([*words, "--run_name=noise", "--distractor_ratio=0.5"]) == 0
+    capsys.readouterr()
+    assert glot_main(["explain", str(tmp_path / "runs/noise"), "--split", "validation", "--out", str(tmp_path / "s.json")]) == 0
+    (census,) = json.loads((tmp_path / "s.json").read_text())
+    assert census["about"] == "ratio 0.5" and len(census["needles"]) == 10
+    assert census["needles"] == pytest.approx(census["needle_shares"], abs=1e-6)  # every token of a mean weighs alike
+    with (tmp_path / "runs/noise/predictions.csv").open(newline="") as stream:
+        text = next(csv.DictReader(stream))["text"]
+    hits = sum(word in needle_words() for word in text.split()[:10])  # 12 tokens, two of them special
+    assert census["needle_shares"][0] == pytest.approx(hits / 12, abs=1e-6)

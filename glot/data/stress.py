@@ -160,16 +160,24 @@ def generate_stress(variant: str, options: StressOptions, num_train: int, num_ev
 
 
 def needles_kept(texts: list[str], kept: list[int]) -> float:
-    """Share of texts whose signal is whole when only the first `kept (S,)` characters are read: every signal ends in a noun."""
+    """Share of texts whose signal is whole when only the first `kept (S,)` characters are read: every signal ends in a noun.
+
+    A text of very few words may end before its noun; then nothing keeps it whole.
+    """
     words = stress_words()
     nouns = {*words["nouns"], *MORE_NOUNS}
-    ends = [max(match.end() for match in re.finditer(r"\S+", text) if match.group() in nouns) for text in texts]
-    return float(np.mean([end <= limit for end, limit in zip(ends, kept, strict=True)]))
+    ends = [max((match.end() for match in re.finditer(r"\S+", text) if match.group() in nouns), default=None) for text in texts]
+    return float(np.mean([end is not None and end <= limit for end, limit in zip(ends, kept, strict=True)]))
+
+
+@cache
+def needle_words() -> frozenset[str]:
+    """Every word that a signal is made of: nouns, modifiers and neutral words."""
+    words = stress_words()
+    return frozenset({*words["nouns"], *words["modifiers"], *NEUTRALS, *MORE_NOUNS})
 
 
 def needle_tokens(text: str, spans: list[tuple[int, int]]) -> list[int]:
     """The tokens, given by their places in the text, that belong to a noun, a modifier or a neutral word."""
-    words = stress_words()
-    needles = {*words["nouns"], *words["modifiers"], *NEUTRALS, *MORE_NOUNS}
-    places = [match.span() for match in re.finditer(r"\S+", text) if match.group() in needles]
+    places = [match.span() for match in re.finditer(r"\S+", text) if match.group() in needle_words()]
     return [index for index, (start, end) in enumerate(spans) if any(first < end and start < last for first, last in places)]

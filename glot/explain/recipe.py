@@ -4,17 +4,20 @@ import csv
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
 from glot.encoder import SentenceEncoder
 from glot.errors import CheckpointError, ConfigError, disk_door
 from glot.explain.measure import Explanation, explain
+from glot.explain.over_split import WeightCensus, in_words
 from glot.explain.show import LEGEND, as_text, to_dict
 from glot.predictor import load_any
+from glot.progress import bar
 from glot.settings.choices import short_name
 from glot.settings.config import read_config
-from glot.training.checkpoint import CONFIG, PREDICTIONS, text_columns_of
+from glot.training.checkpoint import CONFIG, PREDICTIONS, read_result, text_columns_of
 from glot.trust import Trust
 
 FIGURES = (".png", ".pdf", ".svg")
@@ -67,8 +70,52 @@ def run_explain(asked: Asked) -> str:
     return "\n".join([shown, "", LEGEND, *(f"written: {path}" for path in written)])
 
 
-def read_rows(run: Path, asked: str) -> list[tuple[str, ...]]:
-    """The texts of some rows of a run's evaluation split, from its predictions.
+def explain_split(asked: Asked, split: str, limit: int) -> str:
+    """Where the weight of each run goes over the first rows of its evaluation split. Returns tables; a figure or JSON where asked for.
+
+    Raises:
+        ConfigError: predictions of another split.
+    """
+    check_files(asked)
+    found = []
+    for path in asked.runs:
+        known = list(read_result(path)["rows"])[1:]
+        if split not in known[:1]:
+            raise ConfigError(f"--split={split}: the predictions of {path} are of {', '.join(known[:1]) or 'no split'}")
+        texts = read_rows(path, None)[:limit]
+        encoder, name = open_run(path, asked.device, asked.trust)
+        flags = read_config(path / CONFIG)["flags"]
+        is_stress = flags["task"] == "stress"
+        census = WeightCensus(path.name, name, f"ratio {flags['distractor_ratio']:g}" if is_stress else "", is_stress)
+        for row in bar(texts, f"explain {path.name}", "row", enabled=True):
+            census.add(explain(encoder, row, path.name, name, with_words=False))
+        if not census.texts:
+            raise ConfigError(f"{path}: {name} gives tokens no weights, so none can be counted; name a run with another pooler")
+        found.append(census)
+    shown = [in_words(found)]
+    if asked.out is not None:
+        _write_census(asked.out, found)
+        shown.append(f"written: {asked.out}")
+    return "\n\n".join(shown)
+
+
+def _write_census(path: Path, found: list[WeightCensus]) -> None:
+    if path.suffix == ".json":
+        with disk_door(path):
+            path.write_text(json.dumps([asdict(one) for one in found], indent=1) + "\n", encoding="utf-8")
+        return
+    from glot.report.token_plots import WeightShares, plot_weight_shares  # matplotlib
+
+    rows = []
+    for one in found:
+        shares = {"special tokens": one.special, "punctuation": one.punctuation, "needles": one.needles}
+        rows.append(WeightShares(f"{one.run} {one.about}".strip(), shares, one.top_words))
+    with disk_door(path):
+        plot_weight_shares(rows, path)
+
+
+def read_rows(run: Path, asked: str | None) -> list[tuple[str, ...]]:
+    """The texts of some rows of a run's evaluation split, from its predictions; None = of all.
 
     Raises:
         ConfigError: no numbers, no such row, or predictions without texts.
@@ -76,17 +123,17 @@ def read_rows(run: Path, asked: str) -> list[tuple[str, ...]]:
     path = run / PREDICTIONS
     if not path.is_file():
         raise CheckpointError(f"{run}: no {PREDICTIONS}; give the folder of a finished run with labels")
-    if not all(word.strip().isdecimal() for word in asked.split(",")):
+    if asked is not None and not all(word.strip().isdecimal() for word in asked.split(",")):
         raise ConfigError(f"--rows={asked}: must be numbers of rows such as 0,7")
     with path.open(encoding="utf-8", newline="") as stream:
         table = list(csv.DictReader(stream))
     columns = text_columns_of(table[0]) if table else []
-    wanted = [int(word) for word in asked.split(",")]
+    wanted = range(len(table)) if asked is None else [int(word) for word in asked.split(",")]
     missing = next((row for row in wanted if row >= len(table)), None)
     if missing is not None:
         raise ConfigError(f"--rows={asked}: there is no row {missing}; {path} has rows 0 to {len(table) - 1}")
     if not columns:
-        raise ConfigError(f"--rows={asked}: {path} holds no texts, they were too long; give them with --text")
+        raise ConfigError(f"{path}: holds no texts, they were too long; give them with --text")
     return [tuple(table[row][name] for name in columns) for row in wanted]
 
 
@@ -104,7 +151,7 @@ def write_out(path: Path, found: Sequence[Sequence[Explanation]]) -> list[Path]:
         with disk_door(path):
             path.write_text(json.dumps(plain, indent=1, allow_nan=False) + "\n", encoding="utf-8")
         return [path]
-    from glot.report.plots import plot_tokens  # matplotlib
+    from glot.report.token_plots import plot_tokens  # matplotlib
 
     paths = [path if len(found) == 1 else path.with_name(f"{path.stem}-{place}{path.suffix}") for place in range(len(found))]
     for target, group in zip(paths, found, strict=True):

@@ -24,7 +24,7 @@ COLOURS = {
 """Colours of poolers and controls, the same in all figures."""
 
 
-def _subplots(rows: int = 1, columns: int = 1, *, figsize: tuple[float, float], dpi: int = 150, **options: Any) -> tuple[Figure, Any]:
+def subplots(rows: int = 1, columns: int = 1, *, figsize: tuple[float, float], dpi: int = 150, **options: Any) -> tuple[Figure, Any]:
     """A figure and its axes, made without pyplot, because pyplot would choose a backend for the whole process."""
     figure = Figure(figsize=figsize, dpi=dpi)
     return figure, figure.subplots(rows, columns, **options)
@@ -32,7 +32,7 @@ def _subplots(rows: int = 1, columns: int = 1, *, figsize: tuple[float, float], 
 
 def plot_demo(runs: list[dict[str, Any]], shortcuts: dict[str, float], path: Path) -> None:
     """Accuracy by epoch per pooler, with the scores of length alone and of the majority class."""
-    figure, axes = _subplots(figsize=(7.2, 4.2), dpi=150)
+    figure, axes = subplots(figsize=(7.2, 4.2), dpi=150)
     ends = []
     for run in runs:
         epochs = [epoch["epoch"] for epoch in run["history"]]
@@ -63,7 +63,7 @@ def plot_similarity(cosines: np.ndarray, names: list[str], needles: list[int], p
     Names at the indices `needles` are red, names of pooled vectors blue.
     """
     size = max(6.0, 0.11 * len(names))
-    figure, axes = _subplots(figsize=(size + 1, size), dpi=150)
+    figure, axes = subplots(figsize=(size + 1, size), dpi=150)
     image = axes.imshow(cosines, cmap="viridis", vmin=min(0.0, float(cosines.min())), vmax=1)
     axes.set_xticks(range(len(names)), names, rotation=90, fontsize=5)
     axes.set_yticks(range(len(names)), names, fontsize=5)
@@ -131,7 +131,7 @@ def plot_arms(
     """
     points = list(dict.fromkeys(point for point, _, _, _ in rows))
     arms = list(dict.fromkeys(arm for _, arm, _, _ in rows))
-    figure, panels = _subplots(1, max(1, len(points)), figsize=(2 + 2.3 * len(points), 1.2 + 0.3 * len(arms)), dpi=150, squeeze=False)
+    figure, panels = subplots(1, max(1, len(points)), figsize=(2 + 2.3 * len(points), 1.2 + 0.3 * len(arms)), dpi=150, squeeze=False)
     for axes, point in zip(panels[0], points, strict=False):
         for _, arm, metric, found in (row for row in rows if row[0] == point):
             half = found.half_width if found.half_width == found.half_width else 0
@@ -154,7 +154,7 @@ def plot_arms(
 
 def plot_graph_density(census: list[Any], tau: float, path: Path) -> None:
     """Density of the token graph and share of isolated tokens against tau, with the chosen tau marked."""
-    figure, axes = _subplots(figsize=(5.6, 3.6), dpi=150)
+    figure, axes = subplots(figsize=(5.6, 3.6), dpi=150)
     taus = [row.tau for row in census]
     curves = {
         "pairs joined": ([row.density for row in census], "#c23b4b"),
@@ -194,7 +194,7 @@ def plot_lines(
     """
     panels, arms = list(dict.fromkeys(row[0] for row in rows)), list(dict.fromkeys(row[2] for row in rows))
     shared, size = len(set(metrics.values())) == 1, (1.6 + 3.4 * len(panels), 3.8)
-    figure, grid = _subplots(1, len(panels), figsize=size, dpi=150, squeeze=False, sharex=True, sharey=shared)
+    figure, grid = subplots(1, len(panels), figsize=size, dpi=150, squeeze=False, sharex=True, sharey=shared)
     for axes, panel in zip(grid[0], panels, strict=True):
         spreads = [row[3] for row in rows if row[0] == panel]
         for arm, other in zip(arms, itertools.cycle(FURTHER_COLOURS), strict=False):
@@ -251,7 +251,7 @@ def plot_comparisons(rows: list[tuple[str, Any, str]], path: Path) -> None:
     names = {panel: [name for name, one, _ in rows if (one.where, one.metric) == panel] for panel in panels}
     heights = [1.0 + len(names[panel]) for panel in panels]
     tall = 0.7 + 0.3 * sum(heights) + 0.35 * len(panels)
-    figure, grid = _subplots(len(panels), 1, figsize=(8.6, tall), dpi=150, squeeze=False, gridspec_kw={"height_ratios": heights})
+    figure, grid = subplots(len(panels), 1, figsize=(8.6, tall), dpi=150, squeeze=False, gridspec_kw={"height_ratios": heights})
     for axes, panel in zip(grid[:, 0], panels, strict=True):
         own = [(one, word) for _, one, word in rows if (one.where, one.metric) == panel]
         for place, (one, word) in enumerate(own):
@@ -285,7 +285,7 @@ def plot_layer_weights(curves: dict[tuple[str, str], dict[str, Any]], path: Path
         path: file of the figure.
     """
     points = list(dict.fromkeys(point for point, _ in curves))
-    figure, grid = _subplots(1, len(points), figsize=(1.6 + 3.2 * len(points), 3.4), dpi=150, squeeze=False, sharey=True)
+    figure, grid = subplots(1, len(points), figsize=(1.6 + 3.2 * len(points), 3.4), dpi=150, squeeze=False, sharey=True)
     for axes, point in zip(grid[0], points, strict=True):
         for ((where, arm), weights), colour in zip(curves.items(), itertools.cycle(FURTHER_COLOURS), strict=False):
             if where == point:
@@ -309,7 +309,7 @@ def plot_cost(rows: list[tuple[str, float | None, float | None]], path: Path) ->
         path: file of the figure.
     """
     shown = [row for row in rows if row[1] is not None or row[2] is not None]
-    figure, axes = _subplots(figsize=(7.2, 1.3 + 0.5 * len(shown)), dpi=150)
+    figure, axes = subplots(figsize=(7.2, 1.3 + 0.5 * len(shown)), dpi=150)
     for place, (_, stored, live) in enumerate(shown):
         for value, offset, colour, name in (
             (stored, -0.18, "#5b8db8", "on stored states"),
@@ -336,7 +336,7 @@ def plot_score_by_seconds(rows: list[tuple[str, str, list[tuple[float, float]]]]
         rows: (arm, metric, (seconds, score) per epoch); arms without epochs are left out.
         path: file of the figure.
     """
-    figure, axes = _subplots(figsize=(7.2, 4.2), dpi=150)
+    figure, axes = subplots(figsize=(7.2, 4.2), dpi=150)
     for (arm, _, curve), colour in zip((row for row in rows if row[2]), itertools.cycle(FURTHER_COLOURS), strict=False):
         seconds, scores = zip(*curve, strict=True)
         axes.plot(seconds, scores, marker="o", markersize=4, color=COLOURS.get(arm, colour), label=arm)
@@ -348,29 +348,3 @@ def plot_score_by_seconds(rows: list[tuple[str, str, list[tuple[float, float]]]]
     axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
     figure.tight_layout()
     save_both(figure, path)
-
-
-MOST_BARS = 60
-
-
-def plot_tokens(rows: list[tuple[str, list[str], Any, Any]], path: Path) -> None:
-    """Weight of each token, and the change of the answer without it, one panel per text and run.
-
-    Args:
-        rows: (title, tokens, weights (n,) or None, changes (n,)); of long texts the first `MOST_BARS` tokens.
-        path: file of the figure; its ending is the format.
-    """
-    figure, grid = _subplots(len(rows), 1, figsize=(9.6, 2.3 * len(rows)), dpi=150, squeeze=False)
-    for axes, (title, tokens, weights, changes) in zip(grid[:, 0], rows, strict=True):
-        names, places = [token.replace("$", r"\$") for token in tokens[:MOST_BARS]], np.arange(min(len(tokens), MOST_BARS))
-        if weights is not None:
-            axes.bar(places - 0.2, np.asarray(weights)[:MOST_BARS], width=0.4, color="#5b8db8", label="weight")
-        axes.bar(places + 0.2, np.nan_to_num(np.asarray(changes))[:MOST_BARS], width=0.4, color="#c23b4b", label="change without it")
-        axes.axhline(0, color="#808080", linewidth=0.6)
-        axes.set_xticks(places, names, rotation=60, ha="right", fontsize=7)
-        axes.tick_params(axis="y", labelsize=7)
-        axes.set_title(title.replace("$", r"\$"), fontsize=9, loc="left")
-        axes.spines[["top", "right"]].set_visible(False)
-    grid[0, 0].legend(frameon=False, fontsize=7, ncols=2)
-    figure.tight_layout()
-    figure.savefig(path)

@@ -210,14 +210,26 @@ def parse_explain(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--text", action="append", default=[], metavar="TEXT", help="repeatable")
     parser.add_argument("--pair", action="append", default=[], nargs=2, metavar="TEXT", help="both texts of a pair; repeatable")
     parser.add_argument("--rows", metavar="I,J", help="rows of the run's evaluation split, counted from 0, as in its predictions.csv")
+    text = "over its evaluation split: where weight goes, and whether leaving out agrees; the name of the split, such as validation"
+    parser.add_argument("--split", metavar="NAME", help=text)
+    parser.add_argument("--limit", type=int, default=200, metavar="N", help="rows of --split [200]")
+    parser.add_argument(
+        "--figure5", action="store_true", help="the figure of --rows and --compare, as the paper's; --out names it [figure5.png]"
+    )
     parser.add_argument("--compare", metavar="RUNS", help="further runs on the same texts, with commas between")
     parser.add_argument("--html", type=Path, metavar="FILE", help="a page that stands alone")
     parser.add_argument("--out", type=Path, metavar="FILE", help="png, pdf, svg (numbered with several texts) or json")
     parser.add_argument("--device", default="auto", help="as in main.py [auto]")
     _add_trust(parser)
     asked = parser.parse_args(argv)
-    if not (asked.text or asked.pair or asked.rows):
-        raise ConfigError("glot explain: give --text, --pair or --rows")
+    if not (asked.text or asked.pair or asked.rows or asked.split):
+        raise ConfigError("glot explain: give --text, --pair, --rows or --split")
+    if asked.split and (asked.text or asked.pair or asked.rows or asked.html):
+        raise ConfigError("--split: is over many texts; leave --text, --pair, --rows and --html out")
+    if asked.limit < 1:
+        raise ConfigError(f"--limit={asked.limit}: must be at least 1")
+    if asked.figure5 and not asked.rows:
+        raise ConfigError("--figure5: draws rows of the evaluation split; name them with --rows")
     if asked.text and asked.pair:
         raise ConfigError("--pair: a run takes either texts or pairs; leave one of --text and --pair out")
     return asked

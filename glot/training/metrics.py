@@ -5,7 +5,7 @@ Outputs are scores (S, C) for classes, cosines (S,) for similarity.
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -95,6 +95,14 @@ def mean_reciprocal_rank(ranks: np.ndarray, depth: int = 10) -> float:
 def recall_at_one(ranks: np.ndarray) -> float:
     """Share of rows (S,) whose positive comes first."""
     return float((ranks == 1).mean())
+
+
+def mean_interval(values: Sequence[float]) -> tuple[float, float | None]:
+    """Mean, and the half-width of its 95 % t-interval; None below two values."""
+    mean, n = float(np.mean(values)), len(values)
+    if n < 2:
+        return mean, None
+    return mean, float(stats.t.ppf(0.975, n - 1) * np.std(values, ddof=1) / math.sqrt(n))
 
 
 def finite(value: float) -> float | None:

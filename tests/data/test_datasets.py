@@ -109,6 +109,7 @@ def test_the_relation_is_what_the_label_says():
 def test_a_signal_is_kept_as_far_as_its_last_noun():
     texts = ["not the keys of", "a b keys tickets", "still reports"]
     assert needles_kept(texts, [12, 16, 13]) == 1.0
+    assert needles_kept([*texts, "it not"], [12, 16, 13, 6]) == pytest.approx(3 / 4)  # it ends before its noun
     assert needles_kept(texts, [11, 16, 13]) == pytest.approx(2 / 3) and needles_kept(texts, [0, 8, 12]) == 0.0
 
 
