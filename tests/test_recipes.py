@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from accelerate import tracking
 from conftest import write_rows
 from safetensors.torch import load_file
 from sklearn.metrics import accuracy_score, matthews_corrcoef
@@ -262,6 +263,51 @@ def test_refusals_before_the_backbone_is_loaded(capsys, tiny_flags, monkeypatch)
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.setenv("HOME", "/nonexistent")
     assert "nobody is logged in; set WANDB_MODE=offline" in fail(capsys, [*tiny_flags, "--report_to=wandb"])[-1]
+
+
+def test_several_trackers_hear_the_same_numbers(capsys, tiny_flags, monkeypatch):
+    class Listener(tracking.GeneralTracker):
+        """A tracker of accelerate that keeps what it hears."""
+
+        name, requires_logging_directory, heard = "trackio", False, []
+
+        def __init__(self, run_name):
+            super().__init__()
+            self.heard.append(("run", run_name))
+
+        @property
+        def tracker(self):
+            return self
+
+        def start(self):
+            self.heard.append(("start",))
+
+        def store_init_configuration(self, values):
+            self.heard.append(("config", values))
+
+        def log(self, values, step=None, **_):
+            self.heard.append(("log", step, values))
+
+        def finish(self):
+            self.heard.append(("finish",))
+
+    monkeypatch.setitem(tracking.LOGGER_TYPE_TO_CLASS, "trackio", Listener)
+    monkeypatch.setattr("glot.training.tracking.importlib.util.find_spec", lambda name: name)
+    result = run(capsys, [*tiny_flags, "--report_to=tensorboard, trackio", "--log_every=1"])
+    folder = Path(result["run_dir"])
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    logged = [{"step": step, **values} for kind, step, values in (row for row in Listener.heard if row[0] == "log")]
+    assert logged == lines and (folder / "tensorboard").is_dir()
+    assert Listener.heard[0] == ("run", folder.name) and Listener.heard[1] == ("start",) and Listener.heard[-1] == ("finish",)
+    assert Listener.heard[2][1]["pooling_method"] == "max"
+    for value, said in (
+        ("wandb,nothing", "--report_to=nothing: unknown"),
+        ("none,wandb", "--report_to=none,wandb: none stands alone"),
+        ("mlflow,mlflow", "--report_to=mlflow,mlflow: mlflow is named twice"),
+    ):
+        assert said in fail(capsys, [*tiny_flags, f"--report_to={value}"])[-1]
+    monkeypatch.undo()
+    assert "--report_to=mlflow: the package is not installed; pip install mlflow" in fail(capsys, [*tiny_flags, "--report_to=mlflow"])[-1]
 
 
 def test_a_hub_model_without_a_network_is_one_line(capsys, tiny_flags):

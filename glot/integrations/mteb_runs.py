@@ -14,7 +14,7 @@ from glot.training.checkpoint import write_config, write_result
 from glot.training.folders import create_run_folder
 from glot.training.result import Result, make_mteb_result
 from glot.training.run import folder_of
-from glot.training.tracking import make_tracker
+from glot.training.tracking import make_tracker, names_of
 
 
 class MtebRun:
@@ -68,7 +68,7 @@ def open_mteb_runs(opened: list[Opened], tasks: list[Any], report_to: str, share
     Raises:
         ConfigError: wandb, which has one run per process, and several encoders.
     """
-    if len(opened) > 1 and report_to == "wandb":
+    if len(opened) > 1 and "wandb" in names_of(report_to):
         raise ConfigError("--report_to=wandb: takes one pooler per process, and several are scored; use none, or score them apart")
     runs = []
     for one in opened:

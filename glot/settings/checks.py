@@ -22,6 +22,7 @@ from glot.settings.choices import (
     is_own_name,
 )
 from glot.settings.effects import has_gradient, has_weights, reads_pairs, reads_several
+from glot.settings.facts import refused_choice
 from glot.settings.index import flag_facts, kinds, optional_flags
 from glot.settings.seeds import LARGEST_SEED, MOST_SEEDS, parse_seeds
 
@@ -42,7 +43,7 @@ def check(config: "RunConfig") -> list[str]:
     if not 0 < config.data.heldout_fraction < 1:
         problems.append(f"--heldout_fraction={config.data.heldout_fraction}: must be above 0 and below 1")
     rows, parts = (_check_rows, _check_folds, _check_files, _check_folders), (_check_pooler, _check_backbone, _check_head)
-    for one in (*rows, *parts, _check_mteb, _check_stress, _check_seeds, _check_processes):
+    for one in (*rows, *parts, _check_mteb, _check_trackers, _check_stress, _check_seeds, _check_processes):
         problems += one(config)
     return problems
 
@@ -68,8 +69,9 @@ def _check_values(config: "RunConfig") -> list[str]:
     problems = []
     for name, value in config.to_dict().items():
         facts = flag_facts()[name]
-        if value is not None and facts.choices and value not in facts.choices and not (facts.own and is_own_name(value)):
-            problems.append(unknown_name(value, facts.choices, name))
+        refused = refused_choice(facts, value) if value is not None and facts.choices else None
+        if refused is not None and not (facts.own and is_own_name(value)):
+            problems.append(unknown_name(refused, facts.choices, name))
         elif value is not None and facts.bounds and not facts.bounds[0] <= value <= facts.bounds[1]:
             problems.append(f"--{name}={value}: must be between {facts.bounds[0]:g} and {facts.bounds[1]:g}")
     return problems
@@ -185,6 +187,17 @@ def _check_mteb(config: "RunConfig") -> list[str]:
     problems += [f"{given}: {name} scores pairs of texts and gives no sentence vector" for name in names if name in PAIR_POOLERS]
     problems += [f"{given}: {name} is named twice" for name in dict.fromkeys(names) if names.count(name) > 1]
     return problems
+
+
+def _check_trackers(config: "RunConfig") -> list[str]:
+    """Words that stand for themselves, and a tracker that is named twice."""
+    given = config.output.report_to
+    names = [name.strip() for name in given.split(",")]
+    alone = next((name for name in ("auto", "none") if name in names and len(names) > 1), None)
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if alone is not None:
+        return [f"--report_to={given}: {alone} stands alone; leave it out, or the others"]
+    return [] if twice is None else [f"--report_to={given}: {twice} is named twice"]
 
 
 def _check_stress(config: "RunConfig") -> list[str]:

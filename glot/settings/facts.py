@@ -27,6 +27,7 @@ class FlagFacts:
         brought: `WEIGHTS` where a pooler's weights belong to it, `ORIGIN` where it says what they were trained on; a checkpoint brings
             both.
         own: whether a user's own definition may be named in place of a choice (`file.py:Name`).
+        many: whether several choices may be given with commas between.
         rare: shown by `--help_all` alone.
         switch: `--name` alone means 1.
         aliases: other words for a choice, in lower case.
@@ -43,6 +44,7 @@ class FlagFacts:
     later: bool = False
     brought: str | None = None
     own: bool = False
+    many: bool = False
     rare: bool = False
     switch: bool = False
     environment: str | None = None
@@ -52,3 +54,9 @@ class FlagFacts:
 def flag(default: Any, group: str, text: str, **facts: Any) -> Any:
     """A dataclass field that is a flag; `facts` are those of `FlagFacts`."""
     return dataclasses.field(default=default, metadata={"flag": FlagFacts(group, text, **facts)})
+
+
+def refused_choice(facts: FlagFacts, value: str) -> str | None:
+    """The part of a value that is none of a flag's choices; None where all is allowed."""
+    parts = [part.strip() for part in value.split(",")] if facts.many else [value]
+    return next((part for part in parts if facts.choices and part not in facts.choices), None)

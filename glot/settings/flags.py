@@ -18,7 +18,7 @@ from glot.settings.checks import check
 from glot.settings.choices import is_own_name
 from glot.settings.config import RunConfig, read_config, read_saved
 from glot.settings.effects import acting_flags, inert_flags
-from glot.settings.facts import GROUPS, ORIGIN, WEIGHTS
+from glot.settings.facts import GROUPS, ORIGIN, WEIGHTS, refused_choice
 from glot.settings.index import flag_facts, kinds
 
 TRUE, FALSE = ("1", "true", "yes"), ("0", "false", "no")
@@ -224,8 +224,9 @@ def convert(name: str, raw: Any) -> Any:
         raise ValueError(f"--{name}={text}: must be 0 or 1")
     facts = flag_facts()[name]
     text, choices = facts.aliases.get(text.lower(), text), facts.choices
-    if choices and text not in choices and not (facts.own and is_own_name(text)):
-        raise ValueError(unknown_name(text, choices, name))
+    refused = refused_choice(facts, text)
+    if refused is not None and not (facts.own and is_own_name(text)):
+        raise ValueError(unknown_name(refused, choices, name))
     try:
         return kind(text)
     except ValueError:

@@ -179,7 +179,13 @@ class OutputConfig:
     run_name: str | None = flag(None, OUTPUT, "folder name; unset = task, pooler, seed and fingerprint", ours=True, identity=False)
     overwrite: bool = flag(False, OUTPUT, "1 = replace a run folder of the same name", ours=True, identity=False)
     report_to: str = flag(
-        "auto", OUTPUT, "auto = wandb when WANDB_MODE or WANDB_SWEEP_ID is set, else none", choices=TRACKERS, ours=True, identity=False
+        "auto",
+        OUTPUT,
+        "one or several with commas; auto = wandb when WANDB_MODE or WANDB_SWEEP_ID is set, else none",
+        choices=TRACKERS,
+        many=True,
+        ours=True,
+        identity=False,
     )
     log_every: int = flag(
         10, OUTPUT, "steps between two logged losses", bounds=(1, VAST), acts="trains", ours=True, identity=False, rare=True

@@ -1,4 +1,4 @@
-"""Where numbers go while a run goes on. `metrics.jsonl` in the run folder is the record; wandb and TensorBoard are further readers.
+"""Where numbers go while a run goes on. `metrics.jsonl` in the run folder is the record; wandb, TensorBoard and others are further readers.
 
 The only door to wandb. Nothing here asks for an account: without WANDB_MODE or a login, wandb is an error that says so.
 """
@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from glot.errors import ConfigError, need
+from glot.errors import ConfigError, library_door, need, reason
 from glot.progress import warn
 from glot.training.metrics import finite
 from glot.types import Tracker
@@ -148,6 +148,45 @@ class Trackers:
             tracker.close()
 
 
+class AccelerateTracker:
+    """Any further tracker that accelerate knows, by its name there; it writes where that library does.
+
+    Source: `accelerate.tracking`.
+
+    Args:
+        name: a key of accelerate's `LOGGER_TYPE_TO_CLASS`.
+        run_dir: of the run.
+    """
+
+    def __init__(self, name: str, run_dir: Path) -> None:
+        from accelerate.tracking import LOGGER_TYPE_TO_CLASS
+
+        kind = LOGGER_TYPE_TO_CLASS[name]
+        where = {"logging_dir": str(run_dir / name)} if kind.requires_logging_directory else {}
+        self._name, self._tracker = name, kind(run_dir.name, **where)
+
+    def start(self, config: dict[str, object]) -> None:
+        """Open the run, with the configuration.
+
+        Raises:
+            ConfigError: the library cannot.
+        """
+        with library_door(ConfigError, lambda error: f"--report_to={self._name}: cannot be started ({reason(error)}); use none"):
+            self._tracker.start()
+            self._tracker.store_init_configuration({name: "" if value is None else value for name, value in config.items()})
+
+    def go_on(self, lines: int, step: int) -> None:
+        """Nothing to do: what is logged again after a step is a later value of it."""
+
+    def log(self, values: dict[str, float], step: int) -> None:
+        """Send numbers; what is no number is left out."""
+        self._tracker.log({name: value for name, value in values.items() if finite(value) is not None}, step=step)
+
+    def close(self) -> None:
+        """Finish."""
+        self._tracker.finish()
+
+
 def resolve_report_to(report_to: str) -> str:
     """`auto` -> wandb or none; and check that what is asked for can be had without asking anybody.
 
@@ -156,23 +195,39 @@ def resolve_report_to(report_to: str) -> str:
     """
     if report_to == "auto":
         report_to = "wandb" if os.environ.get("WANDB_MODE") or os.environ.get("WANDB_SWEEP_ID") else "none"
-    if report_to == "wandb":
-        need("wandb", "wandb", "--report_to=wandb")
-    elif report_to != "none" and importlib.util.find_spec(report_to) is None:
-        raise ConfigError(f"--report_to={report_to}: the package is not installed; pip install {report_to}")
-    if report_to == "wandb" and os.environ.get("WANDB_MODE") not in ("offline", "disabled", "dryrun"):
-        import wandb
-
-        if not wandb.login(prompt=False):
-            raise ConfigError("--report_to=wandb: nobody is logged in; set WANDB_MODE=offline, or WANDB_API_KEY, or run `wandb login`")
+    for name in names_of(report_to):
+        if name == "wandb":
+            need("wandb", "wandb", "--report_to=wandb")
+            _refuse_to_ask()
+        elif importlib.util.find_spec(name) is None:
+            raise ConfigError(f"--report_to={name}: the package is not installed; pip install {name}")
     return report_to
+
+
+def _refuse_to_ask() -> None:
+    """Refuse wandb where it would ask for an account.
+
+    Raises:
+        ConfigError: it would.
+    """
+    if os.environ.get("WANDB_MODE") in ("offline", "disabled", "dryrun"):
+        return
+    import wandb
+
+    if not wandb.login(prompt=False):
+        raise ConfigError("--report_to=wandb: nobody is logged in; set WANDB_MODE=offline, or WANDB_API_KEY, or run `wandb login`")
+
+
+def names_of(report_to: str) -> list[str]:
+    """The trackers of a value of `--report_to`."""
+    return [name for part in report_to.split(",") if (name := part.strip()) != "none"]
 
 
 def make_tracker(report_to: str, run_dir: Path) -> Tracker:
     """The run folder's record, and whatever else was asked for (already resolved)."""
-    further: dict[str, Callable[[], list[Tracker]]] = {
-        "none": lambda: [],
-        "wandb": lambda: [WandbTracker(run_dir.name, run_dir)],
-        "tensorboard": lambda: [TensorboardTracker(run_dir)],
+    own: dict[str, Callable[[], Tracker]] = {
+        "wandb": lambda: WandbTracker(run_dir.name, run_dir),
+        "tensorboard": lambda: TensorboardTracker(run_dir),
     }
-    return Trackers(JsonlTracker(run_dir / "metrics.jsonl"), *further[report_to]())
+    further = [own[name]() if name in own else AccelerateTracker(name, run_dir) for name in names_of(report_to)]
+    return Trackers(JsonlTracker(run_dir / "metrics.jsonl"), *further)

@@ -39,7 +39,7 @@ DOORS = {
     "datasets": ("data/hub",),
     "pyarrow": ("data/hub",),
     "torch_geometric": ("nn/poolers",),
-    "accelerate": ("distributed",),
+    "accelerate": ("distributed", "training/tracking"),
     "peft": ("states/backbone/adapters",),
     "mteb": ("integrations/mteb",),
     "sentence_transformers": ("integrations",),
