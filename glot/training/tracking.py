@@ -3,10 +3,13 @@
 The only door to wandb. Nothing here asks for an account: without WANDB_MODE or a login, wandb is an error that says so.
 """
 
+import atexit
 import importlib.util
 import json
 import os
+import sys
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +124,11 @@ class TensorboardTracker:
         self._writer.close()
 
 
+def _leave_stdout() -> None:
+    sys.stdout.flush()
+    sys.stdout = sys.stderr
+
+
 class Trackers:
     """Several trackers as one."""
 
@@ -171,7 +179,11 @@ class AccelerateTracker:
         Raises:
             ConfigError: the library cannot.
         """
-        with library_door(ConfigError, lambda error: f"--report_to={self._name}: cannot be started ({reason(error)}); use none"):
+        from accelerate import PartialState
+
+        door = library_door(ConfigError, lambda error: f"--report_to={self._name}: cannot be started ({reason(error)}); use none")
+        with door, redirect_stdout(sys.stderr):  # standard output is for the result
+            PartialState()  # accelerate's own log lines ask for it
             self._tracker.start()
             self._tracker.store_init_configuration({name: "" if value is None else value for name, value in config.items()})
 
@@ -180,11 +192,14 @@ class AccelerateTracker:
 
     def log(self, values: dict[str, float], step: int) -> None:
         """Send numbers; what is no number is left out."""
-        self._tracker.log({name: value for name, value in values.items() if finite(value) is not None}, step=step)
+        with redirect_stdout(sys.stderr):
+            self._tracker.log({name: value for name, value in values.items() if finite(value) is not None}, step=step)
 
     def close(self) -> None:
-        """Finish."""
-        self._tracker.finish()
+        """Finish. What the library says when the process ends goes to stderr too: trackio says it twice."""
+        with redirect_stdout(sys.stderr):
+            self._tracker.finish()
+        atexit.register(_leave_stdout)  # it runs before what the library registered earlier
 
 
 def resolve_report_to(report_to: str) -> str:
