@@ -5,6 +5,7 @@
 # make soak    kills, signals, full disks and damaged files in a loop for half an hour; make load: large stores, many runs and rows
 # make docs    the documents as a site, build/site/index.html
 # make wheel   the wheel in an environment of its own, with pip install '.[minilm]'
+# make gpu     what needs an accelerator: tests against the CPU, and its costs in benchmarks/results; it skips where there is none
 # make browser  the pages in Chromium; it fails where there is none (apt-get install chromium chromium-driver)
 # make backbones  docs/backbones.md, a table of architectures as they are tried here, under a minute
 # Each sets up what it needs in .venv first (Python 3.11 or newer; PYTHON=... chooses another).
@@ -12,7 +13,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test browser quick fuzz soak load bench backbones docs wheel lint clean
+.PHONY: demo test gpu browser quick fuzz soak load bench backbones docs wheel lint clean
 .DELETE_ON_ERROR:
 
 demo: .venv/runtime
@@ -24,6 +25,10 @@ test: .venv/runtime .venv/checks lint
 
 quick: .venv/runtime .venv/checks lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal -m "not slow"
+
+gpu: .venv/runtime .venv/checks
+	$(BIN)/python -m pytest tests/gpu -rs
+	$(BIN)/python -m benchmarks.card
 
 browser: .venv/runtime .venv/checks
 	GLOT_BROWSER=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/browser

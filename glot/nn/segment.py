@@ -62,5 +62,8 @@ def segment_softmax(scores: Tensor, batch: TokenBatch) -> Tensor:
     with torch.no_grad():  # the shift cancels, so it needs no gradient
         peak = scores.new_full((len(batch),), -torch.inf).scatter_reduce(0, batch.segment, scores, "amax")
     exponent = (scores - peak[batch.segment]).exp()
-    total = exponent.new_zeros(len(batch)).index_add(0, batch.segment, exponent)
+    if exponent.device.type == "cpu":
+        total = exponent.new_zeros(len(batch)).index_add(0, batch.segment, exponent)
+    else:  # whose atomic additions give other last digits each time
+        total = segment_sum(exponent.unsqueeze(1), batch).squeeze(1)
     return (exponent / total[batch.segment]).to(given)

@@ -74,7 +74,8 @@ def open_pool(jobs: int) -> Iterator[Executor]:
     """A pool of workers. A future holds the error that stopped its run. When the study is interrupted, runs not yet begun are cancelled."""
     pool: Executor = ThreadPoolExecutor(1)
     if jobs > 1:
-        pool = ProcessPoolExecutor(jobs, get_context("spawn"), initializer=_share_cores, initargs=(jobs,))
+        context = get_context("spawn")
+        pool = ProcessPoolExecutor(jobs, context, initializer=_share_machine, initargs=(jobs, context.Value("i", 0)))
     done = False
     try:
         yield pool
@@ -88,14 +89,22 @@ def open_pool(jobs: int) -> Iterator[Executor]:
         leaving.clear()
 
 
-def _share_cores(jobs: int) -> None:
-    """Initialise a worker: limit its threads to its share of the cores, and let it exit with its parent.
+def _share_machine(jobs: int, begun: Any) -> None:
+    """Initialise a worker: limit its threads to its share of the cores, give it its turn of the cards, and let it exit with its parent.
 
-    Without the second, a worker would wait for ever after the study is killed.
+    Without the last, a worker would wait for ever after the study is killed.
+
+    Args:
+        jobs: workers in all.
+        begun: a shared number of workers that have begun.
     """
     import torch
 
+    with begun.get_lock():
+        place, begun.value = begun.value, begun.value + 1
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // jobs))
+    if torch.accelerator.is_available():
+        torch.accelerator.set_device_index(place % torch.accelerator.device_count())
     parent = parent_process()
     assert parent is not None
 
