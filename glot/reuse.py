@@ -58,7 +58,7 @@ def encode_once(configs: list[RunConfig]) -> float:
     for config, layers in groups.items():
         try:
             source = find_source(config.backbone)
-            resolve(config, source)
+            config, _ = resolve(config, source)
             wanted = dict.fromkeys(layer for one in layers for layer in source.resolve_layers(one))
             write_layers(config, source, read_texts(config, source)[1], list(wanted), own_device(config), clock)
         except GlotError as error:

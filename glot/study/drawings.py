@@ -43,6 +43,10 @@ def draw(rows: "list[Row]", cells: Cells, floors: dict[str, float], shortcuts: d
         path: of the figure.
     """
     axis = next((key for key in AXES if _is_axis([row.point.get(key) for row in rows])), None)
+    if axis is None and len(rows) > 1 and not any(row.arm for row in rows) and len({row.metric for row in rows}) == 1:
+        known = {"": next(iter(floors.values()))} if floors else None
+        plot_arms([("", _brief(row.point), row.metric, row_spread(row)) for row in rows], path, known)
+        return
     if axis is None:
         plot_arms([(label(row.point), row.arm or "run", row.metric, row_spread(row)) for row in rows], path, floors)
         return
@@ -57,6 +61,11 @@ def draw(rows: "list[Row]", cells: Cells, floors: dict[str, float], shortcuts: d
     metrics = {place(row.point)[0]: row.metric for row in rows}
     grey = {place(cells[at]["grid"]): scores for at, scores in shortcuts.items()}
     plot_lines(lines, grey, axis, metrics, path)
+
+
+def _brief(point: dict[str, str]) -> str:
+    """The values of a grid point, numbers with three digits."""
+    return " ".join(f"{float(value):.3g}" if _is_number(value.replace("e-", "")) else value for value in point.values())
 
 
 def _is_axis(values: list[str | None]) -> bool:

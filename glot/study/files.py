@@ -3,8 +3,9 @@
 import itertools
 import math
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,14 @@ from glot.settings.checks import is_folder_name
 from glot.settings.choices import EVALUATIONS, METRICS
 from glot.settings.config import RunConfig
 from glot.settings.flags import STRESS_DEFAULTS, parse
+from glot.study.search import DISTRIBUTIONS, Search, Span, read_search, read_span
 
 WANDB_KEYS = ("program", "method", "metric", "parameters", "command", "run_cap", "name", "project", "description", "entity")
 STUDY_KEYS = ("kind", "name", "runs_with", "grid", "arms", "tune", "seeds", "baseline", "compare", "margins", "published", "program")
 SINGLE_KEYS = ("kind", "name", "baseline", "published", "program", "method", "run_cap")
 MOST_CELLS = 100_000
 """More are a mistake: they are counted before they are listed."""
+METHODS = ("grid", "random", "bayes")
 PROGRAMS: dict[str, dict[str, Any]] = {"main.py": {}, "diagnostic_stress_test.py": STRESS_DEFAULTS}
 Flags = dict[str, str]
 KEYS_EXPLAINED = """keys of a study file (glot init study.yaml writes a commented one):
@@ -69,6 +72,7 @@ class Study:
         compare: pairs of arms that are compared, named before they are run.
         margins: metric -> difference within which two arms count as equal.
         published: table of the paper (`table N`) whose figures are shown beside ours.
+        search: cells are drawn one after the other by what earlier ones scored; None = they are listed.
 
     Examples:
         >>> Study("tau", "main.py", [Cell("glot", {}, {"task": "cola", "pooling_method": "glot"})], seeds=[0, 1, 2])
@@ -85,6 +89,7 @@ class Study:
     published: str | None = None
     compare: list[tuple[str, str]] = field(default_factory=list)
     margins: dict[str, float] = field(default_factory=dict)
+    search: Search | None = None
 
 
 def read_study(path: Path) -> Study:
@@ -119,35 +124,62 @@ def read_study(path: Path) -> Study:
 
 def _read_wandb(path: Path, content: dict[str, Any], program: str) -> Study:
     method = content.get("method", "grid")
-    if method not in ("grid", "random"):
-        raise ConfigError(f"{path}: method: {method} cannot be run here; allowed: grid, random")
-    parameters = content.get("parameters")
-    if not isinstance(parameters, dict) or not parameters:
-        raise ConfigError(f"{path}: parameters: must map flags to value or values")
-    choices: dict[str, list[str]] = {}
-    problems = []
-    for name, row in parameters.items():
-        values = [row["value"]] if isinstance(row, dict) and "value" in row else row.get("values") if isinstance(row, dict) else None
-        if isinstance(values, list) and values and all(isinstance(value, str) for value in values):
-            choices[name] = values
-        else:
-            problems.append(f"{path}: parameters.{name}: must hold value, or values with at least one entry")
-    if problems:
-        raise ConfigError(*problems)
-    cap = content.get("run_cap", "")
-    if (cap or method == "random") and not _is_numbers([cap]):
-        what = "must be a number" if cap else "with method random it says how many runs to draw"
+    if method not in METHODS:
+        raise ConfigError(f"{path}: method: {method} cannot be run here; allowed: {', '.join(METHODS)}")
+    choices, spans = _read_parameters(path, content.get("parameters"), method)
+    cap, name = content.get("run_cap", ""), content.get("name", path.stem)
+    if (cap or method != "grid") and not _is_numbers([cap]):
+        what = "must be a number" if cap else f"with method {method} it says how many runs to draw"
         raise ConfigError(f"{path}: run_cap: {cap or 'missing'}; {what}")
     count = int(cap) if cap else math.prod(map(len, choices.values()))
     _refuse_too_many(path, count)
+    if method == "bayes":
+        return Study(name, program, [], search=read_search(path, content, choices, spans, count))
     if method == "random":
         draw = random.Random(0)
-        points = [{name: draw.choice(values) for name, values in choices.items()} for _ in range(count)]
+        drawn = {
+            **{name: partial(draw.choice, values) for name, values in choices.items()},
+            **{n: partial(s.draw, draw) for n, s in spans.items()},
+        }
+        order = [name for name in content["parameters"] if name in drawn]
+        points = [{name: drawn[name]() for name in order} for _ in range(count)]
     else:
         points = list(itertools.islice(crossed(choices), count))
-    varied = {name for name, values in choices.items() if len(values) > 1}
-    cells = [Cell("", {name: value for name, value in point.items() if name in varied}, point) for point in points]
-    return Study(content.get("name", path.stem), program, cells)
+    return Study(name, program, list_points(points, {**{n: v for n, v in choices.items() if len(v) > 1}, **spans}))
+
+
+def list_points(points: list[Flags], varied: Iterable[str]) -> list[Cell]:
+    """A cell for each point; flags that vary name it."""
+    shown = set(varied)
+    return [Cell("", {name: value for name, value in point.items() if name in shown}, point) for point in points]
+
+
+def _read_parameters(path: Path, parameters: Any, method: str) -> tuple[dict[str, list[str]], dict[str, Span]]:
+    """Values and ranges of a sweep file.
+
+    Raises:
+        ConfigError: lists every malformed row.
+    """
+    if not isinstance(parameters, dict) or not parameters:
+        raise ConfigError(f"{path}: parameters: must map flags to value or values")
+    choices: dict[str, list[str]] = {}
+    spans: dict[str, Span] = {}
+    problems = []
+    for name, row in parameters.items():
+        values = [row["value"]] if isinstance(row, dict) and "value" in row else row.get("values") if isinstance(row, dict) else None
+        span = read_span(row) if isinstance(row, dict) and {"min", "max"} & row.keys() else None
+        if isinstance(values, list) and values and all(isinstance(value, str) for value in values):
+            choices[name] = values
+        elif span is not None and method != "grid":
+            spans[name] = span
+        elif span is not None:
+            problems.append(f"{path}: parameters.{name}: a range needs method random or bayes; with grid give values")
+        else:
+            kinds = f", or min below max with distribution {', '.join(DISTRIBUTIONS)}" if method != "grid" else ""
+            problems.append(f"{path}: parameters.{name}: must hold value, or values with at least one entry{kinds}")
+    if problems:
+        raise ConfigError(*problems)
+    return choices, spans
 
 
 def _read_arms(path: Path, content: dict[str, Any], program: str) -> Study:
@@ -337,6 +369,8 @@ def resolve_cells(path: Path, study: Study) -> list[RunConfig]:
         inert = [name for name in parsed.inert if name in set(cell.flags) - shared] if cell.arm else []
         problems += [f"{where}: --{name} has no effect in this arm; leave it out" for name in inert]
         config = parsed.config
+        if len(config.mteb.checkpoints) + len((config.mteb.mteb_poolers or "").split(",")) > 1 and config.data.task in EVALUATIONS:
+            problems.append(f"{where}: a study scores one pooler per run; name one, and make the others arms")
         if study.tune and config.data.task in EVALUATIONS:
             problems.append(f"{where}: tune: --task={config.data.task} trains nothing, so there is nothing to tune")
         configs.append(config if config.data.data_seed is not None else config.with_values(data_seed=0))

@@ -18,7 +18,8 @@ from glot.progress import say
 from glot.settings.config import RunConfig
 from glot.settings.effects import has_gradient
 from glot.settings.seeds import parse_seeds
-from glot.study.files import KEYS_EXPLAINED, Flags, Study, crossed, read_study, resolve_cells
+from glot.study.files import KEYS_EXPLAINED, Cell, Flags, Study, crossed, list_points, read_study, resolve_cells
+from glot.study.search import metric_of, propose
 from glot.study.workers import RunPool, open_pool
 
 
@@ -40,11 +41,12 @@ def run_study(
         ConfigError: mistakes in the file.
     """
     from glot import reuse
-    from glot.training.checkpoint import write_json
 
     study = read_study(path)
     configs = resolve_cells(path, study)
     chosen_seeds = seeds or study.seeds
+    if study.search is not None and chosen_seeds:
+        raise ConfigError(f"--seeds={','.join(map(str, chosen_seeds))}: a search draws one run per point; put seed into its parameters")
     folder = Path(output_dir) / study.name
     if not folder.resolve().is_relative_to(Path(output_dir).resolve()):
         raise ConfigError(f"--output_dir={output_dir}: {folder} is a link that leads out of it; move it away")
@@ -54,6 +56,8 @@ def run_study(
     configs = [config.with_values(override_precompute=False) for config in configs]  # `encode_once` has rebuilt the stores
     with open_pool(jobs) as pool:
         work = RunPool(pool, str(folder / "runs"), how.overwrite)
+        if study.search is not None:
+            study, configs = search_cells(path, study, work, jobs)
         tuned = tune_cells(study, configs, work)
         plan = [
             _with_seeds(config.with_values(**choice["values"]), chosen_seeds or [config.train.seed])
@@ -73,12 +77,39 @@ def run_study(
     for cell, runs, choice in zip(study.cells, plan, tuned, strict=True):
         rows = [{"seed": seed, **next(results)} for seed in chosen_seeds or [runs[0].train.seed]]
         cells.append({"arm": cell.arm, "grid": cell.grid, "flags": cell.flags, "tuned": choice, "runs": rows})
-    total = round(time.perf_counter() - start, 1)
-    record: dict[str, Any] = {"name": study.name, "baseline": study.baseline, "published": study.published, "cells": cells}
-    record |= {"compare": study.compare, "margins": study.margins}
-    record["seconds"] = {"total": total, "encode": round(encoded, 1)}
-    write_json(folder / "study.json", record)
+    _write_study(folder, study, cells, {"total": round(time.perf_counter() - start, 1), "encode": round(encoded, 1)})
     return folder
+
+
+def _write_study(folder: Path, study: Study, cells: list[dict[str, Any]], seconds: dict[str, float]) -> None:
+    from glot.training.checkpoint import write_json
+
+    record: dict[str, Any] = {"name": study.name, "baseline": study.baseline, "published": study.published, "cells": cells}
+    record |= {"compare": study.compare, "margins": study.margins, "seconds": seconds}
+    write_json(folder / "study.json", record)
+
+
+def search_cells(path: Path, study: Study, work: RunPool, jobs: int) -> tuple[Study, list[RunConfig]]:
+    """Run a search. The cells that it drew, in order, as a study whose runs are finished."""
+    search = study.search
+    assert search is not None
+    cells: list[Cell] = []
+    configs: list[RunConfig] = []
+    varied = [*(name for name, values in search.choices.items() if len(values) > 1), *search.spans]
+
+    def run(points: list[Flags]) -> list[float | None]:
+        """Scores of some points."""
+        from glot.training.checkpoint import read_result
+
+        own = list_points(points, varied)
+        found = resolve_cells(path, replace(study, cells=own))
+        cells.extend(own)
+        configs.extend(found)
+        outcomes = work.run(found, f"{study.name}: {len(cells)} of {search.runs}")
+        return [metric_of(search, read_result(Path(one["run_dir"]))) if one["run_dir"] else None for one in outcomes]
+
+    propose(search, run, jobs)
+    return replace(study, cells=cells), configs
 
 
 def _with_seeds(config: RunConfig, seeds: list[int]) -> list[RunConfig]:
@@ -177,6 +208,9 @@ def list_runs(path: Path, seeds: list[int] | None) -> Iterator[str]:
         count, tuning = len(seeds or study.seeds or [0]) if moves else 1, trials if moves else 0
         total += count + tuning
         yield f"{cell.arm or '-':20} {point:40} {config.pooler.pooling_method}, {count} seeds, {tuning} tuning runs"
+    if study.search is not None:
+        total = study.search.runs
+        yield f"method bayes: {total} runs are drawn one after the other, by {study.search.metric} ({study.search.goal})"
     yield f"{total} runs in all"
 
 

@@ -40,6 +40,7 @@ DOORS = {
     "pyarrow": ("data/hub",),
     "torch_geometric": ("nn/poolers",),
     "accelerate": ("distributed", "training/tracking"),
+    "optuna": ("study/search",),
     "peft": ("states/backbone/adapters",),
     "mteb": ("integrations/mteb",),
     "sentence_transformers": ("integrations",),

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import random
 import subprocess
 import sys
 import time
@@ -19,6 +20,7 @@ from glot.report.published import published_score
 from glot.states import tokens
 from glot.study import drawings, report, sweep
 from glot.study.files import read_study, resolve_cells
+from glot.study.search import Search, Span, propose
 from glot.study.sweep import list_runs, run_study
 from glot.training.checkpoint import write_result
 
@@ -34,6 +36,15 @@ parameters:
   lr: {values: [2e-05, 1e-2]}
   epochs: {value: 1}
 """
+BAYES = (
+    WANDB.replace("method: grid", "method: bayes\nrun_cap: 6")
+    .replace(
+        "lr: {values: [2e-05, 1e-2]}",
+        "lr: {min: 1e-4, max: 1e-1, distribution: log_uniform_values}\n  scorer_hidden: {min: 2, max: 9}\n"
+        "  weight_decay: {min: 0.0, max: 0.5}",
+    )
+    .replace("[mean, adapool]", "[adapool, gated]")
+)
 STUDY = """
 kind: study
 name: tiny
@@ -82,10 +93,59 @@ def test_a_wandb_grid_is_expanded(tmp_path):
     assert len(drawn) == 3 and drawn == read_study(path).cells
 
 
+def test_values_are_drawn_from_ranges(tmp_path):
+    path = tmp_path / "file.yaml"
+    path.write_text(BAYES.replace("method: bayes", "method: random").replace("run_cap: 6", "run_cap: 200"))
+    cells = read_study(path).cells
+    assert cells == read_study(path).cells and len({cell.flags["lr"] for cell in cells}) == 200
+    rates, widths = [float(cell.flags["lr"]) for cell in cells], [int(cell.flags["scorer_hidden"]) for cell in cells]
+    assert min(rates) >= 1e-4 and max(rates) <= 1e-1 and 60 < sum(rate < 10**-2.5 for rate in rates) < 140  # even on a logarithmic scale
+    assert set(widths) == set(range(2, 10)) and set(cells[0].grid) == {"pooling_method", "lr", "scorer_hidden", "weight_decay"}
+
+
+def test_a_search_goes_where_runs_score_best_and_is_found_again(tmp_path, mirror, tiny_bert, monkeypatch):
+    path, fixed = tmp_path / "file.yaml", f"  model_name_or_path: {{value: {tiny_bert}}}\n  data_dir: {{value: {mirror}}}\n"
+    path.write_text(BAYES.rstrip() + "\n" + fixed + f"  store_dir: {{value: {tmp_path}/hidden}}\n  max_length: {{value: 16}}\n")
+    folder = run_study(path, str(tmp_path / "runs"))
+    study = json.loads((folder / "study.json").read_text())
+    assert len(study["cells"]) == 6 and all(cell["runs"][0]["run_dir"] for cell in study["cells"])
+    for cell in study["cells"]:
+        flags = json.loads((Path(cell["runs"][0]["run_dir"]) / "config.json").read_text())["flags"]
+        assert flags["lr"] == float(cell["grid"]["lr"]) and flags["pooling_method"] == cell["grid"]["pooling_method"]
+    assert "report.png" in {file.name for file in report.write_report(folder) and folder.iterdir()}
+    dates = {file: file.stat().st_mtime_ns for file in folder.glob("runs/*/result.json")}
+    run_study(path, str(tmp_path / "runs"))
+    assert {file: file.stat().st_mtime_ns for file in folder.glob("runs/*/result.json")} == dates
+    assert json.loads((folder / "study.json").read_text())["cells"] == study["cells"]
+    path.write_text(path.read_text().replace("metrics/acc", "metrics/nothing"))
+    with pytest.raises(ConfigError, match="metric.name: metrics/nothing: no such metric in these runs; they have"):
+        run_study(path, str(tmp_path / "runs"))
+    assert any("method bayes: 6 runs are drawn one after the other" in line for line in list_runs(path, None))
+
+
+def test_a_search_prefers_what_scored(monkeypatch):
+    found = []
+
+    def run(points):
+        found.extend(float(point["x"]) for point in points)
+        return [-((float(point["x"]) - 0.7) ** 2) if float(point["x"]) > 0.1 else None for point in points]
+
+    propose(Search({"y": ["only"]}, {"x": Span(0.0, 1.0, False, False)}, "mcc", "maximize", 40), run, 1)
+    assert len(found) == 40 and sum(abs(x - 0.7) < 0.15 for x in found[20:]) > 8 > 0.3 * len(found[20:])
+    assert {float(Span(1e-4, 1e-1, True, False).draw(random.Random(seed))) < 1e-2 for seed in range(20)} == {True, False}
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        (WANDB.replace("method: grid", "method: bayes"), "F: method: bayes cannot be run here; allowed: grid, random"),
+        (WANDB.replace("method: grid", "method: hyperband"), "F: method: hyperband cannot be run here; allowed: grid, random, bayes"),
+        (WANDB.replace("method: grid", "method: bayes"), "F: run_cap: missing; with method bayes it says how many runs to draw"),
+        (BAYES.replace("goal: maximize", "goal: most"), "F: metric.goal: most; allowed: maximize, minimize"),
+        (BAYES.replace("metric: {name: metrics/acc, goal: maximize}\n", ""), "F: metric: must be {name: metrics/mcc, goal: maximize}"),
+        (BAYES.replace("min: 1e-4", "min: 1"), "F: parameters.lr: must hold value, or values with at least one entry, or min below max"),
+        (BAYES.replace("min: 1e-4", "min: 0"), "F: parameters.lr: must hold value"),
+        (BAYES.replace("log_uniform_values", "q_normal"), "F: parameters.lr: must hold value"),
+        (BAYES.replace("method: bayes", "method: grid"), "F: parameters.lr: a range needs method random or bayes; with grid give values"),
         (WANDB.replace("parameters:", "parametres:"), "F: parametres: no such key (did you mean 'parameters'?); allowed: program"),
         (WANDB.replace("values: [mean, adapool]", "values: []"), "F: parameters.pooling_method: must hold value, or values with"),
         (WANDB.replace("lr: {", "learning: {"), "F: pooling_method=mean, learning=2e-05: --learning: no such flag"),

@@ -1,18 +1,17 @@
 """The backbone: find a language model, load it, tokenise, run it. The only package that imports transformers."""
 
 from glot.states.backbone.adapters import LoraOptions, need_adapters
+from glot.states.backbone.devices import SPREAD, pick_device
 from glot.states.backbone.facts import recall_facts
 from glot.states.backbone.live import LiveTokens
 from glot.states.backbone.model import Backbone
 from glot.states.backbone.precision import AUTO, pick_dtype
 from glot.states.backbone.source import (
-    SPREAD,
     BackboneSource,
     file_sha256,
     find_backbone,
     find_embedded,
     identity_of,
-    pick_device,
     quiet_library,
 )
 from glot.states.backbone.tokenizer import Tokeniser, kept_characters
