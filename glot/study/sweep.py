@@ -9,6 +9,7 @@ import json
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
@@ -18,16 +19,26 @@ from glot.progress import say
 from glot.settings.config import RunConfig
 from glot.settings.effects import has_gradient
 from glot.settings.seeds import parse_seeds
+from glot.study.cluster import EXECUTORS, JOBS, ClusterPool
 from glot.study.files import KEYS_EXPLAINED, Cell, Flags, Study, crossed, list_points, read_study, resolve_cells
 from glot.study.search import metric_of, propose
 from glot.study.workers import RunPool, open_pool
 
 
 class SweepOptions(NamedTuple):
-    """How a study is run: `retry` = how often failed runs are tried again, `overwrite` = finished runs are done anew."""
+    """How a study is run.
+
+    Attributes:
+        retry: how often failed runs are tried again.
+        overwrite: finished runs are done anew.
+        executor: a name of `EXECUTORS`.
+        cluster: options of its jobs.
+    """
 
     retry: int = 0
     overwrite: bool = False
+    executor: str = "processes"
+    cluster: dict[str, Any] = {}  # noqa: RUF012 - never changed
 
 
 def run_study(
@@ -54,7 +65,8 @@ def run_study(
     how, start, began = options or SweepOptions(), time.perf_counter(), time.time()
     encoded = reuse.encode_once(configs)
     configs = [config.with_values(override_precompute=False) for config in configs]  # `encode_once` has rebuilt the stores
-    with open_pool(jobs) as pool:
+    cluster = None if how.executor == "processes" else partial(ClusterPool, how.executor, folder / JOBS, jobs, how.cluster)
+    with open_pool(jobs, cluster) as pool:
         work = RunPool(pool, str(folder / "runs"), how.overwrite)
         if study.search is not None:
             study, configs = search_cells(path, study, work, jobs)
@@ -179,6 +191,8 @@ def parse_sweep(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("file", type=Path)
     parser.add_argument("--seeds", help="0,1,2 or 0..9, in place of the file's")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time, each with its share of the cores [1]")
+    parser.add_argument("--executor", choices=EXECUTORS, default="processes", help="where runs are done; --jobs at a time [processes]")
+    parser.add_argument("--executor_options", metavar="NAME=VALUE,..", help="of slurm's jobs: timeout_min=60,slurm_partition=gpu")
     parser.add_argument("--output_dir", default="runs", help="the study's folder is made under it [runs]")
     parser.add_argument("--retry", type=int, default=0, help="how often runs that failed are tried again [0]")
     parser.add_argument("--overwrite", action="store_true", help="do finished runs anew")

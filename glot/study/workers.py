@@ -2,7 +2,7 @@
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
@@ -70,10 +70,15 @@ def _run_group(configs: list[RunConfig], runs_dir: str, anew: bool = False) -> l
 
 
 @contextmanager
-def open_pool(jobs: int) -> Iterator[Executor]:
-    """A pool of workers. A future holds the error that stopped its run. When the study is interrupted, runs not yet begun are cancelled."""
-    pool: Executor = ThreadPoolExecutor(1)
-    if jobs > 1:
+def open_pool(jobs: int, cluster: Callable[[], Executor] | None = None) -> Iterator[Executor]:
+    """A pool of workers. A future holds the error that stopped its run. When the study is interrupted, runs not yet begun are cancelled.
+
+    Args:
+        jobs: at a time.
+        cluster: makes a pool of its own; None = this process, or `jobs` of this machine.
+    """
+    pool: Executor = ThreadPoolExecutor(1) if cluster is None else cluster()
+    if jobs > 1 and cluster is None:
         context = get_context("spawn")
         pool = ProcessPoolExecutor(jobs, context, initializer=_share_machine, initargs=(jobs, context.Value("i", 0)))
     done = False

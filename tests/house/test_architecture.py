@@ -40,6 +40,7 @@ DOORS = {
     "pyarrow": ("data/hub",),
     "torch_geometric": ("nn/poolers",),
     "accelerate": ("distributed", "training/tracking"),
+    "submitit": ("study/cluster",),
     "optuna": ("study/search",),
     "peft": ("states/backbone/adapters",),
     "mteb": ("integrations/mteb",),
