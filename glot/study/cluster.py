@@ -55,8 +55,9 @@ class ClusterPool(Executor):
 
     def _follow(self, future: Future[Any], work: Callable[..., Any], arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
         with self._free:
-            if self._leaving.is_set() or not future.set_running_or_notify_cancel():
+            if self._leaving.is_set():
                 future.cancel()
+            if not future.set_running_or_notify_cancel():  # which tells those who wait for it
                 return
             try:
                 with library_door(TrainingError, lambda error: f"its job failed ({reason(error)}); see {self._folder}"):
