@@ -383,9 +383,13 @@ def _check_shared(config: RunConfig, checkpoint: Path | None, shared: Backbone) 
     except CheckpointError as error:
         raise ConfigError(f"{error}; poolers that are scored together need one backbone and layer") from error
     asked = (source.identity, layer, config.backbone.backbone_dtype, windows_key(config.backbone))
-    if asked != (shared.source.identity, shared.layer, shared.dtype, shared.windows):
-        here, there = f"{source.name}, layer {layer}", f"{shared.source.name}, layer {shared.layer}"
-        raise ConfigError(f"{named(config)}: is on {here}, the first pooler on {there}; score them apart")
+    known = (shared.source.identity, shared.layer, shared.dtype, shared.windows)
+    differing = [
+        name for name, one, other in zip(("files or adapter", "layer", "precision", "windows"), asked, known, strict=True) if one != other
+    ]
+    if differing:
+        what = f"on a backbone of other {' and '.join(differing)} than the first pooler"
+        raise ConfigError(f"{named(config)}: is {what} ({source.name}, layer {layer}, here); score them apart")
     return shared
 
 

@@ -165,6 +165,7 @@ def choose_training(config: RunConfig) -> Callable[[RunConfig], Result]:
 def run_seeds(config: RunConfig) -> Result:
     """`run_task` for each of `--seeds`, in folders `seed-<n>` under one, stacked if asked for; mean, sd and n of every metric."""
     config = config.checked()
+    fingerprint_of(config.with_values(seeds=None, stack_seeds=False))  # what is wrong with rows or lengths is said before a folder is made
     root, name, asked = Path(config.output.output_dir), run_name(config, config.fingerprint()), config.fingerprint(config.train.seeds or "")
     folder, lock = open_run_folder(root, name, config.output.overwrite, asked, config.store.resume)
     shared = config.with_values(
@@ -321,8 +322,6 @@ def run_mteb(config: RunConfig) -> Result:
                     run.add(mteb.evaluate_task(run.model, task, cache, config.train.eval_batch_size, config.output.verbose))
             if shared is not None:
                 shared.forget()
-    if states is not None:
-        states.check()
     results = [run.close(clock.seconds) for run in runs]
     if not any(result["scores"] for result in results):
         first = runs[0].scores[0]

@@ -73,7 +73,8 @@ def do_cost(words: list[str], program: str) -> None:
     from glot.study.cost_arms import make_arms
 
     arms = make_arms(asked.config, asked.explicit, asked.arms, asked.quality)
-    print(run_cost(arms, parse_seeds(asked.config.train.seeds or "") if asked.quality else None))
+    seeds = parse_seeds(asked.config.train.seeds or "") if asked.quality else None
+    print(run_cost(arms, seeds, asked.explicit, asked.arms is None))
 
 
 def do_sweep(words: list[str], program: str) -> int:

@@ -3,11 +3,12 @@
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from glot.nn.layers import LayeredPooler
 from glot.nn.pooler import Pooler
 from glot.nn.poolers.fixed import MeanPooler
-from glot.progress import Clock
+from glot.progress import Clock, say
 from glot.report.graph_density import Counter
 from glot.report.tables import graph_density_table
 from glot.settings.config import RunConfig
@@ -22,11 +23,14 @@ GRAPH_TEXTS = 1000
 GRAPH_TAUS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 
 
+@torch.no_grad()
 def run_graph(config: RunConfig) -> tuple[str, str]:
     """How dense the token graph of a task is at each tau: a table (and graph.json, graph.png in a run folder), and a warning or nothing."""
     config = config.checked()
     source = find_source(config.backbone)
-    config, _ = resolve(config, source)
+    config, notes = resolve(config.with_values(finetune_backbone="0"), source)  # the states of the backbone as it is
+    for note in notes:
+        say(note)
     data, index = read_texts(config, source)
     tokens = open_tokens(config, source, index, own_device(config), Clock())
     rows = np.sort(np.random.default_rng(0).choice(len(tokens), min(len(tokens), GRAPH_TEXTS), replace=False))
@@ -68,11 +72,13 @@ def plan(config: RunConfig) -> str:
     kind = "decoder" if source.is_decoder else "encoder"
     layer = config.backbone.hidden_layer
     states_of = f"hidden states {layer} ({config.pooler.layer_mix})" if "," in layer else f"hidden state {layer}"
+    trained = config.backbone
+    rate = f"backbone trained ({trained.finetune_backbone}, lr {trained.trained_lr:g})" if trained.is_trained else "backbone frozen"
     lines = {
         "task": f"{config.data.task}, rows: {rows}; selection: {config.data.selection}",
         "backbone": f"{source.name} ({kind}, {source.num_layers} layers), {states_of}, {length}",
         "states": f"of {len(index):,} distinct texts, {states}",
-        "pooler": f"{config.pooler.pooling_method}, {config.train.epochs} epochs, lr {config.train.lr:g}",
+        "pooler": f"{config.pooler.pooling_method}, {config.train.epochs} epochs, lr {config.train.lr:g}; {rate}",
         "seeds": config.train.seeds or str(config.train.seed),
         "output": str(Path(config.output.output_dir) / run_name(config, run_fingerprint(config, source, data))),
         "notes": "; ".join([*notes, *data.notes]) or "none",

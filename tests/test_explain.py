@@ -4,6 +4,7 @@ import copy
 import csv
 import json
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ import torch
 import glot
 from glot.cli import glot_main, main
 from glot.data.stress import needle_words
-from glot.explain.measure import explain, rank_correlation
+from glot.explain.measure import explain, rank_correlation, without_span
 from glot.nn.graph import GraphRule, TokenGraph
 from glot.types import TokenBatch
 
@@ -242,3 +243,42 @@ def test_needles_of_the_stress_test_get_a_share(tiny_flags, tmp_path, capsys):
         text = next(csv.DictReader(stream))["text"]
     hits = sum(word in needle_words() for word in text.split()[:10])  # 12 tokens, two of them special
     assert census["needle_shares"][0] == pytest.approx(hits / 12, abs=1e-6)
+
+
+def test_only_the_word_is_taken_out_of_a_text():
+    text = "the cat\n\nruns\tand  the red dog"
+    spans = [match.span() for match in re.finditer(r"\S+", text)]
+    expected = ["cat\n\nruns\tand  the red dog", "the \nruns\tand  the red dog", "the cat\n\nand  the red dog"]
+    assert [without_span(text, *span) for span in spans[:3]] == expected
+    assert without_span(text, *spans[-1]) == "the cat\n\nruns\tand  the red" and without_span("cat", 0, 3) == ""
+
+
+def test_words_behind_the_cut_are_not_read_again(runs, monkeypatch):
+    words = ["the red cat runs"] * 60
+    read = []
+    encoder = glot.load(runs("glot"))
+    whole = type(encoder).scores
+    monkeypatch.setattr(
+        type(encoder), "scores", lambda self, texts, *more, **options: read.extend(texts) or whole(self, texts, *more, **options)
+    )
+    side = explain(encoder, (" ".join(words),), "glot", "glot").sides[0]
+    assert len(read) == 14 and len(side.without_word) == 240 and not side.without_word[14:].any()
+    again = encoder.predict_proba(" ".join(words[0].split()[1:] + words[1:]))
+    assert side.without_word[0] == pytest.approx(float(again.max()) - float(encoder.predict_proba(" ".join(words)).max()), abs=1e-4)
+
+
+def test_a_vector_without_edges_is_compared_with_the_runs_own(tiny_bert, tmp_path, capsys):
+    lines = [json.dumps({"query": f"{a} {b}", "pos": [f"the {a} {b}"]}) for a in ("red", "big", "green") for b in ("cat", "dog")]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(lines))
+    words = f"--task=embedding --train_file={tmp_path}/pairs.jsonl --model_name_or_path={tiny_bert} --max_length=12 --verbose=0 --epochs=1"
+    words += f" --batch_size=3 --heldout_fraction=0.3 --store_dir={tmp_path}/hidden --output_dir={tmp_path} --run_name=emb --lr=0.1"
+    assert main([*words.split(), f"--save_dir={tmp_path}/saved", "--pooling_method=glot", "--tau=-0.9", "--gat_hidden_dim=8"]) == 0
+    encoder = glot.load(tmp_path / "emb")
+    found = explain(encoder, (TEXT,), "emb", "glot")
+    edgeless = copy.deepcopy(encoder.pooler)
+    edgeless.rule = GraphRule("none")
+    with torch.no_grad():
+        batch = encoder.states([TEXT])
+        expected = torch.nn.functional.cosine_similarity(edgeless(batch), encoder.pooler(batch)).item()
+    assert found.outcome.without_edges == pytest.approx(expected, abs=1e-6) and expected < 1 - 1e-6
+    capsys.readouterr()

@@ -196,6 +196,15 @@ def test_finetuning_moves_and_saves_the_backbone(capsys, tiny_flags, tiny_bert):
     assert run(capsys, [*again, f"--model_name_or_path={folder}"])["best"]["epoch"] >= 1
 
 
+def test_the_graph_of_a_run_is_that_of_the_backbone_as_it_is(capsys, tiny_flags):
+    words = [word for word in tiny_flags if "store_dir" not in word]
+    tables = []
+    for own in ("--precompute_hidden_states=0", "--finetune_backbone=full", "--finetune_backbone=lora"):
+        assert glot_main(["graph", *words, own, "--overwrite=1"]) == 0
+        tables.append(capsys.readouterr().out)
+    assert tables[0] == tables[1] == tables[2]
+
+
 def test_stress_through_both_programs(capsys, tiny_flags):
     flags = [flag for flag in tiny_flags if "data_dir" not in flag and "--task" not in flag]
     short = [*flags, "--max_length=30", "--num_train_samples=40", "--num_eval_samples=20", "--relational_distance=2", "--seed=3"]

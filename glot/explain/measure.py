@@ -18,19 +18,22 @@ from torch.nn import functional as F
 
 from glot.encoder import SentenceEncoder
 from glot.errors import ConfigError
+from glot.nn.cross import SHUFFLED
 from glot.nn.graph import DENSE_TOKENS, GraphRule, TokenGraph
 from glot.nn.layers import LayeredPooler
 from glot.nn.pooler import Pooler
 from glot.nn.poolers.crossglot import CrossGlotPooler
-from glot.nn.poolers.fixed import ClsPooler, MeanPooler
+from glot.nn.poolers.fixed import ClsPooler, MeanPooler, WeightedMeanPooler
 from glot.nn.poolers.gat import GatConv
 from glot.nn.poolers.glot import GlotPooler
 from glot.predictor import Predictor
+from glot.states.backbone import NamedTokens
 from glot.training.metrics import METRICS
 from glot.types import TokenBatch
 
 TOKENS_AT_ONCE = 1 << 14
 """Tokens of all variants of a text that are pooled together."""
+SPARE_WORDS, MOST_WORDS = 16, 1 << 20
 Answer = Callable[[list[TokenBatch]], Tensor]
 """Batches of B texts, one per side -> the number that is explained, (B,)."""
 
@@ -149,34 +152,48 @@ def explain(encoder: SentenceEncoder, texts: Sequence[str], run: str, pooler_nam
     inner, mixed, notes = _inner(encoder.pooler, batches)
     without = [_without_tokens(answer, batches, place) - outcome.value for place in range(len(batches))]
     words = [[match.group() for match in re.finditer(r"\S+", text)] for text in texts]
-    dropped = [_without_words(encoder, texts, place, outcome) if with_words else np.zeros(0) for place in range(len(texts))]
+    named = [encoder.backbone.tokeniser.name_tokens(text, encoder.backbone.max_length, encoder.before) for text in texts]
+    reached = [max(one.word_of, default=-1) if any(word >= 0 for word in one.word_of) else MOST_WORDS for one in named]
+    dropped = [_without_words(encoder, texts, at, outcome, reached[at]) if with_words else np.zeros(0) for at in range(len(texts))]
     weights = _weights(inner, mixed) if inner.sides == 2 else _weights(encoder.pooler, batches)
     if any(own is None for own in weights):
         notes.append(f"{pooler_name} gives tokens no weights; shown is what the answer becomes without them")
     sides = [
-        _side(encoder, text, mixed[place], inner, words[place], weights[place], without[place], dropped[place])
+        _side(text, named[place], mixed[place], inner, words[place], weights[place], without[place], dropped[place])
         for place, text in enumerate(texts)
     ]
     across, cross_edges = _across(inner, mixed)
     if across is not None:
         sides = [replace(side, matches=across.max(1 - place)) for place, side in enumerate(sides)]
     rule = getattr(inner, "rule", None)
-    tau = float(rule.tau) if rule is not None and rule.kind in ("threshold", "random") else None
+    has_tau = rule is not None and rule.kind == "threshold" and (inner.sides == 2 or any(side.edges is not None for side in sides))
+    tau = float(rule.tau) if rule is not None and has_tau else None
     layers = {}
     if isinstance(encoder.pooler, LayeredPooler) and encoder.pooler.layer_weights:
         layers = dict(zip(encoder.backbone.layers, encoder.pooler.layer_weights, strict=True))
     notes += [f"{side.text[:40]!r}: is cut at {encoder.backbone.max_length} tokens" for side in sides if side.is_cut]
+    notes += _remarks(named, rule)
     edgeless = _without_edges(encoder.pooler)
     if edgeless is not None and not math.isnan(outcome.value):
         outcome = outcome._replace(without_edges=float(_answer(encoder, batches, edgeless)[0](batches)[0]))
     return Explanation(run, pooler_name, encoder.backbone.source.name, outcome, sides, tau, across, cross_edges, layers, notes)
 
 
+def _remarks(named: Sequence[NamedTokens], rule: Any) -> list[str]:
+    """What a reader of the numbers must know."""
+    notes = []
+    if any(all(word < 0 for word in one.word_of) for one in named):
+        notes.append("this tokenizer does not say which word a token belongs to, so changes without a word stand beside no token")
+    if getattr(rule, "kind", None) == SHUFFLED:
+        notes.append("the shuffled control joins tokens of another row of the batch; here a pair stands alone")
+    return notes
+
+
 def _answer(encoder: SentenceEncoder, batches: list[TokenBatch], pooler: nn.Module | None = None) -> tuple[Answer, Outcome]:
     """The number that is explained, as a function of token states; and the answer to the text itself."""
     net = encoder.pooler if pooler is None else pooler
     if not isinstance(encoder, Predictor):
-        whole = net(batches[0])
+        whole = encoder.pooler(batches[0])  # of the run as it is, whatever pooler is asked about
         return lambda given: F.cosine_similarity(net(given[0]), whole, dim=1), Outcome("a vector", 1.0, {}, None)
 
     def outputs(given: list[TokenBatch]) -> Tensor:
@@ -216,18 +233,39 @@ def _without_tokens(answer: Answer, batches: list[TokenBatch], place: int) -> np
     return torch.cat(found).numpy().astype(np.float64)
 
 
-def _without_words(encoder: SentenceEncoder, texts: Sequence[str], place: int, outcome: Outcome) -> np.ndarray:
-    """Change of the answer when each word of one text is left out and the rest is read again: (w,); NaN for a text's only word."""
-    spans = [match.span() for match in re.finditer(r"\S+", texts[place])]
+def _without_words(encoder: SentenceEncoder, texts: Sequence[str], place: int, outcome: Outcome, reached: int) -> np.ndarray:
+    """Change of the answer when each word of one text is left out and the rest is read again: (w,); NaN for a text's only word.
+
+    Words behind the cut change nothing when they are left out: 0. `reached` is the last word that has a token.
+    """
+    text = texts[place]
+    spans = [match.span() for match in re.finditer(r"\S+", text)]
     if len(spans) < 2:
         return np.full(len(spans), math.nan)
-    changed = [" ".join(f"{texts[place][:start]}{texts[place][end:]}".split()) for start, end in spans]
+    tried = spans[: reached + 1]
+    read = text[: spans[min(len(spans), 2 * len(tried) + SPARE_WORDS) - 1][1]]  # more than can move up behind the cut
+    changed = [without_span(read, start, end) for start, end in tried]
+    found = np.zeros(len(spans))
+    found[: len(tried)] = _changes(encoder, texts, place, outcome, changed)
+    return found
+
+
+def without_span(text: str, start: int, end: int) -> str:
+    """A text without a word and one space beside it; all other spaces stay."""
+    before, behind = text[:start], text[end:]
+    if behind[:1].isspace():
+        return before + behind[1:]
+    return before[:-1] + behind if before[-1:].isspace() else before + behind
+
+
+def _changes(encoder: SentenceEncoder, texts: Sequence[str], place: int, outcome: Outcome, changed: list[str]) -> np.ndarray:
+    """Change of the answer for each changed form of one of the texts."""
     rows = [tuple(text if side == place else other for side, other in enumerate(texts)) for text in changed]
     if not isinstance(encoder, Predictor):
-        whole, others = encoder.encode(texts[place]), encoder.encode([row[0] for row in rows])
+        whole, others = encoder.encode(texts[place]), encoder.encode([row[0] for row in rows], show_progress_bar=True)
         return np.asarray(others @ whole, dtype=np.float64) - 1.0
     given: Any = [row[0] for row in rows] if len(texts) == 1 else rows
-    scores = torch.from_numpy(encoder.scores(given)).double()
+    scores = torch.from_numpy(encoder.scores(given, show_progress_bar=True)).double()
     if encoder.classes:
         scores = scores.softmax(1)[:, encoder.classes.index(outcome.words)]
     return scores.numpy() - outcome.value
@@ -239,10 +277,14 @@ def _weights(pooler: Pooler, batches: list[TokenBatch]) -> list[np.ndarray | Non
         return [weights.cpu().numpy() for weights in pooler.readout_weights(*batches)]
     if pooler.sides == 2:
         return [None for _ in batches]
-    if isinstance(pooler, MeanPooler):
+    fixed = pooler.poolers[0] if isinstance(pooler, LayeredPooler) else pooler
+    if isinstance(fixed, MeanPooler):
         return [np.full(len(batch.tokens), 1 / len(batch.tokens)) for batch in batches]
-    if isinstance(pooler, ClsPooler):
-        return [np.eye(len(batch.tokens))[len(batch.tokens) - 1 if pooler.last else 0] for batch in batches]
+    if isinstance(fixed, WeightedMeanPooler):
+        places = [np.arange(1, len(batch.tokens) + 1, dtype=np.float64) for batch in batches]
+        return [place / place.sum() for place in places]
+    if isinstance(fixed, ClsPooler):
+        return [np.eye(len(batch.tokens))[len(batch.tokens) - 1 if fixed.last else 0] for batch in batches]
     found = [pooler.readout(batch)[1] for batch in batches]
     return [None if weights is None else weights.cpu().numpy().astype(np.float64) for weights in found]
 
@@ -251,9 +293,11 @@ def _inner(pooler: Pooler, batches: list[TokenBatch]) -> tuple[Pooler, list[Toke
     """The pooler that makes the graph, and the states that it makes it of."""
     if not isinstance(pooler, LayeredPooler):
         return pooler, batches, []
-    notes = [f"graph and attention are those of the first of {len(pooler.poolers)} layers"] if len(pooler.poolers) > 1 else []
     first = pooler.poolers[0]
     assert isinstance(first, Pooler)
+    notes = []
+    if len(pooler.poolers) > 1 and isinstance(first, GlotPooler | CrossGlotPooler):
+        notes.append(f"graph and attention are those of the first of {len(pooler.poolers)} layers")
     return first, [pooler.mixed(batch)[0] for batch in batches], notes
 
 
@@ -271,6 +315,8 @@ def _without_edges(pooler: Pooler) -> Pooler | None:
 
 def _graph_of(pooler: Pooler, batch: TokenBatch) -> tuple[np.ndarray | None, list[np.ndarray]]:
     """Edges (n, n) of a text's graph and, per attention layer, the weights (n, n)."""
+    if isinstance(pooler, CrossGlotPooler) and pooler.rule.inside is not None:
+        return TokenGraph(batch, pooler.rule.inside).blocks[0].dense[0].cpu().numpy(), []
     if not isinstance(pooler, GlotPooler) or not len(pooler.convs) or len(batch.tokens) > DENSE_TOKENS:
         return None, []
     graph = TokenGraph(batch, pooler.rule)
@@ -292,8 +338,8 @@ def _across(pooler: Pooler, batches: list[TokenBatch]) -> tuple[np.ndarray | Non
 
 
 def _side(
-    encoder: SentenceEncoder,
     text: str,
+    named: NamedTokens,
     batch: TokenBatch,
     pooler: Pooler,
     words: list[str],
@@ -303,7 +349,6 @@ def _side(
 ) -> Side:
     edges, attention = _graph_of(pooler, batch)
     unit = F.normalize(batch.tokens.float(), dim=1)
-    named = encoder.backbone.tokeniser.name_tokens(text, encoder.backbone.max_length, encoder.before)
     skipped = len(named.tokens) - len(batch.tokens)  # a prompt that is left out of pooling
     return Side(
         text,

@@ -52,7 +52,7 @@ def run_explain(asked: Asked) -> str:
     """Explain every text by every run. Returns what the terminal shows; files are written where they are asked for."""
     check_files(asked)
     loaded = [(path, *open_run(path, asked.device, asked.trust)) for path in asked.runs]
-    found = [[explain(encoder, texts, path.name, name) for path, encoder, name in loaded] for texts in asked.texts]
+    found = [[explain(encoder, texts, run_name(path), name) for path, encoder, name in loaded] for texts in asked.texts]
     colour = sys.stdout.isatty()
     shown = "\n\n".join(as_text(one, colour) for group in found for one in group)
     written = write_out(asked.out, found) if asked.out is not None else []
@@ -63,7 +63,7 @@ def run_explain(asked: Asked) -> str:
             write_page(
                 asked.html,
                 "explain.html",
-                title=f"What {asked.runs[0].name} weighs",
+                title=f"What {run_name(asked.runs[0])} weighs",
                 data=[[to_dict(one) for one in group] for group in found],
             )
         written.append(asked.html)
@@ -77,20 +77,24 @@ def explain_split(asked: Asked, split: str, limit: int) -> str:
         ConfigError: predictions of another split.
     """
     check_files(asked)
-    found = []
-    for path in asked.runs:
-        known = list(read_result(path)["rows"])[1:]
+    found, rows = [], []
+    for path in asked.runs:  # all of them before the first is explained
+        result = read_result(path)
+        if "rows" not in result:
+            raise CheckpointError(f"{path}: holds several runs, or none that was trained; name a run, such as {path}/seed-0")
+        known = list(result["rows"])[1:]
         if split not in known[:1]:
             raise ConfigError(f"--split={split}: the predictions of {path} are of {', '.join(known[:1]) or 'no split'}")
-        texts = read_rows(path, None)[:limit]
+        rows.append(read_rows(path, None)[:limit])
+    for path, texts in zip(asked.runs, rows, strict=True):
         encoder, name = open_run(path, asked.device, asked.trust)
         flags = read_config(path / CONFIG)["flags"]
         is_stress = flags["task"] == "stress"
-        census = WeightCensus(path.name, name, f"ratio {flags['distractor_ratio']:g}" if is_stress else "", is_stress)
-        for row in bar(texts, f"explain {path.name}", "row", enabled=True):
-            census.add(explain(encoder, row, path.name, name, with_words=False))
-        if not census.texts:
-            raise ConfigError(f"{path}: {name} gives tokens no weights, so none can be counted; name a run with another pooler")
+        census = WeightCensus(run_name(path), name, f"ratio {flags['distractor_ratio']:g}" if is_stress else "", is_stress)
+        for row in bar(texts, f"explain {run_name(path)}", "row", enabled=True):
+            census.add(explain(encoder, row, run_name(path), name, with_words=False))
+            if not census.texts:
+                raise ConfigError(f"{path}: {name} gives tokens no weights, so none can be counted; name a run with another pooler")
         found.append(census)
     shown = [in_words(found)]
     if asked.out is not None:
@@ -135,6 +139,11 @@ def read_rows(run: Path, asked: str | None) -> list[tuple[str, ...]]:
     if not columns:
         raise ConfigError(f"{path}: holds no texts, they were too long; give them with --text")
     return [tuple(table[row][name] for name in columns) for row in wanted]
+
+
+def run_name(path: Path) -> str:
+    """The folder's own name, also of `.`."""
+    return path.resolve().name
 
 
 def open_run(path: Path, device: str, trust: Trust) -> tuple[SentenceEncoder, str]:

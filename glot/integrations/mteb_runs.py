@@ -70,18 +70,30 @@ def open_mteb_runs(opened: list[Opened], tasks: list[Any], report_to: str, share
     """
     if len(opened) > 1 and "wandb" in names_of(report_to):
         raise ConfigError("--report_to=wandb: takes one pooler per process, and several are scored; use none, or score them apart")
-    runs = []
+    runs, names = [], list[str]()
     for one in opened:
         encoder, config = one.encoder, one.config
         for note in one.notes:
             say(note)
-        asked = config.output.run_name
-        checkpoint = config.mteb.checkpoint
-        own = encoder.name if checkpoint is None else f"{encoder.name}-{checkpoint.stem}"
-        name = f"mteb-{encoder.name}-{encoder.fingerprint()[:8]}" if asked is None else asked if len(opened) == 1 else f"{asked}-{own}"
+        name = _name_of(one, len(opened) > 1)
+        taken = sum(other == name or other.startswith(f"{name}-") for other in names)
+        names.append(f"{name}-{taken + 1}" if name in names else name)
+        name = names[-1]
         folder = create_run_folder(Path(config.output.output_dir), name, config.output.overwrite)
         source = encoder.backbone.source
         facts = {"hidden_size": encoder.backbone.hidden_size, "backbone": source.identity, "folder": folder_of(source)}
         write_config(folder, config, {**facts, "prompts": encoder.prompts.to_dict(), "data": [task.metadata.name for task in tasks]})
         runs.append(MtebRun(one, folder, report_to, shared))
     return runs
+
+
+def _name_of(opened: Opened, is_one_of_several: bool) -> str:
+    """The name of a run's folder, before it is told apart from others of the same command."""
+    encoder, config = opened.encoder, opened.config
+    asked, checkpoint = config.output.run_name, config.mteb.checkpoint
+    if asked is None:
+        return f"mteb-{encoder.name}-{encoder.fingerprint()[:8]}"
+    if not is_one_of_several:
+        return asked
+    own = [] if checkpoint is None else [checkpoint.resolve().name.removesuffix(".pth")]
+    return "-".join([asked, encoder.name, *own])

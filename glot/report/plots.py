@@ -24,12 +24,17 @@ COLOURS = {
 """Colours of poolers and controls, the same in all figures."""
 
 
+PLAIN = matplotlib.rc_context({"text.parse_math": False})
+"""Around what draws: a dollar sign in a name opens no formula."""
+
+
 def subplots(rows: int = 1, columns: int = 1, *, figsize: tuple[float, float], dpi: int = 150, **options: Any) -> tuple[Figure, Any]:
     """A figure and its axes, made without pyplot, because pyplot would choose a backend for the whole process."""
     figure = Figure(figsize=figsize, dpi=dpi)
     return figure, figure.subplots(rows, columns, **options)
 
 
+@PLAIN
 def plot_demo(runs: list[dict[str, Any]], shortcuts: dict[str, float], path: Path) -> None:
     """Accuracy by epoch per pooler, with the scores of length alone and of the majority class."""
     figure, axes = subplots(figsize=(7.2, 4.2), dpi=150)
@@ -57,6 +62,7 @@ def plot_demo(runs: list[dict[str, Any]], shortcuts: dict[str, float], path: Pat
     figure.savefig(path)
 
 
+@PLAIN
 def plot_similarity(cosines: np.ndarray, names: list[str], needles: list[int], pooled: int, caption: str, path: Path) -> None:
     """A heat map of cosine similarities (n, n) of tokens and, in the last `pooled` rows, pooled vectors; as path.png and path.pdf.
 
@@ -115,6 +121,7 @@ def save_both(figure: Figure, path: Path) -> None:
     figure.savefig(path.with_suffix(".pdf"))
 
 
+@PLAIN
 def plot_arms(
     rows: list[tuple[str, str, str, Any]],
     path: Path,
@@ -152,6 +159,7 @@ def plot_arms(
     save_both(figure, path)
 
 
+@PLAIN
 def plot_graph_density(census: list[Any], tau: float, path: Path) -> None:
     """Density of the token graph and share of isolated tokens against tau, with the chosen tau marked."""
     figure, axes = subplots(figsize=(5.6, 3.6), dpi=150)
@@ -176,6 +184,7 @@ def plot_graph_density(census: list[Any], tau: float, path: Path) -> None:
 FURTHER_COLOURS = ("#1f6f78", "#b5a642", "#7a4e9e", "#9c3d1f", "#6b8e23", "#808080")
 
 
+@PLAIN
 def plot_lines(
     rows: list[tuple[str, float, str, Any]],
     shortcuts: dict[tuple[str, float], dict[str, float]],
@@ -240,6 +249,7 @@ def _limit(axes: Any, shown: list[float]) -> None:
 VERDICT_COLOURS = {"different": "#c23b4b", "equal within the margin": "#3f9b6c", "cannot tell": "#808080"}
 
 
+@PLAIN
 def plot_comparisons(rows: list[tuple[str, Any, str]], path: Path) -> None:
     """A forest plot, one panel per grid point.
 
@@ -277,6 +287,7 @@ def plot_comparisons(rows: list[tuple[str, Any, str]], path: Path) -> None:
     save_both(figure, path)
 
 
+@PLAIN
 def plot_layer_weights(curves: dict[tuple[str, str], dict[str, Any]], path: Path) -> None:
     """Learnt weight of each hidden layer, one panel per grid point, one line per arm; the dashed line is an even weight.
 
@@ -301,6 +312,7 @@ def plot_layer_weights(curves: dict[tuple[str, str], dict[str, Any]], path: Path
     save_both(figure, path)
 
 
+@PLAIN
 def plot_cost(rows: list[tuple[str, float | None, float | None]], path: Path) -> None:
     """Milliseconds per training step of each arm, on a logarithmic axis.
 
@@ -329,6 +341,7 @@ def plot_cost(rows: list[tuple[str, float | None, float | None]], path: Path) ->
     save_both(figure, path)
 
 
+@PLAIN
 def plot_score_by_seconds(rows: list[tuple[str, str, list[tuple[float, float]]]], path: Path) -> None:
     """Score on held-out rows against seconds since the beginning, one point per epoch.
 

@@ -5,11 +5,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from glot.report.plots import subplots
+from glot.report.plots import PLAIN, subplots
 
 MOST_BARS, MOST_WORDS = 60, 15
 
 
+@PLAIN
 def plot_tokens(rows: list[tuple[str, list[str], Any, Any]], path: Path) -> None:
     """Weight of each token, and the change of the answer without it, one panel per text and run.
 
@@ -19,14 +20,14 @@ def plot_tokens(rows: list[tuple[str, list[str], Any, Any]], path: Path) -> None
     """
     figure, grid = subplots(len(rows), 1, figsize=(9.6, 2.3 * len(rows)), dpi=150, squeeze=False)
     for axes, (title, tokens, weights, changes) in zip(grid[:, 0], rows, strict=True):
-        names, places = [_plain(token) for token in tokens[:MOST_BARS]], np.arange(min(len(tokens), MOST_BARS))
+        names, places = [token for token in tokens[:MOST_BARS]], np.arange(min(len(tokens), MOST_BARS))
         if weights is not None:
             axes.bar(places - 0.2, np.asarray(weights)[:MOST_BARS], width=0.4, color="#5b8db8", label="weight")
         axes.bar(places + 0.2, np.nan_to_num(np.asarray(changes))[:MOST_BARS], width=0.4, color="#c23b4b", label="change without it")
         axes.axhline(0, color="#808080", linewidth=0.6)
         axes.set_xticks(places, names, rotation=60, ha="right", fontsize=7)
         axes.tick_params(axis="y", labelsize=7)
-        axes.set_title(_plain(title), fontsize=9, loc="left")
+        axes.set_title(title, fontsize=9, loc="left")
         axes.spines[["top", "right"]].set_visible(False)
     grid[0, 0].legend(frameon=False, fontsize=7, ncols=2)
     figure.tight_layout()
@@ -47,6 +48,7 @@ class WeightShares(NamedTuple):
     words: list[tuple[str, float, int]]
 
 
+@PLAIN
 def plot_weight_shares(rows: list[WeightShares], path: Path) -> None:
     """Mean shares of the weight per run, and each run's heaviest words."""
     figure, grid = subplots(1, 1 + len(rows), figsize=(3.6 + 2.8 * len(rows), 4.4), dpi=150, squeeze=False)
@@ -55,22 +57,17 @@ def plot_weight_shares(rows: list[WeightShares], path: Path) -> None:
         means = [100 * float(np.mean(row.shares[name])) if row.shares[name] else 0.0 for row in rows]
         if any(means):
             axes.bar(np.arange(len(rows)) + 0.27 * (offset - 1), means, width=0.25, color=colour, label=name)
-    axes.set_xticks(range(len(rows)), [_plain(row.name) for row in rows], rotation=30, ha="right", fontsize=8)
+    axes.set_xticks(range(len(rows)), [row.name for row in rows], rotation=30, ha="right", fontsize=8)
     axes.set_ylabel("share of the weight, %")
     axes.legend(frameon=False, fontsize=7)
     for own, row in zip(grid[0][1:], rows, strict=True):
         words = row.words[:MOST_WORDS][::-1]
         own.barh(range(len(words)), [weight for _, weight, _ in words], color="#8c6d46")
-        own.set_yticks(range(len(words)), [_plain(word) for word, _, _ in words], fontsize=7)
+        own.set_yticks(range(len(words)), [word for word, _, _ in words], fontsize=7)
         own.axvline(1, color="#808080", linewidth=0.7, linestyle="--")
-        own.set_title(_plain(row.name), fontsize=8, loc="left")
+        own.set_title(row.name, fontsize=8, loc="left")
         own.set_xlabel("weight, times an even token", fontsize=7)
     for own in grid[0]:
         own.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
     figure.savefig(path)
-
-
-def _plain(text: str) -> str:
-    """A text in which a dollar sign opens no formula."""
-    return text.replace("$", r"\$")

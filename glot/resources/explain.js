@@ -29,10 +29,19 @@
     if (chosen && found.sides[chosen.side] === side) return weights[chosen.place];
     return weights[0].map((_, column) => weights.reduce((sum, row) => sum + row[column], 0) / weights.length);
   };
-  const isThreshold = () => found.tau !== null;
-  const joined = (side, i, j) => i === j ? false : isThreshold() || !side.edges ? side.cosines[i][j] > tau() : Boolean(side.edges[i][j]);
-  const across = (i, j) => found.cross_edges && !isThreshold() ? Boolean(found.cross_edges[i][j]) : found.across[i][j] > tau();
   const tau = () => parseFloat(at("tau").value);
+  const hasInside = () => found.sides.some((side) => side.edges), hasAcross = () => Boolean(found.cross_edges);
+  const hasGraph = () => hasInside() || hasAcross();
+  const showsInside = () => hasInside() || !hasGraph();
+  // the run's own edges where tau is its own, or where its rule has none; else what tau would join
+  const isOwn = () => found.tau === null || Math.abs(tau() - found.tau) < 6e-4;
+  const joined = (side, i, j) => i === j || !showsInside() ? false : side.edges && isOwn() ? Boolean(side.edges[i][j]) : side.cosines[i][j] > tau();
+  const across = (i, j) => hasAcross() && isOwn() ? Boolean(found.cross_edges[i][j]) : found.across[i][j] > tau();
+  const isAcross = (number, place, other) => Boolean(found.across) && (number === 0 ? across(place, other) : across(other, place));
+  const neighbours = (number, place) => {
+    const near = found.sides[number].tokens.filter((_, other) => joined(found.sides[number], place, other));
+    return hasAcross() ? [...near, ...found.sides[1 - number].tokens.filter((_, other) => isAcross(number, place, other))] : near;
+  };
 
   const colour = () => {
     const view = views()[at("view").value] || views()[0];
@@ -41,8 +50,7 @@
       tokens[number].forEach((element, place) => {
         const share = Math.max(0, (values[place] || 0) / top), level = Math.round(255 - 150 * share);
         element.style.background = "rgb(255," + level + "," + level + ")";
-        const isJoined = chosen && (chosen.side === number ? joined(side, chosen.place, place)
-          : found.across && (chosen.side === 0 ? across(chosen.place, place) : across(place, chosen.place)));
+        const isJoined = chosen && (chosen.side === number ? joined(side, chosen.place, place) : isAcross(chosen.side, chosen.place, place));
         element.classList.toggle("joined", Boolean(isJoined));
         element.classList.toggle("chosen", Boolean(chosen && chosen.side === number && chosen.place === place));
       });
@@ -51,42 +59,51 @@
   const inform = () => {
     if (!chosen) { at("info").textContent = "Point at a token, or move to it with the tab key, to see its neighbours."; return; }
     const side = found.sides[chosen.side], place = chosen.place;
-    const near = side.tokens.filter((_, other) => joined(side, place, other));
+    const near = neighbours(chosen.side, place);
     at("info").textContent = side.tokens[place] + ": weight " + shown(side.weights && side.weights[place]) + ", without it "
-      + signed(side.without_token[place]) + ", joined with " + near.length + " of " + (side.tokens.length - 1)
+      + signed(side.without_token[place]) + ", joined with " + near.length + " tokens"
       + (near.length && near.length <= 12 ? ": " + near.join(" ") : "");
   };
   const graph = () => {
-    at("tau-value").textContent = tau().toFixed(2);
+    at("tau-value").textContent = String(Number(tau().toFixed(3)));
     at("graphs").replaceChildren();
-    found.sides.forEach((side, number) => {
-      const n = side.tokens.length, holder = make("div", null, at("graphs")), canvas = make("canvas", null, holder);
-      canvas.width = canvas.height = n;
-      const pen = canvas.getContext("2d");
-      let edges = 0, alone = 0;
-      for (let i = 0; i < n; i++) {
-        let own = 0;
-        for (let j = 0; j < n; j++) {
-          const is = joined(side, i, j);
-          own += is ? 1 : 0;
-          pen.fillStyle = i === j ? "#1d2127" : is ? "#b3273a" : "#f3f5f8";
-          pen.fillRect(j, i, 1, 1);
-        }
-        edges += own;
-        alone += own === 0 ? 1 : 0;
-      }
-      const line = (found.sides.length > 1 ? "text " + (number + 1) + ": " : "") + (n > 1 ? (100 * edges / (n * (n - 1))).toFixed(0) : "0")
-        + " % of the pairs of tokens are joined, " + alone + " of " + n + " tokens stand alone";
-      canvas.setAttribute("role", "img");
-      canvas.setAttribute("aria-label", line);
-      make("div", line, holder, "soft");
+    if (showsInside()) found.sides.forEach((side, number) => {
+      const n = side.tokens.length, name = found.sides.length > 1 ? "text " + (number + 1) + ": " : "";
+      matrix(n, n, (i, j) => joined(side, i, j), true, (edges, alone) => name + (n > 1 ? (100 * edges / (n * (n - 1))).toFixed(0) : "0")
+        + " % of the pairs of tokens are joined, " + alone + " of " + n + " tokens stand alone");
     });
+    if (found.across) {
+      const n = found.sides[0].tokens.length, m = found.sides[1].tokens.length;
+      matrix(n, m, across, false, (edges, alone) => "across, text 1 in rows, text 2 in columns: " + (100 * edges / (n * m)).toFixed(0)
+        + " % of the pairs of tokens are joined, " + alone + " of " + n + " rows stand alone");
+    }
+  };
+  const matrix = (n, m, is, hasDiagonal, words) => {
+    const holder = make("div", null, at("graphs")), canvas = make("canvas", null, holder), pen = canvas.getContext("2d");
+    canvas.width = m;
+    canvas.height = n;
+    let edges = 0, alone = 0;
+    for (let i = 0; i < n; i++) {
+      let own = 0;
+      for (let j = 0; j < m; j++) {
+        const there = is(i, j);
+        own += there ? 1 : 0;
+        pen.fillStyle = hasDiagonal && i === j ? "#1d2127" : there ? "#b3273a" : "#f3f5f8";
+        pen.fillRect(j, i, 1, 1);
+      }
+      edges += own;
+      alone += own === 0 ? 1 : 0;
+    }
+    const line = words(edges, alone);
+    canvas.setAttribute("role", "img");
+    canvas.setAttribute("aria-label", line);
+    make("div", line, holder, "soft");
   };
   const table = () => {
     at("rows").replaceChildren();
     found.sides.forEach((side, number) => side.tokens.forEach((token, place) => {
       const row = make("tr", null, at("rows")), word = side.word_of[place];
-      const near = side.tokens.filter((_, other) => joined(side, place, other)).length;
+      const near = neighbours(number, place).length;
       [token, String(number + 1), shown(side.weights && side.weights[place]), signed(side.without_token[place]),
         word < 0 ? "-" : signed(side.without_word[word]), String(near)].forEach((text) => make("td", text, row));
     }));
@@ -105,8 +122,8 @@
     options(at("view"), views().map((view) => view[0]));
     if (keep && keep < views().length) at("view").value = keep;
     at("tau").value = found.tau === null ? 0.5 : found.tau;
-    at("tau-line").textContent = isThreshold() ? "The run's own tau is " + found.tau + "."
-      : found.sides[0].edges ? "The run's graph has no tau; the slider moves nothing." : "The run has no graph; the slider shows one.";
+    at("tau-line").textContent = found.tau !== null ? "The run's own tau is " + found.tau + "."
+      : hasGraph() ? "The run's graph has no tau; the slider moves nothing." : "The run has no graph; the slider shows what tau would join.";
     at("sides").replaceChildren();
     tokens = found.sides.map((side, number) => {
       const line = make("p", null, at("sides"), "tokens");

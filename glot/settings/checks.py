@@ -143,7 +143,7 @@ def _check_pooler(config: "RunConfig") -> list[str]:
         return [f"--pooling_method={pooler.pooling_method}: scores pairs of texts, and {why}; name another pooler"]
     if pooler.pooling_method == "glot" and pooler.num_layers == 0 and pooler.jk_mode != "cat":
         return [f"--jk_mode={pooler.jk_mode}: with --num_layers=0 there is nothing to join; use cat, or at least one layer"]
-    if config.data.task == "embedding" and not has_weights(config):
+    if config.data.task == "embedding" and not has_weights(config) and not config.backbone.is_trained:
         return [f"--pooling_method={pooler.pooling_method}: has no weights, so there is nothing to train; use it with --task=mteb as it is"]
     if config.data.task == "embedding" and config.train.batch_size < 2:
         return [f"--batch_size={config.train.batch_size}: a row is told apart from the others of its batch; use at least 2"]

@@ -228,6 +228,8 @@ def parse_explain(argv: list[str]) -> argparse.Namespace:
         raise ConfigError("--split: is over many texts; leave --text, --pair, --rows and --html out")
     if asked.limit < 1:
         raise ConfigError(f"--limit={asked.limit}: must be at least 1")
+    if asked.figure5 and asked.out is not None and asked.out.suffix == ".json":
+        raise ConfigError(f"--out={asked.out}: with --figure5 name a png, pdf or svg")
     if asked.figure5 and not asked.rows:
         raise ConfigError("--figure5: draws rows of the evaluation split; name them with --rows")
     if asked.text and asked.pair:

@@ -174,8 +174,19 @@ def brought(*kinds_of: str) -> list[str]:
 
 def adopt_checkpoints(config: RunConfig, explicit: set[str]) -> tuple[RunConfig, list[str]]:
     """The configuration with what the first checkpoint was trained with, and the mistakes of all. The others bring their own later."""
-    adopted = [adopt_checkpoint(config, path, explicit) for path in config.mteb.checkpoints]
+    paths, given = config.mteb.checkpoints, f"--checkpoint_path={config.mteb.checkpoint_path}"
+    if len(paths) > 1 and any(not part.strip() for part in config.mteb.checkpoint_path.split(",")):
+        return config, [f"{given}: has nothing between two commas, or behind the last; leave the comma out"]
+    adopted = [adopt_checkpoint(config, path, explicit) for path in paths]
     problems = [problem for _, wrong in adopted for problem in wrong]
+    bare = [path for path in paths if path.suffix == ".pth" and not path.with_name(f"{path.name}.json").exists()]
+    if 0 < len(bare) < len(paths):
+        problems.append(f"{given}: {bare[0]} says nothing of its pooler, the others do; score it apart from them")
+    if config.mteb.mteb_poolers and adopted:
+        own = sorted((explicit & set(brought(WEIGHTS))) - {"pooling_method"})
+        problems += [
+            f"--{name}: checkpoints bring their own, and --mteb_poolers beside them take the default; leave it out" for name in own
+        ]
     if config.mteb.mteb_poolers and not adopted and "pooling_method" in explicit:
         problems.append("--pooling_method: --mteb_poolers says which poolers are scored; leave it out")
     return adopted[0][0] if adopted else config, problems

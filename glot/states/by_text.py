@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from glot.errors import StateError, StoreError, disk_door
+from glot.errors import StateError, StoreError, disk_door, library_door, reason
 from glot.prompts import UsedPrompts
-from glot.states.backbone import Backbone
+from glot.states.backbone import Backbone, join_layers
 from glot.states.store import StoredTokens, StoreKey, StorePlan, write_stores
 from glot.states.store.layout import MANIFEST
 from glot.states.store.reader import open_store_folder
@@ -82,7 +82,8 @@ class TextStates:
             """States of some of the new texts."""
             try:
                 layers = self._backbone.layers
-                return list(self._backbone.encode_sorted([ids[row] for row in rows], layers, [skips[row] for row in rows]))
+                found = self._backbone.encode_sorted([ids[row] for row in rows], layers, [skips[row] for row in rows])
+                return [[join_layers(batches)] for batches in found]
             except StateError as error:
                 raise StateError(error.problem, where="" if error.place is None else f"text {int(rows[error.place])}") from error
 
@@ -94,10 +95,17 @@ class TextStates:
         self._open(folder)
 
     def _open(self, folder: Path) -> None:
-        store = open_store_folder(folder)
-        hashes = np.load(folder / TEXTS)
+        """Take a store in, checked: what is scored from damaged states would be remembered by mteb."""
+        damaged = f"store {folder}: is damaged"
+        try:
+            store = open_store_folder(folder)
+            store.check()
+        except StoreError as error:  # whose advice is for the stores of runs
+            raise StoreError(f"{damaged} ({error.problems[0].partition(';')[0]}); remove it with glot store rm") from error
+        with library_door(StoreError, lambda error: f"{damaged} ({TEXTS}: {reason(error)}); remove it with glot store rm"):
+            hashes = np.load(folder / TEXTS)
         if hashes.shape != (len(store), HASH_BYTES) or hashes.dtype != np.uint8:
-            raise StoreError(f"store {folder}: {TEXTS} is damaged; remove the folder")
+            raise StoreError(f"store {folder}: {TEXTS} is damaged; remove it with glot store rm")
         for row, known in enumerate(hashes):
             self._places.setdefault(known.tobytes(), (len(self._stores), row))
         self._stores.append(store)
@@ -114,15 +122,6 @@ class TextStates:
             return self._stores[places[0, 0]].gather(places[:, 1])
         parts = [self._stores[store].gather(np.array([row])).tokens for store, row in places]
         return TokenBatch.from_lengths(torch.cat(parts), torch.tensor([len(part) for part in parts]))
-
-    def check(self) -> None:
-        """Compare every byte with its checksum.
-
-        Raises:
-            StoreError: see `StoredTokens.check`.
-        """
-        for store in self._stores:
-            store.check()
 
 
 def _hash(text: str, prompt: str, exclude: bool) -> bytes:

@@ -1,6 +1,7 @@
 """`glot compare RUN1 RUN2`: what differs in configuration, versions and scores, and which rows changed."""
 
 import csv
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -55,7 +56,8 @@ def compare_runs(first: Path, second: Path) -> Difference:
             raise CheckpointError(f"{folder}: holds several runs; name one of them, such as {folder}/seed-0")
     configs = [RunConfig.from_dict(read_config(folder / CONFIG)["flags"]) for folder in (first, second)]
     sentences, rows = _rows(first, second, results)
-    names = (first.name, second.name) if first.name != second.name else (str(first), str(second))
+    names = (first.resolve().name, second.resolve().name)
+    names = names if names[0] != names[1] else (str(first), str(second))
     return Difference(names, _flags(configs), _versions(results), _scores(results), sentences, rows)
 
 
@@ -92,7 +94,7 @@ def _rows(first: Path, second: Path, results: list[dict[str, Any]]) -> tuple[lis
     if any(not path.is_file() or "label" not in path.open(encoding="utf-8").readline().strip().split(",") for path in paths):
         return ["There are no labelled predictions of both runs, so rows cannot be compared."], nothing
     (labels, ours), (theirs_labels, theirs) = (read_predictions(path) for path in paths)
-    if not np.array_equal(labels, theirs_labels) or ours.shape != theirs.shape:
+    if not np.array_equal(labels, theirs_labels) or ours.shape != theirs.shape or not _same_texts(paths):
         return [f"They were scored on other rows ({len(labels):,} and {len(theirs_labels):,}), so rows cannot be compared."], nothing
     if ours.ndim == 1:
         return _scored_rows(labels, ours, theirs, results), nothing
@@ -107,9 +109,28 @@ def _rows(first: Path, second: Path, results: list[dict[str, Any]]) -> tuple[lis
     return sentences, _changed_rows(paths, changed)
 
 
+def _same_texts(paths: list[Path]) -> bool:
+    """Whether both predictions are of the same rows, as far as they say: names of labels, and texts where both hold them."""
+    seen = []
+    for path in paths:
+        with path.open(encoding="utf-8", newline="") as stream:
+            table = csv.DictReader(stream)
+            columns = [name for name in ("label_name", *text_columns_of(table.fieldnames or ())) if name in (table.fieldnames or ())]
+            seen.append(_columns(table, columns))
+    return all(seen[0][name] == seen[1][name] for name in seen[0].keys() & seen[1].keys())
+
+
+def _columns(table: Iterable[dict[str, str]], names: list[str]) -> dict[str, list[str]]:
+    rows = list(table)
+    return {name: [row[name] for row in rows] for name in names}
+
+
 def _scored_rows(labels: np.ndarray, ours: np.ndarray, theirs: np.ndarray, results: list[dict[str, Any]]) -> list[str]:
     """A paired bootstrap over rows of the reported metric."""
-    metric = next(iter(results[0]["best"]["metrics"]))
+    known = [result["best"]["metrics"] for result in results]
+    metric = next((name for name in known[0] if all(one.get(name) is not None for one in known)), None)
+    if metric is None:
+        return ["They have no metric in common that is a number in both, so rows cannot be compared."]
     counts = draw_rows(len(labels), RESAMPLES)
     draws = resampled(metric, labels, theirs, counts) - resampled(metric, labels, ours, counts)
     difference = results[1]["best"]["metrics"][metric] - results[0]["best"]["metrics"][metric]

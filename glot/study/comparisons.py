@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from glot.errors import DataError
+from glot.progress import warn
 from glot.report.tables import markdown
 from glot.study.statistics import LEVEL, draw_rows, equivalence, holm, paired, resampled, wald
 from glot.training.checkpoint import PREDICTIONS
@@ -175,5 +176,8 @@ def named_comparisons(study: dict[str, Any], arms: dict[tuple[str, str], ArmRuns
         for where in points:
             if (first, where) in arms and (second, where) in arms:
                 one, other = arms[first, where], arms[second, where]
+                if not one.values.keys() & other.values.keys():
+                    warn(f"{first} - {second} at {where}: no seed finished in both, so they are not compared")
+                    continue
                 found.append(compare_arms((first, second), where, one, other, margins.get(one.metric)))
     return found

@@ -1,5 +1,6 @@
 """`glot cost`: what each way to a sentence classifier costs on this machine, poolers on stored states beside a backbone that is trained."""
 
+import hashlib
 import itertools
 import math
 import os
@@ -9,12 +10,13 @@ from typing import Any, NamedTuple
 
 import torch
 
-from glot.errors import ConfigError
+from glot.errors import ConfigError, GlotError
 from glot.machine import cpu_flags
-from glot.progress import Clock, counter
+from glot.progress import Clock, counter, say
 from glot.report.tables import csv_text, latex, markdown
 from glot.settings.config import RunConfig, versions
 from glot.settings.effects import has_gradient
+from glot.states.backbone import AUTO, BackboneSource, pick_dtype
 from glot.states.tokens import estimate_store, find_source
 from glot.study.cost_arms import Arm
 from glot.study.cost_quality import Quality, score_arms
@@ -88,28 +90,61 @@ class Cost(NamedTuple):
         return math.ceil(store.seconds / (other - self.epoch))
 
 
-def run_cost(arms: list[Arm], seeds: list[int] | None) -> str:
+def run_cost(arms: list[Arm], seeds: list[int] | None, explicit: frozenset[str] = frozenset(), are_defaults: bool = False) -> str:
     """Measure the arms. Table and figure go into a folder under `--output_dir`; the table is returned.
 
     Args:
         arms: what is compared.
         seeds: of the runs that are scored; None = only time and memory are measured.
+        explicit: flags that were given.
+        are_defaults: nobody named the arms, so those that the rows cannot have are left out.
+
+    Raises:
+        ConfigError, DataError: wrong flags or rows, before anything is measured.
     """
+    source = find_source(arms[0].config.backbone)
+    arms = settle_arms(arms, source, are_defaults)
     base = arms[0].config
-    for arm in arms:
-        arm.config.checked()
-    source = find_source(base.backbone)
-    name = base.output.run_name or f"cost-{base.files.task_name or base.data.task}-{Path(source.name).name}"
+    what = f"{base.files.task_name or base.data.task}-{Path(source.name).name}"
+    every = hashlib.sha256("".join(arm.config.fingerprint(arm.name) for arm in arms).encode()).hexdigest()
+    name = base.output.run_name or f"cost-{what}-{every[:8]}"
     folder = Path(base.output.output_dir) / name
     if (folder / RESULT).exists() or (folder / "study.json").exists():
         raise ConfigError(f"--run_name={name}: {folder} holds a run or a study; choose another name")
-    folder.mkdir(parents=True, exist_ok=True)
     frozen = frozen_config(base)
     found: dict[str, Any] = dict(estimate_store(resolve(frozen, source)[0], source, read_texts(frozen, source)[1], own_device(frozen)))
     store = Store(3600 * found["hours"], found["bytes"], found["tokens"], found["sentences"])
     costs = measure(arms)
-    quality = [] if seeds is None else score_arms(arms, seeds, folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    quality = [] if seeds is None else score_arms(arms, seeds, folder, explicit)
     return write_cost(folder, base, costs, store, quality)
+
+
+def settle_arms(arms: list[Arm], source: BackboneSource, are_defaults: bool) -> list[Arm]:
+    """The arms with one precision for all of them, and without default ones that the rows cannot have.
+
+    Raises:
+        ConfigError, DataError: see `read_texts`; the arm is named.
+    """
+    config = arms[0].config.checked()
+    if config.backbone.backbone_dtype == AUTO:
+        picked, line = pick_dtype(source, own_device(config), any(arm.config.backbone.is_trained for arm in arms))
+        say(line)
+        arms = [Arm(arm.name, arm.config.with_values(backbone_dtype=picked)) for arm in arms]
+    read_texts(frozen_config(config), source)  # a mistake in the rows is no arm's
+    kept, problems = [], list[str]()
+    for arm in arms:
+        try:
+            read_texts(arm.config.checked(), source)
+        except GlotError as error:
+            problems += [f"--arms={arm.name}: {problem}" for problem in error.problems]
+        else:
+            kept.append(arm)
+    if problems and not (are_defaults and kept):
+        raise ConfigError(*problems)
+    for problem in problems:
+        say(f"left out, {problem.removeprefix('--')}")
+    return kept
 
 
 def frozen_config(base: RunConfig) -> RunConfig:
@@ -128,6 +163,7 @@ def measure(arms: list[Arm]) -> list[Cost]:
         if has_gradient(arm.config)
     }
     on_store = {name: trainers[name] for name in with_backbone if not trainers[name].inputs.config.backbone.is_trained}
+    fits = {name: _seconds_to_fit(trainer) for name, trainer in trainers.items()}
     _alternate([*on_store.values(), *with_backbone.values()])
     reading = reading_parts(live, EVALUATED)
     batches = list(itertools.islice(make_loaders(live).evaluation, EVALUATED))
@@ -138,7 +174,8 @@ def measure(arms: list[Arm]) -> list[Cost]:
             bar.update()
     parts = {name: reading | pooling_parts(trainer, batches) for name, trainer in trainers.items()}
     return [
-        _cost_of(name, trainer, on_store.get(name), with_backbone.get(name), parts[name], peaks[name]) for name, trainer in trainers.items()
+        _cost_of(name, trainer, (on_store.get(name), with_backbone.get(name)), fits[name], parts[name], peaks[name])
+        for name, trainer in trainers.items()
     ]
 
 
@@ -154,18 +191,23 @@ def _alternate(trainers: list[Trainer]) -> None:
             bar.update()
 
 
+def _seconds_to_fit(trainer: Trainer) -> float | None:
+    """Seconds of the solver of a fitted head; None of a trained one."""
+    config, clock = trainer.inputs.config, Clock("train")
+    if config.head.head == "trained":
+        return None
+    finish_head(config, trainer.model, trainer.loaders, clock)
+    return clock.seconds["train"]
+
+
 def _cost_of(
-    name: str, trainer: Trainer, on_store: Trainer | None, with_backbone: Trainer | None, parts: dict[str, float], peak: int
+    name: str, trainer: Trainer, steps: tuple[Trainer | None, Trainer | None], fit: float | None, parts: dict[str, float], peak: int
 ) -> Cost:
-    config, fit = trainer.inputs.config, None
-    if config.head.head != "trained":
-        clock = Clock("train")
-        finish_head(config, trainer.model, trainer.loaders, clock)
-        fit = clock.seconds["train"]
+    on_store, with_backbone = steps
     evaluated = len(trainer.inputs.data.reported[0]) * trainer.inputs.task.num_texts
     return Cost(
         name,
-        trainer.parameters if has_gradient(config) else sum(weight.numel() for weight in trainer.model.head.buffers()),
+        trainer.parameters if fit is None else sum(weight.numel() for weight in trainer.model.head.buffers()),
         trainer.steps,
         median(on_store.batches.seconds) if on_store else None,
         median(with_backbone.batches.seconds) if with_backbone else None,
@@ -186,7 +228,13 @@ def write_cost(folder: Path, base: RunConfig, costs: list[Cost], store: Store, q
     (folder / "cost.csv").write_text(csv_text(*training) + "\n", encoding="utf-8")
     (folder / "inference.csv").write_text(csv_text(*inference) + "\n", encoding="utf-8")
     (folder / "cost.tex").write_text(latex(*training), encoding="utf-8")
-    record = {"machine": machine(), "versions": versions(), "commit": find_commit(CHECKOUT), "store": store._asdict()}
+    record = {
+        "machine": machine(),
+        "backbone_dtype": base.backbone.backbone_dtype,
+        "versions": versions(),
+        "commit": find_commit(CHECKOUT),
+        "store": store._asdict(),
+    }
     write_json(folder / "cost.json", record | {"arms": [cost._asdict() for cost in costs], "quality": [row.to_dict() for row in quality]})
     path = folder / "cost.png"
     if quality:
@@ -209,7 +257,8 @@ def _title(base: RunConfig, store: Store, costs: list[Cost]) -> str:
     task, backbone = base.files.task_name or base.data.task, base.backbone.model_name_or_path
     length = "no cut" if base.backbone.adaptive_length else f"{base.backbone.max_length} tokens at most"
     return (
-        f"Cost of {task} on {backbone}: {costs[0].steps} steps of {base.train.batch_size} rows per epoch, {length}; {machine()}.\n"
+        f"Cost of {task} on {backbone}: {costs[0].steps} steps of {base.train.batch_size} rows per epoch, {length}, "
+        f"backbone in {base.backbone.backbone_dtype}; {machine()}.\n"
         f"Storing the states of {store.texts:,} texts ({store.tokens:,} tokens) takes {_seconds(store.seconds)} "
         f"and {store.size / MIB:.0f} MiB ({base.store.store_dtype}); both from a sample of the texts."
     )

@@ -18,6 +18,8 @@ ARMS: dict[str, dict[str, Any]] = {
 }
 """Arms that are more than a pooler -> their flags. Any pooler's name is an arm too."""
 DEFAULT_ARMS = ("mean", "probe", "adapool", "glot", "crossglot", "lora", "full")
+OF_QUALITY = ("seeds", "epochs", "early_stop", "selection")
+"""Flags that only scored runs take."""
 OF_ARMS = ("pooling_method", "head", "finetune_backbone", "precompute_hidden_states")
 """Flags that only an arm sets."""
 
@@ -55,12 +57,15 @@ def make_arms(base: RunConfig, explicit: frozenset[str], names: str | None, qual
     mistakes = {arm.name: check(arm.config) + _cannot(arm) for arm in arms}
     if names is None:
         arms = [arm for arm in arms if not _cannot(arm) and not _of_task(arm, mistakes[arm.name])]
-    problems = [f"--arms={arm.name}: {problem}" for arm in arms for problem in mistakes[arm.name]]
-    if problems:
-        raise ConfigError(*dict.fromkeys(problems))
+    first = mistakes[arms[0].name] if len(arms) > 1 else []
+    shared = [problem for problem in first if all(problem in mistakes[arm.name] for arm in arms)]
+    problems = [f"--arms={arm.name}: {problem}" for arm in arms for problem in mistakes[arm.name] if problem not in shared]
+    if shared or problems:
+        raise ConfigError(*shared, *problems)
     acting = {name for arm in arms for name in acting_flags(arm.config)} | ({"seeds"} if quality else set())
     idle = {name: "in any of these arms" for name in sorted(explicit - acting) if flag_facts()[name].ours}
-    idle |= {"seeds": "without --quality=1"} if "seeds" in explicit and not quality else {}
+    idle |= {} if quality else {name: "without --quality=1" for name in OF_QUALITY if name in explicit}
+    idle |= {name: "here: costs are measured, and need no estimate" for name in ("dry_run", "estimate") if name in explicit}
     if idle:
         raise ConfigError(*(f"--{name}: has no effect {where}; leave it out" for name, where in idle.items()))
     return arms
@@ -70,7 +75,7 @@ def _config_of(base: RunConfig, explicit: frozenset[str], name: str, quality: bo
     own = ARMS.get(name, {"pooling_method": name})
     own = {flag: value for flag, value in own.items() if flag not in explicit or flag in OF_ARMS}
     if quality:
-        own |= {"selection": "heldout"} if base.data.task != "embedding" else {}
+        own |= {"selection": "heldout"} if base.data.task != "embedding" and "selection" not in explicit else {}
         own |= {"early_stop": 2} if "finetune_backbone" in own and "early_stop" not in explicit else {}
     return base.with_values(**own)
 

@@ -8,11 +8,11 @@ from glot.errors import DataError
 from glot.settings.config import RunConfig
 from glot.study.cost_arms import Arm
 from glot.study.files import Cell, Study
-from glot.study.report import main_score
 from glot.study.statistics import Spread, spread
 from glot.study.sweep import tune_cells
 from glot.study.workers import RunPool, open_pool
 from glot.training.checkpoint import read_result
+from glot.training.result import main_score
 
 RATES = {
     "0": ("lr", ["2e-4", "1e-3", "5e-3"]),
@@ -58,21 +58,22 @@ class Quality(NamedTuple):
         return [(start + seconds, score) for score, seconds in self.epochs]
 
 
-def score_arms(arms: list[Arm], seeds: list[int], folder: Path) -> list[Quality]:
-    """Tune, train and score every arm; finished runs under `folder` are found again.
+def score_arms(arms: list[Arm], seeds: list[int], folder: Path, explicit: frozenset[str] = frozenset()) -> list[Quality]:
+    """Tune, train and score every arm; finished runs under `folder` are found again. A rate that was given is not tuned.
 
     Raises:
         DataError: a run failed.
     """
     with open_pool(1) as pool:
         work = RunPool(pool, str(folder / "runs"))
-        return [_score(arm, seeds, work) for arm in arms]
+        return [_score(arm, seeds, work, explicit) for arm in arms]
 
 
-def _score(arm: Arm, seeds: list[int], work: RunPool) -> Quality:
+def _score(arm: Arm, seeds: list[int], work: RunPool, explicit: frozenset[str]) -> Quality:
     config = arm.config.with_values(data_seed=arm.config.data_seed, seeds=None, run_name=None)
     name, values = RATES[config.backbone.finetune_backbone]
-    study = Study(f"cost: {arm.name}", "main.py", [Cell(arm.name, {}, {})], tune={name: values}, tune_seeds=[TUNING_SEED])
+    tune = {} if name in explicit else {name: values}
+    study = Study(f"cost: {arm.name}", "main.py", [Cell(arm.name, {}, {})], tune=tune, tune_seeds=[TUNING_SEED])
     (chosen,) = tune_cells(study, [config], work)
     runs = [_finished(outcome) for outcome in work.run(_with_seeds(config.with_values(**chosen["values"]), seeds), f"cost: {arm.name}")]
     scores = [main_score(run) for run in runs]

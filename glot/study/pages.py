@@ -13,8 +13,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from glot.errors import ConfigError, disk_door
+from glot.progress import warn
 from glot.report.page import vector, write_page
 from glot.report.plots import plot_arms, plot_lines, seeded_svg
+from glot.settings.choices import short_name
+from glot.settings.index import flag_facts
 from glot.study.comparisons import Comparison, comparison_table, named_comparisons, verdicts
 from glot.study.drawings import draw_comparisons, draw_layer_weights, label, row_spread
 from glot.study.report import (
@@ -27,14 +30,17 @@ from glot.study.report import (
     explain,
     full_table,
     load_study,
-    main_score,
     read_row,
 )
+from glot.study.runs import is_listed
 from glot.study.statistics import Spread, spread
 from glot.training.checkpoint import CONFIG, PREDICTIONS, read_result, text_columns_of
 from glot.training.folders import RESULT, find_results
+from glot.training.result import main_score
 
 LONGEST_VALUE = 24
+SEED_FLAGS = ("seed", "seeds", "order_seed", "stack_seeds", "data_dir", "model_name_or_path", "train_file", "eval_file")
+"""Flags in which runs of one arm may differ: seeds, and where the same things lie."""
 HARDEST, MOST_CHARACTERS = 12, 400
 """Rows shown that most runs get wrong, and characters of their texts."""
 
@@ -161,26 +167,50 @@ def runs_part(folder: Path) -> Part:
     Raises:
         ConfigError: no finished run there.
     """
-    found = [folder / RESULT] if (folder / RESULT).is_file() else sorted(find_results(folder)) if folder.is_dir() else []
-    runs = []
-    for path in found:
-        result = read_result(path.parent)
-        if "best" in result or "scores" in result:
-            arm = f"{result['pooler']}" if len(found) > 1 else folder.name
-            runs.append(Run(arm, str(result.get("task_name", result["task"])), path.parent, result))
+    runs = _named_apart(_find_runs(folder))
     if not runs:
         raise ConfigError(f"{folder}: holds neither study.json nor a finished run; give a study's folder, a run, or a folder of runs")
     title = folder.resolve().name
-    best = max(runs, key=lambda run: main_score(run.result)[1] or -math.inf)
-    metric, score = main_score(best.result)
     sentences = [f"{title} holds {len(runs)} finished run{'s' * (len(runs) > 1)}."]
-    sentences += (
-        [f"The best score is {metric} {score:.4f}, of {best.folder.name} ({best.result['pooler']} on {best.where})."]
-        if score is not None
-        else []
-    )
+    scored = [(score, metric, run) for run in runs for metric, score in [main_score(run.result)] if score is not None]
+    if scored and len({(metric, run.where) for _, metric, run in scored}) == 1:
+        score, metric, best = max(scored, key=lambda row: row[0])
+        sentences.append(
+            f"The best score is {metric} {score:.4f}, of {best.folder.resolve().name} ({best.result['pooler']} on {best.where})."
+        )
     tables = [_metric_table(runs[0])] if len(runs) == 1 and "best" in runs[0].result else []
     return Part(title, sentences, _curves(runs), tables, _confusions(runs), [_run_row(run) for run in runs], _hardest(runs), [])
+
+
+def _find_runs(folder: Path) -> list[Path]:
+    """The finished runs of a folder, without the folds of a run and the summaries of seeds; damaged ones are said and left out."""
+    own = [folder / RESULT] if (folder / RESULT).is_file() and is_listed(folder / RESULT) else []
+    return [path.parent for path in own or (find_results(folder) if folder.is_dir() else []) if is_listed(path)]
+
+
+def _named_apart(folders: list[Path]) -> list[Run]:
+    """Runs that differ in their seed alone share an arm; other data are another place, another configuration is another arm."""
+    found = []
+    for folder in folders:
+        result, config = read_result(folder), folder / CONFIG
+        saved = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {"flags": {}, "resolved": {}}
+        flags = {name: value for name, value in saved["flags"].items() if name in flag_facts() and flag_facts()[name].identity}
+        flags = {name: value for name, value in flags.items() if name not in SEED_FLAGS}
+        found.append((folder, result, json.dumps([saved["resolved"].get("data")]), json.dumps(flags, sort_keys=True)))
+    data_of: dict[str, list[str]] = {}
+    kinds_of: dict[tuple[str, str], list[str]] = {}
+    for _, result, data, kind in found:
+        task = str(result.get("task_name", result["task"]))
+        data_of.setdefault(task, []).append(data)
+        kinds_of.setdefault((data, result["pooler"]), []).append(kind)
+    runs = []
+    for folder, result, data, kind in found:
+        task = str(result.get("task_name", result["task"]))
+        sets, kinds = list(dict.fromkeys(data_of[task])), list(dict.fromkeys(kinds_of[data, result["pooler"]]))
+        where = task if len(sets) == 1 else f"{task}, data {sets.index(data) + 1}"
+        pooler = short_name(str(result["pooler"]))
+        runs.append(Run(pooler if len(kinds) == 1 else f"{pooler} {kinds.index(kind) + 1}", where, folder, result))
+    return runs
 
 
 def _metric_table(run: Run) -> Table:
@@ -219,7 +249,7 @@ def _run_row(run: Run) -> RunRow:
     seconds = result.get("seconds", {})
     epoch = str(result["best"]["epoch"]) if "best" in result else "-"
     cells = [run.arm, run.where, str(result["seed"]), metric, _number(value), _number(result.get("floor", {}).get(metric)), epoch]
-    cells += [f"{sum(seconds.values()):.1f}" if seconds else "-", str(run.folder.name)]
+    cells += [f"{sum(seconds.values()):.1f}" if seconds else "-", run.folder.resolve().name]
     config = run.folder / CONFIG
     flags = json.loads(config.read_text(encoding="utf-8"))["flags"] if config.is_file() else {}
     facts = {"versions": result.get("versions", {}), "made by": {k: v for k, v in result.get("made_by", {}).items() if k != "command"}}
@@ -258,10 +288,13 @@ def _confusions(runs: list[Run]) -> list[Table]:
         path = run.folder / "confusion.csv"
         if path.is_file():
             with path.open(encoding="utf-8", newline="") as stream:
-                header, *lines = list(csv.reader(stream))
+                header, *lines = list(csv.reader(stream)) or [[]]
+            if len(lines) < 1 or len(lines) != len(header) - 1 or not all(cell.isdecimal() for line in lines for cell in line[1:]):
+                warn(f"{path}: is no table of counts, so it is left out")
+                continue
             counts = np.array([[int(cell) for cell in line[1:]] for line in lines])
             names, known, count = sums.get((run.where, run.arm), (header[1:], np.zeros_like(counts), 0))
-            if known.shape == counts.shape:
+            if known.shape == counts.shape and names == header[1:]:
                 sums[run.where, run.arm] = names, known + counts, count + 1
     tables = []
     for (where, arm), (names, counts, count) in sums.items():

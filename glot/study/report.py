@@ -19,6 +19,7 @@ from glot.study.drawings import draw, draw_comparisons, draw_layer_weights, labe
 from glot.study.statistics import LEVEL, Paired, Spread, holm, paired
 from glot.training.checkpoint import read_result
 from glot.training.metrics import floors
+from glot.training.result import main_score
 
 
 @dataclass(frozen=True)
@@ -163,16 +164,6 @@ def read_row(cell: dict[str, Any], published: str | None) -> Row:
     figure = None if result is None or published is None else _published(published, result, metric, cell["grid"])
     mean = fmean(seconds) if seconds else None
     return Row(cell["grid"], cell["arm"], metric, values, cell["tuned"]["values"], failed, floor, figure, mean)
-
-
-def main_score(result: dict[str, Any]) -> tuple[str, float | None]:
-    """The reported metric of a result and its value. For several MTEB tasks it is their mean, or None where one failed."""
-    if "scores" not in result:
-        return next(iter(result["best"]["metrics"].items()))
-    scores = result["scores"]
-    if len(scores) + len(result["failed"]) == 1:
-        return next(iter({**scores, **dict.fromkeys(result["failed"])}.items()))
-    return "mean", None if result["failed"] else math.fsum(scores.values()) / len(scores)
 
 
 def run_floor(run_dir: Path, metric: str) -> float | None:

@@ -15,6 +15,7 @@ from glot.settings.choices import short_name
 from glot.settings.config import RunConfig, read_config
 from glot.training.checkpoint import CONFIG, PREDICTIONS, WEIGHTS, own_sources, peek_result, read_result
 from glot.training.folders import RESULT, find_results
+from glot.training.result import main_score
 from glot.trust import DISTRUST, Trust
 
 COLUMNS = ("date", "task", "model", "pooler", "seed", "metric", "score", "floor", "folder")
@@ -80,6 +81,30 @@ def _as_number(text: str) -> float:
 
 def _listed(path: Path, root: Path) -> Listed | None:
     """A row; None of a folder of seeds, whose runs have rows of their own, of a fold, and of a damaged file."""
+    result = _peek(path)
+    if result is None:
+        return None
+    metric, value = main_score(result)
+    floor = result.get("floor", {}).get(metric)
+    return Listed(
+        time.strftime("%Y-%m-%d %H:%M", time.localtime(path.stat().st_mtime)),
+        str(result.get("task_name", result["task"])),
+        Path(str(result["model"])).name,
+        short_name(str(result["pooler"])) + (f" ({result['finetuned']})" if result.get("finetuned") else ""),
+        str(result["seed"]),
+        metric,
+        "" if value is None else f"{value:.4f}",
+        "" if floor is None else f"{floor:.4f}",
+        str(path.parent.relative_to(root.parent) if root.name else path.parent),
+    )
+
+
+def is_listed(path: Path) -> bool:
+    """Whether a `result.json` is that of a run with a row of its own; a damaged one is said."""
+    return _peek(path) is not None
+
+
+def _peek(path: Path) -> dict[str, Any] | None:
     try:
         result = peek_result(path)
     except CheckpointError as error:
@@ -87,22 +112,9 @@ def _listed(path: Path, root: Path) -> Listed | None:
         return None
     of_fold = path.parent.name.startswith("fold-") and "folds" in read_facts(path.parent.parent / RESULT)
     is_ours = {"task", "model", "pooler", "seed"} <= result.keys()  # another tool may write a file of this name
-    if of_fold or not is_ours or ("best" not in result and "scores" not in result):
-        return None
-    metrics: dict[str, Any] = result["scores"] if "scores" in result else result["best"]["metrics"]
-    metric, value = next(iter(metrics.items()), ("-", None))
-    floor = result.get("floor", {}).get(metric)
-    return Listed(
-        time.strftime("%Y-%m-%d %H:%M", time.localtime(path.stat().st_mtime)),
-        str(result.get("task_name", result["task"])),
-        Path(str(result["model"])).name,
-        short_name(str(result["pooler"])),
-        str(result["seed"]),
-        metric,
-        "" if value is None else f"{value:.4f}",
-        "" if floor is None else f"{floor:.4f}",
-        str(path.parent.relative_to(root.parent) if root.name else path.parent),
-    )
+    best, scores = result.get("best"), result.get("scores")
+    has_scores = (isinstance(scores, dict) and bool(scores)) or (isinstance(best, dict) and bool(best.get("metrics")))
+    return result if is_ours and has_scores and not of_fold else None
 
 
 def rerun(folder: Path, output_dir: str | None, check: bool, trust: Trust = DISTRUST) -> tuple[str, bool]:
@@ -126,6 +138,8 @@ def rerun(folder: Path, output_dir: str | None, check: bool, trust: Trust = DIST
     config = RunConfig.from_dict({**saved["flags"], "trust_remote_code": trust.remote_code}).with_values(
         output_dir=output_dir or str(folder.absolute().parent), run_name=f"{folder.name}-again", overwrite=False, override_precompute=False
     )
+    if config.data.task == "embedding":  # its .pth would meet that of the run itself
+        config = config.with_values(save_dir=str(Path(config.output.output_dir) / f"{config.output.run_name}-saved"))
     result = choose_recipe(config)(config)
     again = Path(result["run_dir"])
     if not check:

@@ -14,6 +14,8 @@ from glot.states.store.reader import StoredTokens, open_store_folder
 from glot.states.store.writer import is_locked
 from glot.training.folders import find_results
 
+TEXT_STORES = "texts-*"
+"""Folders of stores by text (`glot.states.by_text`)."""
 COLUMNS = ("name", "model", "layer", "texts", "tokens", "MiB", "date", "used by")
 
 
@@ -57,7 +59,7 @@ def list_stores(root: Path, runs: Path) -> list[StoreRow]:
             model = Path(own[0][0]).name if own else str(manifest.key.get("backbone"))[:24]
             about = (model, str(manifest.key["layer"]), f"{manifest.num_sentences:,}", f"{manifest.num_tokens:,}")
         used = ", ".join(name for _, name in own[:3]) + ", ..." * (len(own) > 3)
-        rows.append(StoreRow(folder.name, *about, f"{size / 2**20:,.1f}", date, used))
+        rows.append(StoreRow(_name_of(folder), *about, f"{size / 2**20:,.1f}", date, used))
     return rows
 
 
@@ -69,13 +71,24 @@ def find_stores(root: Path, names: list[str]) -> list[Path]:
     """
     if not root.is_dir():
         raise ConfigError(f"--store_dir={root}: no such folder; name the one that stores lie in")
-    there = {
-        path.name: path for path in sorted(root.iterdir()) if path.is_dir() and any((path / name).is_file() for name in (MANIFEST, PLAN))
-    }
-    wrong = next((name for name in names if name not in there), None)
+    there = {str(path.relative_to(root)): path for path in sorted([*root.iterdir(), *root.glob(f"{TEXT_STORES}/*")]) if _is_store(path)}
+    groups: dict[str, list[Path]] = {}
+    for name, path in there.items():
+        groups.setdefault(name.partition("/")[0], []).append(path)
+    wrong = next((name for name in names if name not in {**there, **groups}), None)
     if wrong is not None:
         raise ConfigError(f"{wrong}: no such store under {root}{nearest(wrong, there)}; glot store list shows them")
-    return [there[name] for name in names] or list(there.values())
+    return [path for name in names for path in ([there[name]] if name in there else groups[name])] or list(there.values())
+
+
+def _is_store(path: Path) -> bool:
+    return path.is_dir() and any((path / name).is_file() for name in (MANIFEST, PLAN))
+
+
+def _name_of(folder: Path) -> str:
+    """The name of a store under `--store_dir`."""
+    inside = folder.parent.match(TEXT_STORES)
+    return f"{folder.parent.name}/{folder.name}" if inside else folder.name
 
 
 def verify_stores(root: Path, names: list[str], adopt: bool) -> tuple[list[str], bool]:
@@ -92,21 +105,21 @@ def verify_stores(root: Path, names: list[str], adopt: bool) -> tuple[list[str],
     lines, fine = [], True
     for folder in find_stores(root, names):
         if not (folder / MANIFEST).is_file():
-            lines.append(f"{folder.name}: not complete")
+            lines.append(f"{_name_of(folder)}: not complete")
             continue
         try:
             stored = open_store_folder(folder)
             if stored.manifest.chunk_checksums is None:
                 lines.append(
-                    f"{folder.name}: {'checksums added' if adopt else 'has no checksums; --adopt adds those of what it holds now'}"
+                    f"{_name_of(folder)}: {'checksums added' if adopt else 'has no checksums; --adopt adds those of what it holds now'}"
                 )
                 if adopt:
                     _adopt(stored)
                 continue
             stored.check()
-            lines.append(f"{folder.name}: as written")
+            lines.append(f"{_name_of(folder)}: as written")
         except GlotError as error:
-            lines.append(f"{folder.name}: {error}")
+            lines.append(f"{_name_of(folder)}: {error}")
             fine = False
     return lines, fine
 
@@ -138,6 +151,7 @@ def collect_garbage(root: Path, runs: Path, dry_run: bool) -> list[str]:
     """Remove stores that no run folder names and nobody is writing, and what broken rebuilds left."""
     users = users_of(runs)
     unused = [folder for folder in find_stores(root, []) if folder.name not in users and not is_locked(folder)]
+    unused = [folder for folder in unused if not folder.parent.match(TEXT_STORES)]  # they belong to no run: --mteb_store keeps them
     left = [path for path in root.glob(".*.rebuild") if not is_locked(root / path.name[1:].removesuffix(".rebuild"))]
     folders = [*unused, *(path for path in left if path not in unused)]
     return [f"{folder.name}: would be removed" if dry_run else _remove(folder) for folder in folders] or ["nothing to remove"]
@@ -146,5 +160,8 @@ def collect_garbage(root: Path, runs: Path, dry_run: bool) -> list[str]:
 def _remove(folder: Path) -> str:
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     (folder / MANIFEST).unlink(missing_ok=True)  # first, so that no partial store looks complete
+    name = _name_of(folder)
     shutil.rmtree(folder)
-    return f"{folder.name}: removed, {size / 2**20:,.1f} MiB"
+    if folder.parent.match(TEXT_STORES) and not any(folder.parent.iterdir()):
+        folder.parent.rmdir()
+    return f"{name}: removed, {size / 2**20:,.1f} MiB"

@@ -1,5 +1,6 @@
 """The result object: what was trained on what, what came out, and what selected it."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -87,6 +88,16 @@ def make_mteb_result(
         "fingerprint": revision,
         "made_by": origin(config, device),
     }
+
+
+def main_score(result: dict[str, Any]) -> tuple[str, float | None]:
+    """The reported metric of a result and its value. For several MTEB tasks it is their mean, or None where one failed."""
+    if "scores" not in result:
+        return next(iter(result["best"]["metrics"].items()))
+    scores = result["scores"]
+    if len(scores) + len(result["failed"]) == 1:
+        return next(iter({**scores, **dict.fromkeys(result["failed"])}.items()))
+    return "mean", None if result["failed"] else math.fsum(scores.values()) / len(scores)
 
 
 def summarise(runs: list[Result]) -> dict[str, dict[str, float | int | None]]:

@@ -122,7 +122,8 @@ def open_run(config: RunConfig, inputs: Inputs) -> Run:
     write_config(folder, config, facts)
     rows = f"{len(inputs.data.train):,} training rows, scored on "
     rows += ", ".join(f"{len(split):,} {split.split}" for split in inputs.data.watched)
-    say(f"{folder}: {config.pooler.pooling_method}, {model.trainable_params:,} parameters, {rows}", config.output.verbose)
+    weights = model.trainable_params + sum(weight.numel() for weight in tokens.trained)
+    say(f"{folder}: {config.pooler.pooling_method}, {weights:,} parameters, {rows}", config.output.verbose)
     tracker = make_tracker(inputs.report_to, folder)
     tracker.start(config.to_dict())
     return Run(config, model, folder, tracker, fingerprint, lock)
@@ -192,6 +193,7 @@ def close_run(
         "floor": make_loaders(inputs).floor,
         "rows": {split.split: len(split) for split in [data.train, *data.reported]},
         "trainable_params": run.model.trainable_params + sum(weight.numel() for weight in tokens.trained),
+        "finetuned": config.backbone.finetune_backbone if config.backbone.is_trained else None,
         "store": tokens.store,
         "backbone": {"identity": inputs.source.identity, **tokens.facts},
         "notes": inputs.notes + data.notes,

@@ -333,6 +333,9 @@ def test_several_poolers_share_one_pass_and_score_as_they_do_apart(capsys, flags
     assert not together["runs"][0]["failed"], together["runs"][0]["failed"]
     assert [one["pooler"] for one in together["runs"]] == ["adapool", "glot", "mean", "cls"]
     assert len({one["run_dir"] for one in together["runs"]}) == 4
+    named = ["--mteb_poolers=mean", "--run_name=x", "--overwrite=1", "--mteb_task=BIOSSES", "--mteb_max_length=16"]
+    same = run(capsys, [*own, *named, f"--checkpoint_path={two_runs[1]},{two_runs[1]}"])
+    assert len({one["run_dir"] for one in same["runs"]}) == 3 and all(Path(one["run_dir"]).is_dir() for one in same["runs"])
     for one, other in zip(together["runs"], apart, strict=True):
         assert not one["failed"], (one["pooler"], one["failed"])
         assert list(one["scores"]) == NAMES_OF_TWO.split(",") and one["fingerprint"] == other["fingerprint"]
@@ -370,6 +373,15 @@ def test_poolers_that_cannot_share_a_pass_say_so(capsys, flags, two_runs, tiny_l
         (["--mteb_poolers=mean,glott"], "--mteb_poolers=glott: unknown (did you mean 'glot'?)"),
         (["--mteb_poolers=mean,mean"], "--mteb_poolers=mean,mean: mean is named twice"),
         (["--mteb_poolers=mean", "--pooling_method=cls"], "--pooling_method: --mteb_poolers says which poolers are scored"),
+        ([f"--checkpoint_path={two_runs[0]},"], "has nothing between two commas, or behind the last"),
+        (
+            [f"--checkpoint_path={two_runs[0]}", "--mteb_poolers=glot", "--tau=0.9"],
+            "--tau: checkpoints bring their own, and --mteb_poolers",
+        ),
+        (
+            [f"--checkpoint_path={next((tmp_path / 'saved').glob('*.pth')).rename(tmp_path / 'bare.pth')},{two_runs[0]}"],
+            "says nothing of its pooler",
+        ),
         (["--mteb_poolers=crossglot"], "--mteb_poolers=crossglot: crossglot scores pairs of texts"),
         (["--mteb_poolers=mean,cls", "--report_to=wandb"], "--report_to=wandb: takes one pooler per process"),
     ):

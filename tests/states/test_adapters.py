@@ -151,3 +151,32 @@ def test_a_configuration_of_before_names_full_fine_tuning_by_true(flags, tmp_pat
     (run / "result.json").unlink()
     np.testing.assert_array_equal(glot.load(run).encode(["the red cat"]), vectors)
     assert capsys.readouterr().err == ""
+
+
+def test_full_fine_tuning_frees_what_the_states_depend_on(bert):
+    for layer, least in (("-1", 0.5), ("1", 0.2)):
+        backbone = open_at(bert, layer)
+        weights = backbone.unfreeze()
+        train_steps(backbone, weights)
+        free = {name for name, weight in backbone.model.named_parameters() if weight.requires_grad}
+        assert all(weight.grad is not None for weight in weights) and not any(name.startswith("pooler.") for name in free)
+        assert any("embeddings" in name for name in free) and len(weights) >= least * len(list(backbone.model.parameters()))
+    assert not any("layer.1." in name for name in free)  # of two blocks, the states of layer 1 depend on the first
+
+
+def test_states_that_depend_on_no_linear_layer_take_no_adapter(bert):
+    with pytest.raises(ConfigError, match=r"--finetune_backbone=lora: the states that are read of .* depend on no linear layer; use full"):
+        open_at(bert, "0").unfreeze(LoraOptions(2, 4.0, "auto", 0))
+
+
+def test_the_base_is_named_by_its_whole_path_and_nothing_warns(flags, tiny_bert, tmp_path, monkeypatch, capsys, recwarn):
+    monkeypatch.chdir(tiny_bert.parent)
+    words = [f"--model_name_or_path=./{tiny_bert.name}" if "model_name" in flag else flag for flag in flags]
+    assert main(words) == 0
+    capsys.readouterr()
+    saved = json.loads((tmp_path / "runs/run/backbone/adapter_config.json").read_text())
+    assert Path(saved["base_model_name_or_path"]) == tiny_bert
+    monkeypatch.chdir(tmp_path)
+    recwarn.clear()
+    glot.load(tmp_path / "runs/run")
+    assert not [warning for warning in recwarn if "peft" in str(warning.filename) or issubclass(warning.category, FutureWarning)]

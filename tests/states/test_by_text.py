@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from glot.cli import glot_main
 from glot.errors import StoreError
 from glot.settings.config import versions
 from glot.states.backbone import Backbone, find_backbone
@@ -41,7 +42,6 @@ def test_states_of_any_texts_in_any_order_from_any_call(tmp_path, backbone, monk
     again = open_states(tmp_path, backbone)
     again.add(order)
     torch.testing.assert_close(again.gather(order).tokens, states.gather(order).tokens, rtol=0, atol=0)
-    again.check()
 
 
 def test_prompts_and_what_is_left_out_of_them_are_other_texts(tmp_path, backbone):
@@ -80,5 +80,26 @@ def test_half_a_write_is_not_there_and_damage_is_found(tmp_path, backbone):
     data = bytearray((folder / "tokens.bin").read_bytes())
     data[5] ^= 1
     (folder / "tokens.bin").write_bytes(data)
-    with pytest.raises(StoreError, match="is damaged in texts"):
-        open_states(tmp_path, backbone).check()
+    with pytest.raises(StoreError, match=r"is damaged .*is damaged in texts.*glot store rm"):
+        open_states(tmp_path, backbone)
+
+
+def test_several_layers_lie_side_by_side(tmp_path, tiny_bert):
+    backbone = Backbone(find_backbone(str(tiny_bert)), 16, "float32", "0,2", torch.device("cpu"))
+    key = StoreKey(backbone.source.identity, "0,2", 16, "float32", "float32", "")
+    states = TextStates(tmp_path / "hidden", key, backbone, versions())
+    states.add(TEXTS)
+    torch.testing.assert_close(states.gather(TEXTS).tokens, expected(backbone, TEXTS), rtol=1e-4, atol=1e-5)
+
+
+def test_the_stores_of_texts_are_listed_kept_and_removed(tmp_path, backbone, capsys):
+    states = open_states(tmp_path, backbone)
+    states.add(TEXTS)
+    (folder,) = states.folder.iterdir()
+    where = f"--store_dir={tmp_path / 'hidden'}"
+    name = f"{states.folder.name}/{folder.name}"
+    for words, said in ((["list"], name), (["verify"], f"{name}: as written"), (["gc", f"--output_dir={tmp_path}"], "nothing to remove")):
+        assert glot_main(["store", words[0], where, *words[1:]]) == 0
+        assert said in capsys.readouterr().out
+    assert glot_main(["store", "rm", where, states.folder.name]) == 0
+    assert f"{name}: removed" in capsys.readouterr().out and not states.folder.exists()

@@ -10,6 +10,7 @@ import torch
 from glot.cli import glot_main, main
 from glot.errors import ConfigError
 from glot.settings.config import RunConfig
+from glot.states.backbone import find_backbone
 from glot.study import cost, stopwatch
 from glot.study.cost import Cost, Store
 from glot.study.cost_arms import make_arms
@@ -93,6 +94,8 @@ def test_a_scored_comparison_is_found_again(pairs, tmp_path, capsys, monkeypatch
         ("--task=cola --arms=mean --lora_r=4", "--lora_r: has no effect in any of these arms; leave it out"),
         ("--task=cola --seeds=0,1", "--seeds: has no effect without --quality=1; leave it out"),
         ("--task=mteb", "--task=mteb: trains nothing; name a task that trains"),
+        ("--task=cola --epochs=3", "--epochs: has no effect without --quality=1; leave it out"),
+        ("--task=cola --dry_run=1", "--dry_run: has no effect here: costs are measured"),
         ("--task=cola --quality=2", "argument --quality: invalid choice: '2'"),
         ("--task=cola --arms=lora --backbone_dtype=bfloat16", "--arms=lora: --backbone_dtype=bfloat16: would round small updates away"),
         ("--task=cola --print_config", "--print_config: is for one run; glot cost has several"),
@@ -142,3 +145,28 @@ def test_the_peak_is_above_what_was_there_before_and_forgotten_when_asked():
     del block
     stopwatch._forget_peak()
     assert 60 << 20 < peak - before < 80 << 20 and stopwatch._memory("VmHWM") < peak - (50 << 20)
+
+
+def test_default_arms_that_the_rows_cannot_have_are_left_out_before_anything_is_measured(pairs, tmp_path, capsys, monkeypatch):
+    with (tmp_path / "pairs.csv").open("w", newline="") as stream:
+        csv.writer(stream).writerows([("a", "b", "label"), *((f"the cat {n}", f"a dog {n}", n / 7) for n in range(20))])
+    monkeypatch.setattr(cost, "measure", lambda arms: pytest.fail(",".join(arm.name for arm in arms)))
+    with pytest.raises(pytest.fail.Exception, match=r"^mean,adapool,glot,crossglot,lora,full$"):
+        glot_main(["cost", *pairs])
+    assert "left out, arms=probe: --head=probe: scores of pairs need --pair_features=full" in capsys.readouterr().err
+    assert glot_main(["cost", *pairs, "--arms=mean,probe"]) == 2
+    assert "--arms=probe: --head=probe: scores of pairs" in capsys.readouterr().err
+    assert not list((tmp_path / "runs").glob("cost*"))
+    assert glot_main(["cost", *pairs[1:], "--task=custom", "--train_file=/no/such.csv"]) == 2
+    assert len([line for line in capsys.readouterr().err.splitlines() if "no such file" in line]) == 1
+
+
+def test_one_precision_for_all_arms_and_rates_that_were_given(monkeypatch, tiny_bert, pairs):
+    monkeypatch.setattr(cost, "pick_dtype", lambda source, device, is_trained: ("autocast" if is_trained else "bfloat16", "picked"))
+    config = RunConfig().with_values(task="cola", backbone_dtype="auto", model_name_or_path=str(tiny_bert))
+    monkeypatch.setattr(cost, "read_texts", lambda *_: None)
+    for names, dtype in (("mean,lora", "autocast"), ("mean,glot", "bfloat16")):
+        arms = make_arms(config, frozenset({"backbone_dtype"}), names, False)
+        assert {arm.config.backbone.backbone_dtype for arm in cost.settle_arms(arms, find_backbone(str(tiny_bert)), False)} == {dtype}
+    (arm,) = make_arms(config.with_values(selection="last", seeds="0"), frozenset({"selection", "seeds"}), "mean", True)
+    assert arm.config.data.selection == "last"

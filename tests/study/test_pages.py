@@ -151,3 +151,62 @@ def test_scores_and_other_rows_are_compared_as_far_as_they_can_be(tiny_flags, st
     for words, said in (([one, one], "is the same run twice"), ([one, tmp_path], "no result.json; give the folder of a finished run")):
         assert glot_main(["compare", *map(str, words)]) == 2
         assert said in capsys.readouterr().err
+
+
+def test_other_data_and_other_settings_are_kept_apart(tiny_bert, tmp_path, capsys):
+    base = f"--task=custom --model_name_or_path={tiny_bert} --max_length=16 --epochs=1 --verbose=0 --store_dir={tmp_path}/hidden"
+    base += f" --output_dir={tmp_path}/runs --pooling_method=mean"
+    for name, classes in (("animals", ("cat", "dog")), ("colours", ("red", "blue"))):
+        with (tmp_path / f"{name}.csv").open("w", newline="") as stream:
+            csv.writer(stream).writerows([("text", "label"), *((f"the {classes[n % 2]} {n}", classes[n % 2]) for n in range(40))])
+        assert main([*base.split(), f"--train_file={tmp_path}/{name}.csv", "--seeds=0,1", f"--run_name={name}"]) == 0
+    assert main([*base.split(), f"--train_file={tmp_path}/animals.csv", "--lr=0.5", "--run_name=fast"]) == 0
+    assert main([*base.split(), f"--train_file={tmp_path}/animals.csv", "--folds=3", "--run_name=folds"]) == 0
+    capsys.readouterr()
+    assert glot_main(["report", str(tmp_path / "runs"), "--html", str(tmp_path / "all.html")]) == 0
+    page = (tmp_path / "all.html").read_text()
+    rows = [line for line in cells_of(page) if len(line) == 10]
+    assert len(rows) == 6 and "holds 6 finished runs" in page  # folds are one run, seeds are runs
+    groups = {(row[0], row[1]) for row in rows}
+    assert len(groups) == 4 and len({row[1] for row in rows}) == 3  # the folds hold no rows out, so they are data of their own
+    assert glot_main(["report", str(tmp_path / "runs/animals"), "--html", str(tmp_path / "seeds.html")]) == 0
+    assert "2 runs" in capsys.readouterr().out
+    assert glot_main(["compare", str(tmp_path / "runs/animals/seed-0"), str(tmp_path / "runs/colours/seed-0")]) == 0
+    assert "They were scored on other rows" in capsys.readouterr().out
+
+
+BOOM = """
+from glot.nn.pooler import Pooler
+
+class Boom(Pooler):
+    def __init__(self, in_dim):
+        super().__init__(in_dim, in_dim)
+
+    def forward(self, batch):
+        if len(batch) > 4:
+            raise RuntimeError("boom")
+        return batch.tokens[batch.ptr[:-1]]
+"""
+DOLLARS = r"""
+kind: study
+name: dollars
+runs_with: {task: custom, train_file: ROOT/rows.csv, model_name_or_path: BERT, max_length: 16, epochs: 2, store_dir: ROOT/hidden, verbose: 0}
+arms:
+  'mean $\frac{a$': {pooling_method: mean}
+  max: {pooling_method: max}
+  boom: {pooling_method: 'ROOT/boom.py:Boom'}
+seeds: [0, 1]
+compare: [['mean $\frac{a$', max], [boom, max]]
+"""
+
+
+def test_dollar_signs_and_arms_that_fail(tiny_bert, tmp_path, capsys):
+    with (tmp_path / "rows.csv").open("w", newline="") as stream:
+        csv.writer(stream).writerows([("text", "label"), *((f"the {('cat', 'dog')[n % 2]} {n}", n % 2) for n in range(40))])
+    (tmp_path / "boom.py").write_text(BOOM)
+    (tmp_path / "s.yaml").write_text(DOLLARS.replace("ROOT", str(tmp_path)).replace("BERT", str(tiny_bert)))
+    assert glot_main(["sweep", str(tmp_path / "s.yaml"), "--output_dir", str(tmp_path / "runs")]) == 1
+    captured = capsys.readouterr()
+    assert "no seed finished in both, so they are not compared" in captured.err and "mean $\\frac{a$ - max" in captured.out
+    assert glot_main(["report", str(tmp_path / "runs/dollars"), "--html", str(tmp_path / "d.html")]) == 0
+    check_alone((tmp_path / "d.html").read_text())

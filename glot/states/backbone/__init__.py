@@ -4,7 +4,7 @@ from glot.states.backbone.adapters import LoraOptions, need_adapters
 from glot.states.backbone.devices import SPREAD, pick_device
 from glot.states.backbone.facts import recall_facts
 from glot.states.backbone.live import LiveTokens
-from glot.states.backbone.model import Backbone
+from glot.states.backbone.model import Backbone, join_layers
 from glot.states.backbone.precision import AUTO, pick_dtype
 from glot.states.backbone.source import (
     BackboneSource,
@@ -14,7 +14,7 @@ from glot.states.backbone.source import (
     identity_of,
     quiet_library,
 )
-from glot.states.backbone.tokenizer import Tokeniser, kept_characters
+from glot.states.backbone.tokenizer import NamedTokens, Tokeniser, kept_characters
 from glot.states.backbone.weights import DTYPES
 
 __all__ = [
@@ -25,11 +25,13 @@ __all__ = [
     "BackboneSource",
     "LiveTokens",
     "LoraOptions",
+    "NamedTokens",
     "Tokeniser",
     "file_sha256",
     "find_backbone",
     "find_embedded",
     "identity_of",
+    "join_layers",
     "kept_characters",
     "need_adapters",
     "pick_device",

@@ -84,6 +84,9 @@ def add_adapter(model: Any, sample: Callable[[], Tensor], options: LoraOptions, 
 
 def save_adapter(adapted: Any, folder: Path) -> None:
     """Write an adapter as peft does: `PeftModel.from_pretrained(base, folder)` and `AutoModel.from_pretrained(folder)` read it."""
+    for config in adapted.peft_config.values():  # a relative name would depend on the current folder
+        base = Path(str(config.base_model_name_or_path))
+        config.base_model_name_or_path = str(base.absolute()) if base.is_dir() else str(base)
     with disk_door(folder):
         adapted.save_pretrained(folder)
     (folder / "README.md").unlink(missing_ok=True)  # peft's template of a model card, with nothing filled in
@@ -99,7 +102,10 @@ def merge_adapter(model: Any, folder: str, name: str) -> Any:
     need("peft", "lora", f"{folder}: a run with {LORA_FLAG}")
     from peft import PeftModel, get_peft_model_state_dict
 
-    with library_door(CheckpointError, lambda error: f"{folder}: is no adapter for {name} ({reason(error)})"):
+    door = library_door(CheckpointError, lambda error: f"{folder}: is no adapter for {name} ({reason(error)})")
+    with door, warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # as in `add_adapter`
+        warnings.simplefilter("ignore", UserWarning)  # that the base is not where it was in training; it was found and checked
         adapted = PeftModel.from_pretrained(model, folder)
         weights = get_peft_model_state_dict(adapted)
     if not all(bool(torch.isfinite(weight).all()) for weight in weights.values()):
@@ -116,7 +122,7 @@ def _find_targets(model: Any, sample: Callable[[], Tensor], asked: str, name: st
     able = _adaptable(model, sample)
     kinds = sorted({target.rpartition(".")[2] for target in able})
     if not able:
-        raise ConfigError(f"--model_name_or_path={name}: its blocks have no linear layers, so it takes no adapter; use full")
+        raise ConfigError(f"{LORA_FLAG}: the states that are read of {name} depend on no linear layer; use full, or a later --hidden_layer")
     if asked == AUTO:
         return able
     wanted = [word.strip() for word in asked.split(",")]
@@ -127,6 +133,33 @@ def _find_targets(model: Any, sample: Callable[[], Tensor], asked: str, name: st
             f"--lora_targets={asked}: {name} has no linear layer {missing!r} that its states depend on; it has {', '.join(kinds)}"
         )
     return sorted({target for found in matches.values() for target in found})
+
+
+def _back_from(states: Tensor) -> None:
+    """Gradients of a sum in which every number of the states has a weight of its own."""
+    if states.requires_grad:
+        (states.float() * torch.sin(torch.arange(states.numel(), device=states.device).view_as(states))).sum().backward()
+
+
+def free_weights(model: nn.Module, sample: Callable[[], Tensor]) -> None:
+    """Give gradient to the weights that the states depend on, and to no others: BERT's own pooler, layers above the one that is read.
+
+    Experts that the sample did not reach count like those beside them.
+    """
+    called: set[str] = set()
+    handles = [part.register_forward_hook(lambda *_, name=name: called.add(name)) for name, part in model.named_modules()]
+    model.requires_grad_(True)
+    try:
+        with torch.enable_grad():
+            _back_from(sample())
+    finally:
+        for handle in handles:
+            handle.remove()
+    reached = {name for name, weight in model.named_parameters() if weight.grad is not None}
+    beside = {numberless(name) for name in reached}
+    for name, weight in model.named_parameters():
+        is_spare = name.rpartition(".")[0] not in called and numberless(name) in beside
+        weight.requires_grad_(name in reached or is_spare).grad = None
 
 
 def _adaptable(model: Any, sample: Callable[[], Tensor]) -> list[str]:
@@ -151,8 +184,7 @@ def _adaptable(model: Any, sample: Callable[[], Tensor]) -> list[str]:
         for part in linear.values():
             part.weight.requires_grad_(True)
         with torch.enable_grad():
-            states = sample().float()
-            (states * torch.sin(torch.arange(states.numel(), device=states.device).view_as(states))).sum().backward()
+            _back_from(sample())
         moved = {name for name, part in linear.items() if part.weight.grad is not None and bool((part.weight.grad != 0).any())}
     finally:
         for handle in handles:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from glot.errors import ConfigError, StateError, disk_door
-from glot.states.backbone.adapters import LoraOptions, add_adapter, merge_adapter, save_adapter
+from glot.states.backbone.adapters import LoraOptions, add_adapter, free_weights, merge_adapter, save_adapter
 from glot.states.backbone.facts import remember_facts
 from glot.states.backbone.source import BackboneSource
 from glot.states.backbone.states import LEAST_PROBE, MOST_AT_LOAD, ReaderOptions, StateReader
@@ -276,15 +276,15 @@ class Backbone:
         return other
 
     def unfreeze(self, lora: LoraOptions | None = None) -> list[nn.Parameter]:
-        """Give gradient to the model's weights, or to those of an adapter alone. Returns them.
+        """Give gradient to the model's weights that its states depend on, or to those of an adapter alone. Returns them.
 
         Raises:
             ConfigError: see `add_adapter`.
         """
+        ids = self.tokenise(SAMPLE)
         if lora is None:
-            self.model.requires_grad_(True)
+            free_weights(self.model, lambda: self.encode(ids).tokens)
         else:
-            ids = self.tokenise(SAMPLE)
             self._adapted = add_adapter(self.model, lambda: self.encode(ids).tokens, lora, self.source.name)
         return [weight for weight in self.model.parameters() if weight.requires_grad]
 

@@ -225,6 +225,10 @@ class BackboneSource:
             raise ConfigError(f"--model_name_or_path={self.name}: neither its configuration nor its structure tells how many layers it has")
         return max(lengths)
 
+    def import_code(self) -> None:
+        """Import the model's code, by building it without memory; what is timed or weighed afterwards is the model alone."""
+        self._count_blocks()
+
     def resolve_layer(self, hidden_layer: str) -> str:
         """`-1` or `6` -> `6`, so that equal states have one name; `mean4` stays.
 

@@ -156,6 +156,16 @@ class Tokeniser:
             for place, (start, end) in enumerate(spans[: len(ids)]):
                 first, last = start - len(prompt), end - len(prompt)
                 word_of[place] = next((at for at, (left, right) in enumerate(words) if first < right and left < last), -1)
+        else:
+            own = self._encode([text[start:end] for start, end in words], add_special_tokens=False)
+            joined = [(at, token) for at, tokens in enumerate(own) for token in tokens]
+            places = [
+                start for start in range(len(ids)) if ids[start : start + len(joined)] == [token for _, token in joined[: len(ids) - start]]
+            ]
+            room = min(len(joined), max((len(ids) - start for start in places), default=0))
+            if places and (room == len(joined) or len(whole) > len(ids)):
+                for offset in range(min(len(joined), len(ids) - places[0])):
+                    word_of[places[0] + offset] = -1 if special[places[0] + offset] else joined[offset][0]
         names = [str(name) for name in self.tokenizer.convert_ids_to_tokens(ids)]
         return NamedTokens(names, special, word_of, len(whole) > len(ids))
 
