@@ -190,7 +190,7 @@ class Boom(Pooler):
 DOLLARS = r"""
 kind: study
 name: dollars
-runs_with: {task: custom, train_file: ROOT/rows.csv, model_name_or_path: BERT, max_length: 16, epochs: 2, store_dir: ROOT/hidden, verbose: 0}
+runs_with: {task: custom, train_file: ROOT/rows.csv, model_name_or_path: BERT, max_length: 16, epochs: 2, store_dir: ROOT/hidden}
 arms:
   'mean $\frac{a$': {pooling_method: mean}
   max: {pooling_method: max}
