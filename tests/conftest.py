@@ -13,6 +13,7 @@ os.environ.pop("GLOT_STORE_DIR", None)
 
 import pytest
 import torch
+import yaml
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import BertConfig, BertModel, LlamaConfig, LlamaModel, PreTrainedTokenizerFast
 
@@ -156,3 +157,24 @@ def tiny_flags(tiny_bert, mirror, tmp_path) -> list[str]:
         "--max_length=16",
         "--verbose=0",
     ]
+
+
+@pytest.fixture(scope="session")
+def mteb_data(tmp_path_factory) -> Path:
+    """Tiny STS, classification and retrieval tasks where mteb's real ones would lie."""
+    root = tmp_path_factory.mktemp("data")
+    texts = [f"the {one} {other}" for one in WORDS[5:10] for other in WORDS[10:16]]
+    scored = [{"sentence1": texts[row], "sentence2": texts[(row * 7 + 1) % 30], "score": float(row % 6)} for row in range(30)]
+    write_rows(root / "mteb/biosses-sts/test.jsonl", scored)
+    write_rows(root / "mteb/sts12-sts/test.jsonl", scored[::-1])
+    labelled = [{"text": text, "label": row % 6, "label_text": str(row % 6)} for row, text in enumerate(texts * 8)]
+    for split in ("train", "validation", "test"):
+        write_rows(root / f"mteb/emotion/{split}.jsonl", labelled)
+    scifact = root / "mteb/scifact"
+    write_rows(scifact / "corpus.jsonl", [{"_id": str(row), "title": "", "text": text} for row, text in enumerate(texts)])
+    write_rows(scifact / "queries.jsonl", [{"_id": f"q{row}", "text": text.removeprefix("the ")} for row, text in enumerate(texts)])
+    write_rows(scifact / "qrels/test.jsonl", [{"query-id": f"q{row}", "corpus-id": str(row), "score": 1} for row in range(30)])
+    parts = {"corpus": ("corpus", "corpus.jsonl"), "queries": ("queries", "queries.jsonl"), "default": ("test", "qrels/test.jsonl")}
+    configs = [{"config_name": name, "data_files": [{"split": split, "path": path}]} for name, (split, path) in parts.items()]
+    (scifact / "README.md").write_text(f"---\n{yaml.safe_dump({'configs': configs})}---\n")
+    return root

@@ -53,6 +53,8 @@ class MtebModel(AbsEncoder):
         >>> MtebModel(encoder, revision="1", settings={"pooling_method": "glot"})
     """
 
+    _shared: SharedPass | None = None
+
     def __init__(self, encoder: SentenceEncoder, revision: str, settings: dict[str, Any], shared: SharedPass | None = None) -> None:
         self.encoder, self._shared = encoder, shared
         self.mteb_model_meta = ModelMeta(
