@@ -27,7 +27,7 @@ from glot.nn.poolers.fixed import ClsPooler, MeanPooler, WeightedMeanPooler
 from glot.nn.poolers.gat import GatConv
 from glot.nn.poolers.glot import GlotPooler
 from glot.predictor import Predictor
-from glot.states.backbone import NamedTokens
+from glot.states.backbone import NamedTokens, name_tokens
 from glot.training.metrics import METRICS
 from glot.types import TokenBatch
 
@@ -152,7 +152,7 @@ def explain(encoder: SentenceEncoder, texts: Sequence[str], run: str, pooler_nam
     inner, mixed, notes = _inner(encoder.pooler, batches)
     without = [_without_tokens(answer, batches, place) - outcome.value for place in range(len(batches))]
     words = [[match.group() for match in re.finditer(r"\S+", text)] for text in texts]
-    named = [encoder.backbone.tokeniser.name_tokens(text, encoder.backbone.max_length, encoder.before) for text in texts]
+    named = [name_tokens(encoder.backbone.tokeniser, text, encoder.backbone.max_length, encoder.before) for text in texts]
     reached = [max(one.word_of, default=-1) if any(word >= 0 for word in one.word_of) else MOST_WORDS for one in named]
     dropped = [_without_words(encoder, texts, at, outcome, reached[at]) if with_words else np.zeros(0) for at in range(len(texts))]
     weights = _weights(inner, mixed) if inner.sides == 2 else _weights(encoder.pooler, batches)

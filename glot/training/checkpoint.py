@@ -38,7 +38,7 @@ from glot.nn.poolers.pairs import build_model_pooler
 from glot.settings.checks import value_problems
 from glot.settings.config import RunConfig, read_config
 from glot.settings.effects import has_gradient
-from glot.states.backbone import BackboneSource, find_backbone, identity_of
+from glot.states.backbone import BackboneSource, find_backbone, identity_of, with_adapter
 from glot.training.folders import RESULT, current_umask
 from glot.training.metrics import class_table, confusion
 from glot.trust import check_trusted
@@ -253,7 +253,7 @@ def find_trained_backbone(checkpoint: Path, saved: dict[str, Any], config: RunCo
     if source.identity != trained_on:
         raise CheckpointError(f"{checkpoint}: was trained on another {name} ({trained_on} there, {source.identity} here)")
     found_as = replace(source, name=name)
-    return found_as.with_adapter(run / BACKBONE) if trained.finetune_backbone == "lora" else found_as
+    return with_adapter(found_as, run / BACKBONE) if trained.finetune_backbone == "lora" else found_as
 
 
 MOST_TEXT = 1 << 24

@@ -14,7 +14,8 @@ from zoo import KINDS, make_model
 import glot
 from glot.cli import main
 from glot.errors import CheckpointError, ConfigError
-from glot.states.backbone import Backbone, LoraOptions, find_backbone
+from glot.states.backbone import Backbone, LoraOptions, find_backbone, with_adapter
+from glot.states.backbone.adapters import save_adapter, train_weights
 
 CPU = torch.device("cpu")
 TEXTS = ["the red cat", "a big dog runs and the small cat sleeps not on the green dog in every word7 of the red cat", "dog"]
@@ -26,8 +27,21 @@ assert set(UNLIKE) <= set(READ)
 
 def open_at(folder: Path, layer: str = "-1", adapter: Path | None = None) -> Backbone:
     source = find_backbone(str(folder))
-    source = source if adapter is None else source.with_adapter(adapter)
+    source = source if adapter is None else with_adapter(source, adapter)
     return Backbone(source, 16, "float32", source.resolve_layer(layer), CPU)
+
+
+ADAPTED = {}
+
+
+def unfreeze(backbone: Backbone, lora: LoraOptions | None = None) -> list[torch.nn.Parameter]:
+    """The weights that are trained."""
+    ADAPTED[id(backbone)] = train_weights(backbone, lora)
+    return [weight for weight in backbone.model.parameters() if weight.requires_grad]
+
+
+def adapted_of(backbone: Backbone):
+    return ADAPTED[id(backbone)]
 
 
 @torch.no_grad()
@@ -51,12 +65,12 @@ def train_steps(backbone: Backbone, weights: list[torch.nn.Parameter]) -> None:
 def test_every_weight_of_an_adapter_takes_part_and_merged_states_are_those_of_training(name, tmp_path):
     folder = make_model(name, tmp_path / name)
     backbone, plain = open_at(folder), states_of(open_at(folder))
-    weights = backbone.unfreeze(LoraOptions(4, 8.0, "auto", 0))
+    weights = unfreeze(backbone, LoraOptions(4, 8.0, "auto", 0))
     torch.testing.assert_close(states_of(backbone), plain, rtol=1e-5, atol=1e-5)
     train_steps(backbone, weights)
     assert weights and all(weight.grad is not None and bool(weight.grad.any()) for weight in weights)
     assert len(weights) < len(list(backbone.model.parameters()))
-    backbone.save(tmp_path / "adapter")
+    save_adapter(adapted_of(backbone), tmp_path / "adapter")
     trained, scale = states_of(backbone), float(plain.abs().max())
     assert float((trained - plain).abs().max()) > 1e-3 * scale
     torch.testing.assert_close(states_of(open_at(folder, adapter=tmp_path / "adapter")), trained, rtol=1e-4, atol=1e-5 * max(1, scale))
@@ -75,16 +89,16 @@ def targets(backbone: Backbone) -> set[str]:
 
 def test_targets_are_those_that_the_states_depend_on_or_that_are_named(bert):
     backbone = open_at(bert, "1")
-    backbone.unfreeze(LoraOptions(2, 4.0, "auto", 0))
+    unfreeze(backbone, LoraOptions(2, 4.0, "auto", 0))
     assert {name[0] for name in targets(backbone)} == {"0"} and any("attention" in name for name in targets(backbone))
     backbone = open_at(bert)
-    backbone.unfreeze(LoraOptions(2, 4.0, "query, output.dense", 0))
+    unfreeze(backbone, LoraOptions(2, 4.0, "query, output.dense", 0))
     found = {name.partition(".")[2] for name in targets(backbone)}
     assert found == {"attention.self.query", "attention.output.dense", "output.dense"}
     with pytest.raises(
         ConfigError, match=r"--lora_targets=query,q_proj: .* has no linear layer 'q_proj'.* it has dense, key, query, value"
     ):
-        open_at(bert).unfreeze(LoraOptions(2, 4.0, "query,q_proj", 0))
+        unfreeze(open_at(bert), LoraOptions(2, 4.0, "query,q_proj", 0))
 
 
 def test_initial_weights_follow_the_seed_and_leave_the_global_generator_alone(bert):
@@ -92,7 +106,7 @@ def test_initial_weights_follow_the_seed_and_leave_the_global_generator_alone(be
     expected, found = torch.rand(1), []
     for seed in (0, 0, 1):
         torch.manual_seed(3)
-        found.append(torch.cat([weight.detach().flatten() for weight in open_at(bert).unfreeze(LoraOptions(2, 4.0, "auto", seed))]))
+        found.append(torch.cat([weight.detach().flatten() for weight in unfreeze(open_at(bert), LoraOptions(2, 4.0, "auto", seed))]))
         assert torch.equal(torch.rand(1), expected)
     assert torch.equal(found[0], found[1]) and not torch.equal(found[0], found[2])
 
@@ -156,7 +170,7 @@ def test_a_configuration_of_before_names_full_fine_tuning_by_true(flags, tmp_pat
 def test_full_fine_tuning_frees_what_the_states_depend_on(bert):
     for layer, least in (("-1", 0.5), ("1", 0.2)):
         backbone = open_at(bert, layer)
-        weights = backbone.unfreeze()
+        weights = unfreeze(backbone)
         train_steps(backbone, weights)
         free = {name for name, weight in backbone.model.named_parameters() if weight.requires_grad}
         assert all(weight.grad is not None for weight in weights) and not any(name.startswith("pooler.") for name in free)
@@ -166,7 +180,7 @@ def test_full_fine_tuning_frees_what_the_states_depend_on(bert):
 
 def test_states_that_depend_on_no_linear_layer_take_no_adapter(bert):
     with pytest.raises(ConfigError, match=r"--finetune_backbone=lora: the states that are read of .* depend on no linear layer; use full"):
-        open_at(bert, "0").unfreeze(LoraOptions(2, 4.0, "auto", 0))
+        unfreeze(open_at(bert, "0"), LoraOptions(2, 4.0, "auto", 0))
 
 
 def test_the_base_is_named_by_its_whole_path_and_nothing_warns(flags, tiny_bert, tmp_path, monkeypatch, capsys, recwarn):

@@ -1,10 +1,11 @@
 """The backbone: find a language model, load it, tokenise, run it. The only package that imports transformers."""
 
-from glot.states.backbone.adapters import LoraOptions, need_adapters
+from glot.states.backbone.adapters import LoraOptions, need_adapters, with_adapter
 from glot.states.backbone.devices import SPREAD, pick_device
 from glot.states.backbone.facts import recall_facts
 from glot.states.backbone.live import LiveTokens
 from glot.states.backbone.model import Backbone, join_layers
+from glot.states.backbone.naming import NamedTokens, name_tokens
 from glot.states.backbone.precision import AUTO, pick_dtype
 from glot.states.backbone.source import (
     BackboneSource,
@@ -14,7 +15,7 @@ from glot.states.backbone.source import (
     identity_of,
     quiet_library,
 )
-from glot.states.backbone.tokenizer import NamedTokens, Tokeniser, kept_characters
+from glot.states.backbone.tokenizer import Tokeniser, kept_characters
 from glot.states.backbone.weights import DTYPES
 
 __all__ = [
@@ -33,9 +34,11 @@ __all__ = [
     "identity_of",
     "join_layers",
     "kept_characters",
+    "name_tokens",
     "need_adapters",
     "pick_device",
     "pick_dtype",
     "quiet_library",
     "recall_facts",
+    "with_adapter",
 ]

@@ -2,6 +2,8 @@
 
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,6 +12,8 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from glot.errors import CheckpointError, ConfigError, disk_door, library_door, need, reason
+from glot.states.backbone.model import Backbone
+from glot.states.backbone.source import BackboneSource, hash_folder
 from glot.states.backbone.weights import numberless
 
 LORA_FLAG = "--finetune_backbone=lora"
@@ -36,6 +40,36 @@ class LoraOptions(NamedTuple):
     alpha: float
     targets: str
     seed: int
+
+
+SAMPLE = ["Which layers does a state depend on? One text with some words, read once, tells."]
+
+
+def train_weights(backbone: Backbone, lora: LoraOptions | None) -> Any:
+    """Give gradient to the weights of a backbone that its states depend on, or to those of an adapter alone.
+
+    Returns:
+        the model as peft sees it, for `save_adapter`; None without an adapter.
+
+    Raises:
+        ConfigError: see `add_adapter`.
+    """
+    ids = backbone.tokenise(SAMPLE)
+
+    def sample() -> Tensor:
+        """States of the sample."""
+        return backbone.encode(ids).tokens
+
+    if lora is None:
+        free_weights(backbone.model, sample)
+        return None
+    return add_adapter(backbone.model, sample, lora, backbone.source.name)
+
+
+def with_adapter(source: BackboneSource, folder: Path) -> BackboneSource:
+    """The same backbone with a trained adapter."""
+    merge = partial(merge_adapter, folder=str(folder), name=source.name)
+    return replace(source, merge=merge, identity=f"{source.identity}+{hash_folder(folder)}")
 
 
 def need_adapters() -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from glot.errors import StateError
-from glot.states.backbone.adapters import LoraOptions
+from glot.states.backbone.adapters import LoraOptions, save_adapter, train_weights
 from glot.states.backbone.model import Backbone
 from glot.types import TokenBatch
 
@@ -47,7 +47,8 @@ class LiveTokens:
         self.hidden_size = backbone.hidden_size
         self._trainable = trainable
         self._ids, self._skips, self._where = ids, skips, where
-        self.trained = backbone.unfreeze(lora) if trainable else []
+        self._adapted = train_weights(backbone, lora) if trainable else None
+        self.trained = [weight for weight in backbone.model.parameters() if weight.requires_grad] if trainable else []
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -62,8 +63,10 @@ class LiveTokens:
         """None: nothing is stored."""
 
     def save(self, folder: Path) -> None:
-        """Write the backbone if it was trained."""
-        if self._trainable:
+        """Write the backbone, or its adapter, if it was trained."""
+        if self._adapted is not None:
+            save_adapter(self._adapted, folder)
+        elif self._trainable:
             self.backbone.save(folder)
 
     def check(self) -> None:

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from glot.errors import ConfigError, StateError, disk_door
-from glot.states.backbone.adapters import LoraOptions, add_adapter, free_weights, merge_adapter, save_adapter
 from glot.states.backbone.facts import remember_facts
 from glot.states.backbone.source import BackboneSource
 from glot.states.backbone.states import LEAST_PROBE, MOST_AT_LOAD, ReaderOptions, StateReader
@@ -23,7 +22,6 @@ OTHER_INPUTS = ("pixel_values", "input_values", "input_features")
 """Inputs of image and audio models."""
 QUARTERS = "quarter"
 """Windows that share a quarter of the model's limit."""
-SAMPLE = ["Which layers does a state depend on? One text with some words, read once, tells."]
 PADDED_TOKENS = 4096
 """Most tokens of one batch, padding included: 32 texts of 128 tokens."""
 
@@ -78,16 +76,15 @@ class Backbone:
         self._check_length(max_length, self.limit)
         self.max_length = max_length or self.longest
         self._pieces = self._make_windows() if windows else None
-        self._adapted: Any = None
         if source.identity:
             remember_facts(source.identity, {"is_causal": self.reader.is_causal})
 
     def _load_weights(self, options: dict[str, Any]) -> Any:
         """The model object of transformers, with the adapter of `source` added to its weights."""
-        if self.source.adapter is None:
+        if self.source.merge is None:
             return load_weights(self.source, self.dtype, options)
         model = load_weights(self.source, "float32", options)  # half precision would round the adapter away while it is added
-        return merge_adapter(model, self.source.adapter, self.source.name).to(DTYPES[self.dtype])
+        return self.source.merge(model).to(DTYPES[self.dtype])
 
     def _open_reader(self) -> StateReader:
         """The StateReader of the loaded model.
@@ -275,24 +272,8 @@ class Backbone:
         other.reader = other._make_reader()
         return other
 
-    def unfreeze(self, lora: LoraOptions | None = None) -> list[nn.Parameter]:
-        """Give gradient to the model's weights that its states depend on, or to those of an adapter alone. Returns them.
-
-        Raises:
-            ConfigError: see `add_adapter`.
-        """
-        ids = self.tokenise(SAMPLE)
-        if lora is None:
-            free_weights(self.model, lambda: self.encode(ids).tokens)
-        else:
-            self._adapted = add_adapter(self.model, lambda: self.encode(ids).tokens, lora, self.source.name)
-        return [weight for weight in self.model.parameters() if weight.requires_grad]
-
     def save(self, folder: Path) -> None:
-        """Write model and tokenizer in transformers' format, or the adapter in peft's."""
-        if self._adapted is not None:
-            save_adapter(self._adapted, folder)
-            return
+        """Write model and tokenizer in transformers' format."""
         with disk_door(folder):
             self.model.save_pretrained(folder)
             self.tokeniser.save(folder)

@@ -6,6 +6,7 @@ import importlib
 import json
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib import metadata
@@ -130,7 +131,7 @@ class BackboneSource:
         config: the configuration object of transformers.
         trust_remote_code: run code that comes with the model.
         revision: commit of a hub repository; None for a local folder.
-        adapter: folder of a trained LoRA adapter that is added to the weights; None = without.
+        merge: adds a trained adapter to the loaded model; None = there is none.
 
     Examples:
         >>> source = find_backbone("minilm")
@@ -143,11 +144,7 @@ class BackboneSource:
     config: Any
     trust_remote_code: bool = False
     revision: str | None = None
-    adapter: str | None = None
-
-    def with_adapter(self, folder: Path) -> "BackboneSource":
-        """The same backbone with a trained adapter."""
-        return replace(self, adapter=str(folder), identity=f"{self.identity}+{_hash_folder(folder)}")
+    merge: Callable[[Any], Any] | None = None
 
     @property
     def folder(self) -> Path | None:
@@ -287,7 +284,7 @@ def find_backbone(
     if local is not None:
         if revision is not None:
             raise ConfigError(f"--revision={revision}: {name} is no repository of the hub; leave the flag out")
-        return replace(open_folder(name, local, trust_remote_code), identity=_hash_folder(local))
+        return replace(open_folder(name, local, trust_remote_code), identity=hash_folder(local))
     repository, wanted = split_revision(name, revision)
     commit = _find_commit(name, repository, wanted)
     config = _read_config(name, repository, {"trust_remote_code": trust_remote_code, "revision": commit})
@@ -302,7 +299,7 @@ def identity_of(name: str, revision: str | None = None, folder: str | Path | Non
     """
     local = _model_folder(name, folder)
     if local is not None:
-        return _hash_folder(local)
+        return hash_folder(local)
     repository, wanted = split_revision(name, revision)
     return f"{repository}@{_find_commit(name, repository, wanted)}"
 
@@ -377,7 +374,8 @@ def lone_encoder(config: Any) -> Any:
     return getattr(transformers, named, None) if named.endswith("EncoderModel") else None
 
 
-def _hash_folder(folder: Path) -> str:
+def hash_folder(folder: Path) -> str:
+    """A hash over the files of a model folder."""
     files = sorted(file for file in folder.iterdir() if file.suffix in IDENTITY_SUFFIXES and file.is_file())
     files += sorted(file for file in folder.glob("*/**/*.py") if file.is_file())  # code that comes with a model may lie deeper
     listing = json.dumps([[str(file.relative_to(folder)), file_sha256(file)] for file in files])

@@ -4,7 +4,7 @@ import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from transformers import AutoTokenizer
 
@@ -42,15 +42,6 @@ def load_tokenizer(source: BackboneSource) -> Any:
         )
     tokenizer.padding_side = "right"
     return tokenizer
-
-
-class NamedTokens(NamedTuple):
-    """The tokens of a text by name, whether each is special, the word that it belongs to (-1 = none), and whether the text was cut."""
-
-    tokens: list[str]
-    special: list[bool]
-    word_of: list[int]
-    is_cut: bool
 
 
 class Tokeniser:
@@ -142,32 +133,6 @@ class Tokeniser:
         """The id of padding. The mask hides it, but some models derive positions from where the padding id is."""
         pad = self.tokenizer.pad_token_id
         return pad if pad is not None and (self.rows is None or pad < self.rows) else self.end_token
-
-    def name_tokens(self, text: str, max_length: int, prompt: str = "") -> "NamedTokens":
-        """The tokens of `tokenise` for one text, by name; which are special, and the word of the text that each belongs to."""
-        (ids,), _ = self.tokenise([text], max_length, prompt)
-        known = set(self.tokenizer.all_special_ids)
-        special = [token in known for token in ids]
-        words = [match.span() for match in re.finditer(r"\S+", text)]
-        word_of = [-1] * len(ids)
-        whole = self._encode([prompt + text])[0]
-        if self.tokenizer.is_fast:
-            spans = self.tokenizer(prompt + text, return_offsets_mapping=True, truncation=True, max_length=max_length)["offset_mapping"]
-            for place, (start, end) in enumerate(spans[: len(ids)]):
-                first, last = start - len(prompt), end - len(prompt)
-                word_of[place] = next((at for at, (left, right) in enumerate(words) if first < right and left < last), -1)
-        else:
-            own = self._encode([text[start:end] for start, end in words], add_special_tokens=False)
-            joined = [(at, token) for at, tokens in enumerate(own) for token in tokens]
-            places = [
-                start for start in range(len(ids)) if ids[start : start + len(joined)] == [token for _, token in joined[: len(ids) - start]]
-            ]
-            room = min(len(joined), max((len(ids) - start for start in places), default=0))
-            if places and (room == len(joined) or len(whole) > len(ids)):
-                for offset in range(min(len(joined), len(ids) - places[0])):
-                    word_of[places[0] + offset] = -1 if special[places[0] + offset] else joined[offset][0]
-        names = [str(name) for name in self.tokenizer.convert_ids_to_tokens(ids)]
-        return NamedTokens(names, special, word_of, len(whole) > len(ids))
 
     def read_plainly(self, text: str, max_length: int) -> tuple[list[int], list[tuple[int, int]]]:
         """Ids of a text without special tokens, and the span `[start, end)` of each token in the text.
