@@ -133,7 +133,7 @@ class SharedPass:
         fresh = [np.empty((len(texts), encoder.dim), dtype=np.float32) for encoder in self._encoders]
         device = first.backbone.device
         with torch.inference_mode(), counter("encode", "text", len(texts), verbose) as bar:
-            for rows, batch in self._stored(texts, prompt, exclude) if self._states else self._live(texts, prompt, batch_size):
+            for rows, batch in self._stored(texts, prompt, exclude) if self._states is not None else self._live(texts, prompt, batch_size):
                 states = batch.with_tokens(batch.tokens.float()).to(device)
                 for own, encoder in zip(fresh, self._encoders, strict=True):
                     own[rows] = encoder.pooler(states).float().cpu().numpy()

@@ -2,12 +2,15 @@
 
 from typing import Any, NamedTuple
 
+from glot.data.custom import CUSTOM
+from glot.data.tasks import TASKS
 from glot.errors import ConfigError, unknown_name
 from glot.settings.checks import check
 from glot.settings.choices import EVALUATIONS, PAIR_POOLERS, POOLERS
 from glot.settings.config import RunConfig
 from glot.settings.effects import acting_flags, reads_pairs
 from glot.settings.index import flag_facts
+from glot.training.finish import check_head
 
 FINETUNED = {"optimizer": "adamw", "lr_schedule": "linear", "warmup_ratio": 0.1, "grad_clip": 1.0, "precompute_hidden_states": False}
 """How a backbone is usually trained (Devlin et al. 2019, appendix A.3)."""
@@ -83,9 +86,12 @@ def _config_of(base: RunConfig, explicit: frozenset[str], name: str, quality: bo
 def _cannot(arm: Arm) -> list[str]:
     """Why a task cannot have an arm, where the configuration's own checks would not say it."""
     task = arm.config.data.task
-    scores = task == "stsb"
-    if arm.name == "probe" and scores and arm.config.head.pair_features == "concat":
-        return [f"scores of pairs need --pair_features=full; leave the arm out, or add the flag (--task={task})"]
+    if task == CUSTOM or arm.config.head.head == "trained":  # of a custom task, its rows say later what the labels are
+        return []
+    try:
+        check_head(arm.config, TASKS[task])
+    except ConfigError as error:
+        return error.problems
     return []
 
 

@@ -77,13 +77,23 @@ def _score(arm: Arm, seeds: list[int], work: RunPool, explicit: frozenset[str]) 
     (chosen,) = tune_cells(study, [config], work)
     runs = [_finished(outcome) for outcome in work.run(_with_seeds(config.with_values(**chosen["values"]), seeds), f"cost: {arm.name}")]
     scores = [main_score(run) for run in runs]
-    shortest = min(len(run["history"]) for run in runs)
-    epochs = []
-    for place in range(shortest):
-        values_here = [next(iter(run["history"][place]["metrics"].values())) or 0.0 for run in runs]
-        seconds = [sum(sum(epoch["seconds"].values()) for epoch in run["history"][: place + 1]) for run in runs]
-        epochs.append((fmean(values_here), fmean(seconds)))
-    return Quality(arm.name, scores[0][0], spread([score or 0.0 for _, score in scores]), chosen["values"], epochs)
+    found = [score for _, score in scores if score is not None]
+    if len(found) < len(scores):
+        raise DataError(
+            f"{arm.name}: {scores[0][0]} is no number for {len(scores) - len(found)} of {len(scores)} seeds (all outputs alike?)"
+        )
+    return Quality(arm.name, scores[0][0], spread(found), chosen["values"], _mean_curve([run["history"] for run in runs]))
+
+
+def _mean_curve(histories: list[list[dict[str, Any]]]) -> list[tuple[float, float]]:
+    """Mean score and mean seconds since the beginning, per epoch that every run has; an epoch without any number is left out."""
+    curve = []
+    for place in range(min(map(len, histories))):
+        found = [next(iter(history[place]["metrics"].values())) for history in histories]
+        values = [value for value in found if value is not None]
+        seconds = [sum(sum(epoch["seconds"].values()) for epoch in history[: place + 1]) for history in histories]
+        curve += [(fmean(values), fmean(seconds))] if values else []
+    return curve
 
 
 def _with_seeds(config: RunConfig, seeds: list[int]) -> list[RunConfig]:

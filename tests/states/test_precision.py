@@ -12,7 +12,7 @@ CPU = torch.device("cpu")
 
 
 def decide(monkeypatch, tiny_bert, times: dict[str, float], is_trained: bool = False) -> str:
-    monkeypatch.setattr(precision, "_try_all", lambda *_: times)
+    monkeypatch.setattr(precision, "try_dtypes", lambda *_: times)
     monkeypatch.setattr(precision, "recall_facts", lambda _: {})
     return pick_dtype(find_backbone(str(tiny_bert)), CPU, is_trained)[0]
 
@@ -39,7 +39,7 @@ def test_a_trial_is_done_once_for_a_model_and_machine(tiny_bert, tmp_path, monke
     (times,) = known["milliseconds"].values()
     assert set(times) <= {"float32", "bfloat16", "autocast"} and times["float32"] > 0 and known["is_causal"] is False
     assert line.startswith(f"--backbone_dtype=auto: {dtype} (a batch of 16 texts takes float32 ")
-    monkeypatch.setattr(precision, "_try_all", lambda *_: pytest.fail("it was tried again"))
+    monkeypatch.setattr(precision, "try_dtypes", lambda *_: pytest.fail("it was tried again"))
     assert pick_dtype(source, CPU) == (dtype, line)
 
 

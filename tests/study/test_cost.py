@@ -88,7 +88,7 @@ def test_a_scored_comparison_is_found_again(pairs, tmp_path, capsys, monkeypatch
             "--task=cola --arms=mean,crossglot",
             "--arms=crossglot: --pooling_method=crossglot: scores pairs of texts, and --task=cola has none",
         ),
-        ("--task=stsb --arms=probe", "--arms=probe: scores of pairs need --pair_features=full"),
+        ("--task=stsb --arms=probe", "--arms=probe: --head=probe: scores of pairs need --pair_features=full"),
         ("--task=cola --pooling_method=mean", "--pooling_method: the arms say it; name them with --arms"),
         ("--task=cola --finetune_backbone=lora", "--finetune_backbone: the arms say it"),
         ("--task=cola --arms=mean --lora_r=4", "--lora_r: has no effect in any of these arms; leave it out"),

@@ -6,7 +6,7 @@ from glot.states.backbone.facts import recall_facts
 from glot.states.backbone.live import LiveTokens
 from glot.states.backbone.model import Backbone, join_layers
 from glot.states.backbone.naming import NamedTokens, name_tokens
-from glot.states.backbone.precision import AUTO, pick_dtype
+from glot.states.backbone.precision import AUTO, pick_dtype, try_dtypes
 from glot.states.backbone.source import (
     BackboneSource,
     file_sha256,
@@ -40,5 +40,6 @@ __all__ = [
     "pick_dtype",
     "quiet_library",
     "recall_facts",
+    "try_dtypes",
     "with_adapter",
 ]

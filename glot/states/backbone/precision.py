@@ -29,7 +29,7 @@ def pick_dtype(source: BackboneSource, device: torch.device, is_trained: bool = 
     """
     machine = _machine(device)
     known: dict[str, Any] = recall_facts(source.identity).get("milliseconds", {}) if source.identity else {}
-    times = known.get(machine) or _try_all(source, device)
+    times = known.get(machine) or try_dtypes(source, device)
     if source.identity and machine not in known:
         remember_facts(source.identity, {"milliseconds": {**known, machine: times}})
     able = {name: times[name] for name in (TRAINED if is_trained else FROZEN) if name in times}
@@ -45,7 +45,7 @@ def _machine(device: torch.device) -> str:
     return f"a CPU with {' '.join(cpu_flags()) or 'no known flags'}" if device.type == "cpu" else str(device)
 
 
-def _try_all(source: BackboneSource, device: torch.device) -> dict[str, float]:
+def try_dtypes(source: BackboneSource, device: torch.device) -> dict[str, float]:
     """Milliseconds per batch of each precision that the model runs in; one copy of it is in memory at a time."""
     found: dict[str, float] = {}
     for dtype in FROZEN:
