@@ -87,18 +87,18 @@ def run_task(config: RunConfig, further: Callable[[Result], None] | None = None)
     keeper = keep_epochs(run, task, moved)
     record = ModelRecord(keeper, partial(batches.watch, run.model))
     state = make_state([run], inputs, moved, optimizer, options, record, train)
-    with trained(run):
-        fit(inputs.team.wrap(trained_as(run.model, config, inputs.device)), train, loss, optimizer, record, options, state)
-    found = finish_head(config, run.model, batches, inputs.clock)
 
-    def finish(folder: Path) -> Result:
+    def finish(found: Result, folder: Path) -> Result:
         """Predictions, scores and weights into a folder; a full disk brings another one."""
         with inputs.clock.phase("evaluate"):
             scores = batches.report(run.model, folder / PREDICTIONS)
         facts = task_facts(config, inputs.tokens, run.model.pooler) | found
         return close_run(replace(run, folder=folder), inputs, keeper.result, scores, facts, further)
 
-    result = write_somewhere(run.folder, finish, config.output.verbose and inputs.team.is_first)
+    with trained(run):
+        fit(inputs.team.wrap(trained_as(run.model, config, inputs.device)), train, loss, optimizer, record, options, state)
+        found = finish_head(config, run.model, batches, inputs.clock)
+        result = write_somewhere(run.folder, partial(finish, found), config.output.verbose and inputs.team.is_first)
     state.remove()
     return result
 
@@ -123,18 +123,19 @@ def run_stack(configs: list[RunConfig]) -> list[Result]:
     keepers = [keep_epochs(run, task, [tensor[place] for tensor in moved]) for place, run in enumerate(runs)]
     record = StackRecord(keepers, partial(batches.watch_stack, stack))
     state = make_state(runs, inputs, moved, optimizer, options, record, train)
-    with trained(*runs), stack.unstacked([run.model for run in runs]):
-        fit(stack, train, loss, optimizer, record, options, state)
-    found = [finish_head(run.config, run.model, batches, inputs.clock) for run in runs]
-    with inputs.clock.phase("evaluate"):
-        if any(found):  # heads of another kind than the stack's
-            scores = [batches.report(run.model, run.folder / PREDICTIONS) for run in runs]
-        else:
-            scores = batches.report_stack(stack, [run.folder / PREDICTIONS for run in runs])
-    inputs.notes.append(f"trained side by side with {len(runs) - 1} other seeds: seconds are those of all {len(runs)}")
-    facts = task_facts(config, inputs.tokens, runs[0].model.pooler)
-    parts = reversed(list(zip(runs, keepers, scores, found, strict=True)))  # the first one last: the state is in its folder
-    results = [close_run(run, inputs, keeper.result, score, facts | own) for run, keeper, score, own in parts]
+    with trained(*runs):
+        with stack.unstacked([run.model for run in runs]):
+            fit(stack, train, loss, optimizer, record, options, state)
+        found = [finish_head(run.config, run.model, batches, inputs.clock) for run in runs]
+        with inputs.clock.phase("evaluate"):
+            if any(found):  # heads of another kind than the stack's
+                scores = [batches.report(run.model, run.folder / PREDICTIONS) for run in runs]
+            else:
+                scores = batches.report_stack(stack, [run.folder / PREDICTIONS for run in runs])
+        inputs.notes.append(f"trained side by side with {len(runs) - 1} other seeds: seconds are those of all {len(runs)}")
+        facts = task_facts(config, inputs.tokens, runs[0].model.pooler)
+        parts = reversed(list(zip(runs, keepers, scores, found, strict=True)))  # the first one last: the state is in its folder
+        results = [close_run(run, inputs, keeper.result, score, facts | own) for run, keeper, score, own in parts]
     state.remove()
     return results[::-1]
 

@@ -96,6 +96,7 @@ def do_sweep(words: list[str], program: str) -> int:
     how = sweep.SweepOptions(asked.retry, asked.overwrite, asked.executor, options)
     folder = sweep.run_study(asked.file, asked.output_dir, seeds, asked.jobs, how)
     do_report([str(folder)], "glot report")
+    sweep.track_report(folder)
     failed = sweep.failed_runs(folder)
     for line in failed:
         print(f"failed: {line}", file=sys.stderr)

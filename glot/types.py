@@ -275,8 +275,12 @@ class Tracker(Protocol):
         """Numbers under their logged names (`loss/step`, `metrics/acc`, ...)."""
         ...
 
+    def summarise(self, result: dict[str, Any]) -> None:
+        """Called once after the last number, with the written result object. A run that broke off has none."""
+        ...
+
     def close(self) -> None:
-        """Called once after the last number."""
+        """Called last, however the run ended."""
         ...
 
 

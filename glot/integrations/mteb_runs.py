@@ -52,13 +52,14 @@ class MtebRun:
         found = {score.task: score.score for score in self.scores if score.score is not None}
         if found:  # what the release's sweep file maximises
             self._tracker.log({"metrics/acc": math.fsum(found.values()) / len(found)}, len(self.scores))
-        self._tracker.close()
         failed = {score.task: score.error for score in self.scores if score.error}
         backbone = self.encoder.backbone
         result = make_mteb_result(self.config, found, failed, self.revision, seconds, backbone.device)
         result["backbone"] = {"identity": backbone.source.identity, **backbone.facts}
         result |= {"notes": self.notes, "versions": {**versions(), "mteb": VERSION}, "run_dir": str(self.folder)}
         write_result(self.folder, result)
+        self._tracker.summarise(result)
+        self._tracker.close()
         return result
 
 

@@ -64,7 +64,7 @@ def plot_demo(runs: list[dict[str, Any]], shortcuts: dict[str, float], path: Pat
 
 @PLAIN
 def plot_similarity(cosines: np.ndarray, names: list[str], needles: list[int], pooled: int, caption: str, path: Path) -> None:
-    """A heat map of cosine similarities (n, n) of tokens and, in the last `pooled` rows, pooled vectors; as path.png and path.pdf.
+    """A heat map of cosine similarities (n, n) of tokens and, in the last `pooled` rows, pooled vectors; as PNG, PDF and SVG.
 
     Names at the indices `needles` are red, names of pooled vectors blue.
     """
@@ -84,8 +84,7 @@ def plot_similarity(cosines: np.ndarray, names: list[str], needles: list[int], p
     figure.colorbar(image, ax=axes, shrink=0.7, label="cosine similarity")
     axes.set_title(caption, fontsize=8, loc="left")
     figure.tight_layout()
-    figure.savefig(path.with_suffix(".png"))
-    figure.savefig(path.with_suffix(".pdf"))
+    save_figure(figure, path)
 
 
 def _spread(heights: list[float], gap: float) -> list[float]:
@@ -115,10 +114,13 @@ def seeded_svg() -> Iterator[None]:
         yield
 
 
-def save_both(figure: Figure, path: Path) -> None:
-    """As PNG, and as PDF beside it."""
-    figure.savefig(path)
-    figure.savefig(path.with_suffix(".pdf"))
+FIGURE_SUFFIXES = (".png", ".pdf", ".svg")
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """As PNG, and as PDF and SVG beside it."""
+    for suffix in FIGURE_SUFFIXES:
+        figure.savefig(path.with_suffix(suffix))
 
 
 @PLAIN
@@ -156,7 +158,7 @@ def plot_arms(
         axes.grid(axis="x", color="#e5e5e5")
         axes.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
-    save_both(figure, path)
+    save_figure(figure, path)
 
 
 @PLAIN
@@ -228,7 +230,7 @@ def plot_lines(
     if len(arms) > 1 or shortcuts:
         grid[0][-1].legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
     figure.tight_layout()
-    save_both(figure, path)
+    save_figure(figure, path)
 
 
 def _plot_line(axes: Any, line: list[tuple[float, Any]], arm: str, metric: str, colour: str) -> None:
@@ -284,7 +286,7 @@ def plot_comparisons(rows: list[tuple[str, Any, str]], path: Path) -> None:
     figure.legend(handles=handles, loc="lower center", ncols=3, frameon=False, fontsize=8)
     grid[-1, 0].set_xlabel("difference; thin: 95 % over rows, thick: over seeds, grey: margin", fontsize=8)
     figure.tight_layout(rect=(0, 0.3 / tall, 1, 1))
-    save_both(figure, path)
+    save_figure(figure, path)
 
 
 @PLAIN
@@ -309,7 +311,7 @@ def plot_layer_weights(curves: dict[tuple[str, str], dict[str, Any]], path: Path
     grid[0][0].set_ylabel("weight")
     grid[0][-1].legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
     figure.tight_layout()
-    save_both(figure, path)
+    save_figure(figure, path)
 
 
 @PLAIN
@@ -338,7 +340,7 @@ def plot_cost(rows: list[tuple[str, float | None, float | None]], path: Path) ->
     named = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
     figure.legend(named.values(), named.keys(), loc="upper center", ncols=2, frameon=False, fontsize=8)
     figure.tight_layout(rect=(0, 0, 1, 0.92))
-    save_both(figure, path)
+    save_figure(figure, path)
 
 
 @PLAIN
@@ -360,4 +362,4 @@ def plot_score_by_seconds(rows: list[tuple[str, str, list[tuple[float, float]]]]
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
     figure.tight_layout()
-    save_both(figure, path)
+    save_figure(figure, path)

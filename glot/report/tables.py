@@ -110,6 +110,13 @@ def csv_text(header: list[str], rows: list[list[str]]) -> str:
     return text.getvalue().rstrip("\n")
 
 
+def read_csv(path: Path) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of a table that `csv_text` wrote."""
+    with path.open(encoding="utf-8", newline="") as stream:
+        header, *rows = list(csv.reader(stream)) or [[]]
+    return header, rows
+
+
 LATEX = {sign: rf"\{sign}" for sign in "&%$#_{}"} | {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
@@ -121,15 +128,22 @@ LATEX = {sign: rf"\{sign}" for sign in "&%$#_{}"} | {
 """Sign -> how LaTeX prints it."""
 
 
-def latex(header: list[str], rows: list[list[str]]) -> str:
-    """A LaTeX table (booktabs)."""
+def latex(header: list[str], rows: list[list[str]], bold: frozenset[tuple[int, int]] = frozenset()) -> str:
+    """A LaTeX table (booktabs); `bold` names cells by row and column, counted from 0."""
 
     def line(cells: list[str]) -> str:
-        return " & ".join("".join(LATEX.get(sign, sign) for sign in " ".join(cell.split())) for cell in cells) + r" \\"
+        return " & ".join(cells) + r" \\"
 
-    body = "\n".join(line(row) for row in rows)
+    def plain(cell: str) -> str:
+        return "".join(LATEX.get(sign, sign) for sign in " ".join(cell.split()))
+
+    def shown(place: tuple[int, int], cell: str) -> str:
+        return rf"\textbf{{{plain(cell)}}}" if place in bold else plain(cell)
+
+    body = "\n".join(line([shown((row, column), cell) for column, cell in enumerate(cells)]) for row, cells in enumerate(rows))
+    head = line([plain(cell) for cell in header])
     columns = "l" + "r" * (len(header) - 1)
-    return f"\\begin{{tabular}}{{{columns}}}\n\\toprule\n{line(header)}\n\\midrule\n{body}\n\\bottomrule\n\\end{{tabular}}\n"
+    return f"\\begin{{tabular}}{{{columns}}}\n\\toprule\n{head}\n\\midrule\n{body}\n\\bottomrule\n\\end{{tabular}}\n"
 
 
 def graph_density_table(census: list[Any], tau: float, num_texts: int, what: str) -> str:

@@ -16,6 +16,7 @@ from glot.errors import ConfigError, disk_door
 from glot.progress import warn
 from glot.report.page import vector, write_page
 from glot.report.plots import plot_arms, plot_lines, seeded_svg
+from glot.report.tables import read_csv
 from glot.settings.choices import short_name
 from glot.settings.index import flag_facts
 from glot.study.comparisons import Comparison, comparison_table, named_comparisons, verdicts
@@ -287,8 +288,7 @@ def _confusions(runs: list[Run]) -> list[Table]:
     for run in runs:
         path = run.folder / "confusion.csv"
         if path.is_file():
-            with path.open(encoding="utf-8", newline="") as stream:
-                header, *lines = list(csv.reader(stream)) or [[]]
+            header, lines = read_csv(path)
             if len(lines) < 1 or len(lines) != len(header) - 1 or not all(cell.isdecimal() for line in lines for cell in line[1:]):
                 warn(f"{path}: is no table of counts, so it is left out")
                 continue

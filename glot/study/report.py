@@ -13,9 +13,10 @@ import numpy as np
 from glot.data.shortcuts import SHORTCUTS
 from glot.errors import DataError, library_door, reason
 from glot.report.published import published_score
-from glot.report.tables import csv_text, latex, markdown
+from glot.report.tables import csv_text, markdown
 from glot.study.comparisons import ArmRuns, comparison_table, named_comparisons, section
 from glot.study.drawings import draw, draw_comparisons, draw_layer_weights, label, row_spread
+from glot.study.paper_table import paper_table
 from glot.study.statistics import LEVEL, Paired, Spread, holm, paired
 from glot.training.checkpoint import read_result
 from glot.training.metrics import floors
@@ -53,7 +54,7 @@ class Row:
 
 
 def write_report(folder: Path) -> str:
-    """Write report.md, .csv, .tex and .png beside study.json, every run's score in seeds.csv, further figures, and return the Markdown.
+    """Write report.md, .csv, .tex and figures beside study.json, every run's score in seeds.csv, and return the Markdown.
 
     Raises:
         DataError: no study there, or runs that cannot be compared.
@@ -69,7 +70,7 @@ def write_report(folder: Path) -> str:
     parts = [section(named), *short, markdown(*table), explain(study, rows), caveats(study["cells"]), shortcut_table(study["cells"])]
     text = "\n\n".join(filter(None, parts)) + "\n"
     (folder / "report.md").write_text(text, encoding="utf-8")
-    (folder / "report.tex").write_text(latex(*table), encoding="utf-8")
+    (folder / "report.tex").write_text(paper_table(rows), encoding="utf-8")
     (folder / "report.csv").write_text(csv_text(*table) + "\n", encoding="utf-8")
     if named:
         (folder / "comparisons.csv").write_text(csv_text(*comparison_table(named)) + "\n", encoding="utf-8")
@@ -78,7 +79,7 @@ def write_report(folder: Path) -> str:
     draw_rows_of(pairs, folder / "report.png")
     further = [", comparisons.csv, .png"] * bool(named)
     further += [", layer_weights.png"] * draw_layer_weights(study["cells"], folder / "layer_weights.png")
-    return f"{text}\nwritten: {folder}/report.md, .csv, .tex, .png, .pdf, seeds.csv{''.join(further)}"
+    return f"{text}\nwritten: {folder}/report.md, .csv, .tex, .png, .pdf, .svg, seeds.csv{''.join(further)}"
 
 
 def seed_table(rows: list[Row]) -> tuple[list[str], list[list[str]]]:

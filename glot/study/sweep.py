@@ -16,8 +16,10 @@ from typing import Any, NamedTuple
 
 from glot.errors import ConfigError
 from glot.progress import say
+from glot.report.tables import read_csv
 from glot.settings.config import RunConfig
 from glot.settings.effects import has_gradient
+from glot.settings.sections import OutputConfig
 from glot.settings.seeds import parse_seeds
 from glot.study.cluster import EXECUTORS, JOBS, ClusterPool
 from glot.study.files import KEYS_EXPLAINED, Cell, Flags, Study, crossed, list_points, read_study, resolve_cells
@@ -52,6 +54,7 @@ def run_study(
         ConfigError: mistakes in the file.
     """
     from glot import reuse
+    from glot.training.wandb_runs import in_group
 
     study = read_study(path)
     configs = resolve_cells(path, study)
@@ -66,7 +69,7 @@ def run_study(
     encoded = reuse.encode_once(configs)
     configs = [config.with_values(override_precompute=False) for config in configs]  # `encode_once` has rebuilt the stores
     cluster = None if how.executor == "processes" else partial(ClusterPool, how.executor, folder / JOBS, jobs, how.cluster)
-    with open_pool(jobs, cluster) as pool:
+    with in_group(study.name), open_pool(jobs, cluster) as pool:
         work = RunPool(pool, str(folder / "runs"), how.overwrite)
         if study.search is not None:
             study, configs = search_cells(path, study, work, jobs)
@@ -76,12 +79,7 @@ def run_study(
             for config, choice in zip(configs, tuned, strict=True)
         ]
         asked = [config for runs in plan for config in runs]
-        outcomes = work.run(asked, f"{study.name}: runs")
-        for again in range(how.retry):
-            failed = [place for place, outcome in enumerate(outcomes) if outcome["run_dir"] is None]
-            tried = work.run([asked[place] for place in failed], f"{study.name}: retry {again + 1}") if failed else []
-            for place, outcome in zip(failed, tried, strict=True):
-                outcomes[place] = outcome
+        outcomes = _tried(work, asked, study.name, how.retry)
     finished = [Path(outcome["run_dir"]) / "result.json" for outcome in outcomes if outcome["run_dir"]]
     reused = sum(path.stat().st_mtime < began for path in finished)
     say(f"{study.name}: {reused} of {len(outcomes)} runs reused")
@@ -91,6 +89,17 @@ def run_study(
         cells.append({"arm": cell.arm, "grid": cell.grid, "flags": cell.flags, "tuned": choice, "runs": rows})
     _write_study(folder, study, cells, {"total": round(time.perf_counter() - start, 1), "encode": round(encoded, 1)})
     return folder
+
+
+def _tried(work: RunPool, asked: list[RunConfig], name: str, retry: int) -> list[dict[str, Any]]:
+    """What came of each run; those that failed are tried again, `retry` times."""
+    outcomes = work.run(asked, f"{name}: runs")
+    for again in range(retry):
+        failed = [place for place, outcome in enumerate(outcomes) if outcome["run_dir"] is None]
+        tried = work.run([asked[place] for place in failed], f"{name}: retry {again + 1}") if failed else []
+        for place, outcome in zip(failed, tried, strict=True):
+            outcomes[place] = outcome
+    return outcomes
 
 
 def _write_study(folder: Path, study: Study, cells: list[dict[str, Any]], seconds: dict[str, float]) -> None:
@@ -198,6 +207,19 @@ def parse_sweep(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--overwrite", action="store_true", help="do finished runs anew")
     parser.add_argument("--dry_run", action="store_true", help="check the file, list the runs, and stop")
     return parser.parse_args(argv)
+
+
+def track_report(folder: Path) -> None:
+    """The report's tables and figures as a run of wandb, where the study's runs are reported to it."""
+    from glot.training.tracking import names_of, resolve_report_to
+    from glot.training.wandb_runs import track_study
+
+    study = json.loads((folder / "study.json").read_text(encoding="utf-8"))
+    asked = {cell["flags"].get("report_to", OutputConfig.report_to) for cell in study["cells"]}
+    if "wandb" not in {name for report_to in asked for name in names_of(resolve_report_to(report_to))}:
+        return
+    tables = {name: read_csv(path) for name in ("report", "comparisons", "seeds") if (path := folder / f"{name}.csv").is_file()}
+    track_study(study["name"], folder, tables, sorted(folder.glob("*.png")))
 
 
 def failed_runs(folder: Path) -> list[str]:

@@ -155,7 +155,7 @@ def make_state(
 
 @contextmanager
 def trained(*runs: Run) -> Iterator[None]:
-    """What training needs around it: trackers are closed after it, and where it breaks off the last good weights are saved.
+    """What a run needs around its training and result: trackers are closed last. Where training breaks off, good weights are saved.
 
     Raises:
         TrainingError: that of the training, with where those weights are. There is no `result.json` then.
@@ -205,6 +205,7 @@ def close_run(
     if further is not None:
         further(result)
     write_result(run.folder, result)
+    run.tracker.summarise(result)
     run.lock.release()
     return result
 

@@ -1,7 +1,4 @@
-"""Where numbers go while a run goes on. `metrics.jsonl` in the run folder is the record; wandb, TensorBoard and others are further readers.
-
-The only door to wandb. Nothing here asks for an account: without WANDB_MODE or a login, wandb is an error that says so.
-"""
+"""Where numbers go while a run goes on. `metrics.jsonl` in the run folder is the record; others are further readers."""
 
 import atexit
 import importlib.util
@@ -16,9 +13,8 @@ from typing import Any
 from glot.errors import ConfigError, library_door, need, reason
 from glot.progress import warn
 from glot.training.metrics import finite
+from glot.training.wandb_runs import WandbTracker, refuse_to_ask
 from glot.types import Tracker
-
-PROJECT = "GLOT"
 
 
 class JsonlTracker:
@@ -43,6 +39,9 @@ class JsonlTracker:
         self._waiting.append(json.dumps(line) + "\n")
         self._write(final=False)
 
+    def summarise(self, result: dict[str, Any]) -> None:
+        """Nothing to do: the result has a file of its own."""
+
     def close(self) -> None:
         """Write what waits.
 
@@ -64,35 +63,6 @@ class JsonlTracker:
                 warn(f"{self._path}: cannot be written ({error.strerror}); training goes on, make room before it ends")
         else:
             self._waiting.clear()
-
-
-class WandbTracker:
-    """A wandb run in project GLOT."""
-
-    def __init__(self, name: str, folder: Path) -> None:
-        self._name, self._folder = name, folder
-
-    def start(self, config: dict[str, object]) -> None:
-        """Open the run; in a folder that has one, the same again."""
-        import wandb
-
-        earlier = sorted((self._folder / "wandb").glob("*run-*-*"))
-        known: dict[str, Any] = {"id": earlier[-1].name.rpartition("-")[2], "resume": "allow"} if earlier else {}
-
-        mode: Any = os.environ.get("WANDB_MODE")  # said again: a look for a login earlier in the process would have frozen the setting
-        project = None if os.environ.get("WANDB_SWEEP_ID") else os.environ.get("WANDB_PROJECT", PROJECT)  # a sweep has its own
-        self._run: Any = wandb.init(mode=mode, project=project, name=self._name, dir=self._folder, config=config, **known)
-
-    def go_on(self, lines: int, step: int) -> None:
-        """Nothing to do: wandb takes no step twice."""
-
-    def log(self, values: dict[str, float], step: int) -> None:
-        """Send numbers."""
-        self._run.log(values, step=step)
-
-    def close(self) -> None:
-        """Finish the run."""
-        self._run.finish()
 
 
 class TensorboardTracker:
@@ -118,6 +88,9 @@ class TensorboardTracker:
         """Write scalars."""
         for name, value in values.items():
             self._writer.add_scalar(name, value, step)
+
+    def summarise(self, result: dict[str, Any]) -> None:
+        """Nothing to do: the last scalars say it."""
 
     def close(self) -> None:
         """Flush and close."""
@@ -149,6 +122,11 @@ class Trackers:
         """Log to all."""
         for tracker in self._trackers:
             tracker.log(values, step)
+
+    def summarise(self, result: dict[str, Any]) -> None:
+        """The result to all."""
+        for tracker in self._trackers:
+            tracker.summarise(result)
 
     def close(self) -> None:
         """Close all."""
@@ -195,6 +173,9 @@ class AccelerateTracker:
         with redirect_stdout(sys.stderr):
             self._tracker.log({name: value for name, value in values.items() if finite(value) is not None}, step=step)
 
+    def summarise(self, result: dict[str, Any]) -> None:
+        """Nothing to do: accelerate has no word for it."""
+
     def close(self) -> None:
         """Finish. What the library says when the process ends goes to stderr too: trackio says it twice."""
         with redirect_stdout(sys.stderr):
@@ -213,24 +194,10 @@ def resolve_report_to(report_to: str) -> str:
     for name in names_of(report_to):
         if name == "wandb":
             need("wandb", "wandb", "--report_to=wandb")
-            _refuse_to_ask()
+            refuse_to_ask()
         elif importlib.util.find_spec(name) is None:
             raise ConfigError(f"--report_to={name}: the package is not installed; pip install {name}")
     return report_to
-
-
-def _refuse_to_ask() -> None:
-    """Refuse wandb where it would ask for an account.
-
-    Raises:
-        ConfigError: it would.
-    """
-    if os.environ.get("WANDB_MODE") in ("offline", "disabled", "dryrun"):
-        return
-    import wandb
-
-    if not wandb.login(prompt=False):
-        raise ConfigError("--report_to=wandb: nobody is logged in; set WANDB_MODE=offline, or WANDB_API_KEY, or run `wandb login`")
 
 
 def names_of(report_to: str) -> list[str]:

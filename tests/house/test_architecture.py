@@ -45,7 +45,7 @@ DOORS = {
     "peft": ("states/backbone/adapters",),
     "mteb": ("integrations/mteb",),
     "sentence_transformers": ("integrations",),
-    "wandb": ("training/tracking",),
+    "wandb": ("training/wandb_runs",),
     "matplotlib": ("report/plots",),
     "argcomplete": ("settings/commands",),
     "argparse": ("settings/flags", "settings/commands", "study/sweep"),

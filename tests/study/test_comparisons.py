@@ -14,6 +14,8 @@ from glot.cli import glot_main
 from glot.errors import ConfigError
 from glot.study.comparisons import DIFFERENT, EQUAL, UNCLEAR, ArmRuns, compare_arms, comparison_table, verdicts
 from glot.study.files import read_study
+from glot.study.paper_table import leaders, paper_table
+from glot.study.report import Row
 from glot.study.statistics import draw_rows, equivalence, holm, resampled, wald
 
 
@@ -70,6 +72,25 @@ def test_a_difference_must_show_over_seeds_and_rows_and_a_large_p_is_no_equality
     assert words == [DIFFERENT, EQUAL, UNCLEAR, UNCLEAR]
     same = compare_arms(("a", "a"), "-", base, base, 0.01)
     assert same.difference == 0 and same.p == 1 and verdicts([same])[0][1] == EQUAL
+
+
+def arm(name: str, point: str, *values: float) -> Row:
+    return Row({"task": point}, name, "mcc", dict(enumerate(values)), {}, 0, None, None)
+
+
+def test_a_table_for_a_paper_is_bold_by_test_and_not_by_size():
+    told = [arm("a", "cola", 0.30, 0.31, 0.32), arm("b_1", "cola", 0.31, 0.29, 0.33), arm("c", "cola", 0.10, 0.11, 0.12)]
+    single = [arm("a", "rte", 0.9), arm("b_1", "rte", 0.1)]
+    level = [arm("a", "sst2", 0.5, 0.6, 0.7), arm("b_1", "sst2", 0.7, 0.6, 0.6), arm("c", "sst2", 0.6, 0.7, 0.5)]
+    table = [line.rstrip(" \\").split(" & ") for line in paper_table(told + single + level).splitlines() if " & " in line]
+    assert table[0] == ["arm", "cola (mcc)", "rte (mcc)", "sst2 (mcc)"]
+    assert table[1][:3] == ["a", r"\textbf{0.310 $\pm$ 0.025}", "0.900"]
+    assert table[2][:3] == [r"b\_1", r"\textbf{0.310 $\pm$ 0.050}", "0.100"]
+    assert table[3][:3] == ["c", r"0.110 $\pm$ 0.025", ""]
+    assert not any("textbf" in cell for line in table for cell in line[2:])  # one seed; no arm is told from another
+    assert leaders(told) == {"a", "b_1"} and leaders(level) == leaders(single) == set()
+    turned = paper_table([arm("a", point, 0.1, 0.2) for point in ("cola", "rte")])
+    assert r"cola (mcc) & 0.150 $\pm$ 0.635 \\" in turned  # more points than arms: the points run down
 
 
 def test_one_seed_says_nothing_about_others(tmp_path):

@@ -2,11 +2,15 @@
 
 import importlib.util
 import json
+import os
+import struct
 from pathlib import Path
 
 from accelerate import tracking
+from wandb.proto.wandb_internal_pb2 import Record
 
-from glot.cli import main
+from glot.cli import glot_main, main
+from glot.report.tables import read_csv
 
 
 def run(capsys, flags: list[str]) -> dict:
@@ -23,6 +27,23 @@ def fail(capsys, flags: list[str]) -> list[str]:
     captured = capsys.readouterr()
     assert code == 2 and captured.out == ""
     return captured.err.splitlines()
+
+
+def offline_records(folder: Path) -> list[Record]:
+    """What wandb wrote offline: protocol buffers in the format of LevelDB's log, after a header of seven bytes."""
+    (path,) = (folder / "wandb").glob("offline-run-*/*.wandb")
+    content, at, part, records = path.read_bytes(), 7, b"", []
+    while at + 7 <= len(content):
+        if 32768 - at % 32768 < 7:  # a block ends in padding where no header fits
+            at += 32768 - at % 32768
+            continue
+        _, length, kind = struct.unpack("<IHB", content[at : at + 7])
+        part += content[at + 7 : at + 7 + length]
+        at += 7 + length
+        if kind in (1, 4):  # a whole record, or the last part of one
+            records.append(Record.FromString(part))
+            part = b""
+    return records
 
 
 def test_several_trackers_hear_the_same_numbers(capsys, tiny_flags, monkeypatch):
@@ -79,7 +100,38 @@ def test_trackers(capsys, tiny_flags, monkeypatch, tmp_path):
     assert {"loss/step", "metrics/acc", "metrics/mcc"} <= set(events.Tags()["scalars"])
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
+    monkeypatch.setenv("WANDB_DATA_DIR", str(tmp_path))
+    monkeypatch.setenv("WANDB_LOG_MODEL", "end")
+    monkeypatch.setenv("WANDB_RUN_GROUP", "mine")
     logged = run(capsys, tiny_flags)
-    assert list((Path(logged["run_dir"]) / "wandb").glob("offline-run-*/*.wandb"))
+    records = offline_records(Path(logged["run_dir"]))
+    started = next(record.run for record in records if record.HasField("run"))
+    assert (started.project, started.run_group, started.display_name) == ("GLOT", "mine", Path(logged["run_dir"]).name)
+    summary = {item.key or "/".join(item.nested_key): json.loads(item.value_json) for record in records for item in record.summary.update}
+    assert summary["best/accuracy"] == logged["best"]["metrics"]["accuracy"] and summary["best/epoch"] == logged["best"]["epoch"]
+    assert summary["trainable_params"] == logged["trainable_params"] and summary["floor/accuracy"] == logged["floor"]["accuracy"]
+    artifact = next(record.artifact for record in records if record.HasField("artifact"))
+    assert artifact.type == "model"
+    assert {entry.path for entry in artifact.manifest.contents} == {"config.json", "model.safetensors", "result.json"}
     monkeypatch.setenv("WANDB_MODE", "disabled")
     assert "best" in run(capsys, tiny_flags)
+
+
+def test_a_study_is_one_group_and_its_report_a_run(tiny_flags, monkeypatch, tmp_path, capsys):
+    for name, value in {"MODE": "offline", "SILENT": "true", "DATA_DIR": str(tmp_path)}.items():
+        monkeypatch.setenv(f"WANDB_{name}", value)
+    flags = dict(flag.removeprefix("--").split("=", 1) for flag in tiny_flags if "output_dir" not in flag)
+    arms = "{mean: {pooling_method: mean}, max: {pooling_method: max}}\nseeds: [0, 1]\ncompare: [[mean, max]]"
+    (tmp_path / "study.yaml").write_text(f"kind: study\nname: pair\nruns_with: {json.dumps(flags)}\narms: {arms}\n")
+    assert glot_main(["sweep", str(tmp_path / "study.yaml"), f"--output_dir={tmp_path / 'runs'}"]) == 0
+    folder = tmp_path / "runs/pair"
+    groups = [record.run.run_group for run in (folder / "runs").iterdir() for record in offline_records(run) if record.HasField("run")]
+    assert groups == ["pair"] * 4 and "WANDB_RUN_GROUP" not in os.environ
+    records = offline_records(folder)
+    started = next(record.run for record in records if record.HasField("run"))
+    assert (started.run_group, started.display_name) == ("pair", "pair-report")
+    (table,) = folder.glob("wandb/offline-run-*/files/media/table/tables/comparisons_*.table.json")
+    shown, (header, rows) = json.loads(table.read_text()), read_csv(folder / "comparisons.csv")
+    assert shown["columns"] == header and shown["data"] == rows and rows[0][0] == "mean - max"
+    pictures = {path.name.split("_")[0] for path in folder.glob("wandb/offline-run-*/files/media/images/figures/*.png")}
+    assert pictures == {"report", "comparisons"}

@@ -1,0 +1,57 @@
+"""The table of a study for a paper: arms by grid points as LaTeX, where bold follows from a test and not from size."""
+
+from typing import TYPE_CHECKING
+
+from glot.report.tables import latex
+from glot.study.drawings import label, row_spread
+from glot.study.statistics import LEVEL, holm, paired
+
+if TYPE_CHECKING:
+    from glot.study.report import Row
+
+NOTE = """% Mean and half-width of the 95 % t-interval over seeds. Packages: booktabs.
+% Bold: the highest mean at a grid point, and every arm that a paired t-test over equal seeds does not tell from it (p >= 0.05 after
+% Holm over the arms of the point). Nothing is bold where no arm is told from the highest, or where an arm has one seed.
+"""
+
+
+def paper_table(rows: "list[Row]") -> str:
+    """The table, with a comment that says what bold means. The longer of arms and grid points runs down."""
+    points = list(dict.fromkeys(label(row.point) for row in rows))
+    arms = list(dict.fromkeys(row.arm for row in rows))
+    known = {(row.arm, label(row.point)): row for row in rows if row.values}
+    metrics = {label(row.point): row.metric for row in rows}
+    leading = {(arm, point) for point in points for arm in leaders([row for (_, where), row in known.items() if where == point])}
+    names = {point: f"{point} ({metrics[point]})" for point in points}
+    down: list[str] = arms if len(arms) >= len(points) else points
+    across = points if down is arms else arms
+    header = ["arm", *(names[point] for point in points)] if down is arms else ["", *(arm or "score" for arm in arms)]
+    lines, bold = [], set[tuple[int, int]]()
+    for place, one in enumerate(down):
+        places = [(one, other) if down is arms else (other, one) for other in across]
+        lines.append([(one or "-") if down is arms else names[one], *(_cell(known.get(key)) for key in places)])
+        bold |= {(place, column) for column, key in enumerate(places, 1) if key in leading}
+    return NOTE + latex(header, lines, frozenset(bold))
+
+
+def leaders(rows: "list[Row]") -> set[str]:
+    """The arm with the highest mean and those that its seeds do not tell from it; empty where that is all of them or one seed decides."""
+    if len(rows) < 2:
+        return set()
+    best = max(rows, key=lambda row: row_spread(row).mean)
+    others = [row for row in rows if row is not best]
+    p_values = []
+    for row in others:
+        seeds = sorted(best.values.keys() & row.values.keys())
+        if len(seeds) < 2:
+            return set()
+        p_values.append(paired([best.values[seed] for seed in seeds], [row.values[seed] for seed in seeds]).p)
+    level = {row.arm for row, p in zip(others, holm(p_values), strict=True) if p >= 1 - LEVEL}
+    return set() if len(level) == len(others) else {best.arm, *level}
+
+
+def _cell(row: "Row | None") -> str:
+    if row is None:
+        return ""
+    found = row_spread(row)
+    return f"{found.mean:.3f}" if found.n < 2 else f"{found.mean:.3f} ± {found.half_width:.3f}"
