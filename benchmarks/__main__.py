@@ -19,7 +19,8 @@ from typing import NamedTuple
 
 import torch
 
-from benchmarks import density, encode_speed, memory, precompute, reading, stacking, step
+from benchmarks import beside, density, encode_speed, memory, precompute, reading, stacking, step
+from glot.machine import cpu_flags
 from glot.progress import warn
 from glot.settings.config import versions
 
@@ -155,6 +156,27 @@ def stacks(data_dir: Path, smoke: bool) -> Iterator[Line]:
         )
 
 
+def others(data_dir: Path, smoke: bool) -> Iterator[Line]:
+    """Poolers that see more beside GLOT, and commands beside what they replace."""
+    rounds = 1 if smoke else 3
+    found = beside.steps(1 if smoke else 9)
+    for name in ("crossglot", "all layers"):
+        words = {"crossglot": "one layer, 32 pairs", "all layers": "glot on a sum of 7 layers, 64 sentences"}[name]
+        yield Line(f"step of {words}", _ms(found.seconds(name)), f"glot on one {_ms(found.seconds('glot'))}", found.ratio(name, "glot"), "")
+    found = beside.probes(data_dir, 64 if smoke else 2000, rounds)
+    words = f"head of 15 epochs {_ms(found.seconds('trained'))}"
+    yield Line(
+        "probe on mean vectors of cola, states stored", _ms(found.seconds("probe")), words, found.ratio("probe", "trained"), "below 1"
+    )
+    found = beside.mteb(data_dir, "STS12" if smoke else "STS16", rounds)
+    for count in ("3", "6"):
+        words = f"one pooler {_ms(found.seconds('1'))}"
+        yield Line(f"mteb with {count} poolers", _ms(found.seconds(count)), words, found.ratio(count, "1"), "at most 1.15")
+    found = beside.predictions(data_dir, 20 if smoke else 500, rounds)
+    words = f"the backbone's bare pass {_ms(found.seconds('bare'))}"
+    yield Line("predict of a glot run, 500 texts", _ms(found.seconds("predict")), words, found.ratio("predict", "bare"), "at most 1.15")
+
+
 def machine() -> dict[str, object]:
     """What the figures belong to."""
     processor = platform.processor() or platform.machine()
@@ -165,6 +187,7 @@ def machine() -> dict[str, object]:
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=HERE).stdout.strip()
     return {
         "processor": processor,
+        "flags": " ".join(cpu_flags()),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "system": platform.platform(),
@@ -179,6 +202,7 @@ def table(lines: list[Line], about: dict[str, object], seconds: float) -> str:
     """Markdown."""
     head = f"# Benchmarks on {about['cores']} cores of {about['processor']}\n\n"
     head += f"`make bench`, {seconds:.0f} s, {about['date']}, commit {about['commit']}, torch {torch.__version__}. "
+    head += f"CPU flags: {about['flags'] or 'unknown'}. "
     head += "Medians; ratios are medians over rounds.\n\n"
     rows = [f"| {line.what} | {line.ours} | {line.other} | {line.value:.2f} | {line.goal} |" for line in lines]
     return head + "\n".join(["| what | ours | other | ratio or MiB | goal |", "|---|---:|---:|---:|---|", *rows]) + "\n"
@@ -200,9 +224,10 @@ def main() -> None:
         ("encode", lambda: encoding(asked.data_dir, asked.smoke)),
         ("precompute", lambda: stores(asked.data_dir, asked.smoke)),
         ("stacking", lambda: stacks(asked.data_dir, asked.smoke)),
+        ("beside", lambda: others(asked.data_dir, asked.smoke)),
     ]
     if not (asked.data_dir / "nyu-mll").is_dir():
-        warn(f"encode, precompute and stacking are left out: no data at {asked.data_dir}; give --data_dir")
+        warn(f"encode, precompute, stacking and what came after are left out: no data at {asked.data_dir}; give --data_dir")
         sections = sections[:4]
     start, lines = time.perf_counter(), []
     for name, run in sections:

@@ -51,10 +51,11 @@ class Case(NamedTuple):
 
 CASES = {
     "32 sentences of 6-15 tokens, K = 2, h = 256": Case(32, (6, 16), 2, 256, 0.3),
+    "32 sentences of 6-15 tokens, K = 2, h = 128": Case(32, (6, 16), 2, 128, 0.3),
     "32 sentences of 128 tokens, K = 4, h = 64": Case(32, (128, 129), 4, 64, 0.3),
     "8 sentences of 200-512 tokens, K = 2, h = 256": Case(8, (200, 513), 2, 256, 0.3),
 }
-"""Three sizes. Tokens are random with cosines around 0.4, so most pairs are joined."""
+"""Four sizes; h = 128 is the default. Tokens are random with cosines around 0.4, so most pairs are joined."""
 
 
 def make_batch(case: Case) -> TokenBatch:
