@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from glot.encoder import SentenceEncoder, open_encoder
+from glot.encoder import SentenceEncoder
 from glot.errors import ConfigError, library_door, reason
+from glot.opening import open_encoder
 from glot.predictor import Predictor, Texts, load_any
 from glot.settings.commands import parse_plain_pooler
 from glot.settings.flags import parse
@@ -149,10 +150,10 @@ def load(checkpoint: str | Path, **options: Any) -> SentenceEncoder:
 
     Args:
         checkpoint: `runs/<name>`, or a file under `--save_dir`.
-        options: max_length, device, backbone_dtype; default: as in training.
+        options: max_length, device, backbone_dtype; default: as in training. backbone: where the backbone is now, if it was moved.
 
     Raises:
-        CheckpointError, ConfigError: see `glot.encoder.load_encoder`.
+        CheckpointError, ConfigError: see `glot.opening.load_encoder`.
     """
     return load_any(checkpoint, **options)
 

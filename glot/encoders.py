@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from glot.encoder import SentenceEncoder, named, open_encoder, read_states
+from glot.encoder import SentenceEncoder, read_states
 from glot.errors import ConfigError
+from glot.opening import named, open_encoder
 from glot.progress import counter
 from glot.settings.config import RunConfig, read_saved, versions
 from glot.settings.facts import WEIGHTS

@@ -1,8 +1,13 @@
 """The hub: fetch one file of a repository, and explain the hub's errors. The only module that imports huggingface_hub."""
 
+import socket
 from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData, constants, hf_hub_download
 from huggingface_hub.errors import (
@@ -34,7 +39,40 @@ def fetch_file(repository: str, name: str, revision: str | None) -> Path:
     Raises:
         Exception: any error of huggingface_hub; `explain` describes it.
     """
-    return Path(hf_hub_download(repository, name, revision=revision))
+    with cache_where_unreachable():
+        return Path(hf_hub_download(repository, name, revision=revision))
+
+
+@contextmanager
+def cache_where_unreachable() -> Iterator[None]:
+    """Inside, the libraries of the hub use their cache alone if the hub cannot be reached: of themselves they try for 23 s before that."""
+    known = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = known or not is_reachable()
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = known
+
+
+def is_reachable() -> bool:
+    """Whether the hub takes a connection. Behind a proxy it is taken for granted."""
+    try:
+        _connect()
+    except OSError:
+        return False
+    return True
+
+
+@cache  # an error is not kept: the network may come back
+def _connect() -> None:
+    """Open a connection to the hub, and close it.
+
+    Raises:
+        OSError: it has no address, or takes no connection within five seconds.
+    """
+    where = urlsplit(endpoint())
+    if not getproxies():
+        socket.create_connection((where.hostname or "", where.port or (80 if where.scheme == "http" else 443)), timeout=5).close()
 
 
 def find_file(repository: str, name: str, revision: str | None) -> Path | None:
@@ -111,12 +149,13 @@ def explain(error: BaseException, revision: str | None = None) -> str | None:
     refused = next((status for one in chain if (status := _status(one)) in (401, 403)), None)
     if refused:
         return f"the hub refuses it ({refused}); {LOGIN}"
-    if any(isinstance(one, OfflineModeIsEnabled) for one in chain) or (is_offline() and _is_missing_locally(chain)):
+    if is_offline() and _is_missing_locally(chain):
         return "it is not in the hub's cache, and HF_HUB_OFFLINE=1 forbids to fetch it; unset that, or name a local folder"
     texts = [f"{type(one).__name__}: {one}" for one in chain]
     if any(word in text for text in texts for word in CUT):
         return "the transfer was cut; run the same command again, it goes on where it stopped"
-    if any(base.__name__ in UNREACHED for one in chain for base in type(one).__mro__):
+    is_unreached = any(base.__name__ in UNREACHED for one in chain for base in type(one).__mro__)
+    if is_unreached or any(isinstance(one, OfflineModeIsEnabled) for one in chain):
         return f"{constants.ENDPOINT} cannot be reached; check the network, or name a local folder"
     status = next((status for one in chain if (status := _status(one)) is not None and status >= 500), None)
     if status:
@@ -127,7 +166,8 @@ def explain(error: BaseException, revision: str | None = None) -> str | None:
 
 
 def _is_missing_locally(chain: list[BaseException]) -> bool:
-    return any(isinstance(one, LocalEntryNotFoundError) for one in chain) or any("offline mode" in str(one).lower() for one in chain)
+    kinds = (LocalEntryNotFoundError, OfflineModeIsEnabled)
+    return any(isinstance(one, kinds) for one in chain) or any("offline mode" in str(one).lower() for one in chain)
 
 
 def _status(error: BaseException) -> int | None:

@@ -14,14 +14,14 @@ import numpy as np
 from glot.data.custom import read_texts, split_names
 from glot.data.outputs import Output, RowOutput, check_output, make_npy
 from glot.data.records import STDIN, Record, read_records, read_stdin
-from glot.encoder import SentenceEncoder, open_encoder
+from glot.encoder import SentenceEncoder
 from glot.errors import ConfigError, DataError
 from glot.files import find_files
+from glot.opening import open_encoder
 from glot.predictor import Predictor, load_predictor, text_columns
 from glot.progress import counter, say
 from glot.settings.config import RunConfig, read_config, read_saved
 from glot.training.checkpoint import CONFIG
-from glot.trust import DISTRUST, Trust
 
 AT_ONCE = 2048
 """Rows between two writes: about what a killed command repeats."""
@@ -66,8 +66,8 @@ class Streams(NamedTuple):
         return hashlib.sha256(json.dumps([listing, self.columns, self.batch_size, facts]).encode()).hexdigest()
 
 
-def predict_file(run: Path, streams: Streams, device: str = "auto", trust: Trust = DISTRUST) -> str:
-    """Label the rows of a file; returns what was done, in words.
+def predict_file(run: Path, streams: Streams, opening: dict[str, Any]) -> str:
+    """Label the rows of a file; returns what was done, in words. `opening`: options of `load_encoder`.
 
     Raises:
         ConfigError, CheckpointError, DataError, StateError: one line each.
@@ -77,7 +77,7 @@ def predict_file(run: Path, streams: Streams, device: str = "auto", trust: Trust
     if len(names) != len(trained_on):
         raise ConfigError(f"--text_columns={streams.columns}: {run} takes {len(trained_on)}: {', '.join(trained_on)}")
     streams.check(PREDICTED, names)
-    predictor = load_predictor(run, device=device, trust_pooler=trust.pooler, trust_remote_code=trust.remote_code)
+    predictor = load_predictor(run, **opening)
     asked = streams.asked(predictor.fingerprint(), str(run.resolve()), names)
 
     def answer(records: list[Record]) -> list[dict[str, Any]]:

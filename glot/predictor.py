@@ -11,9 +11,10 @@ from torch import nn
 from glot.data.custom import split_names
 from glot.data.hub import TABLES
 from glot.data.labels import LabelFacts
-from glot.encoder import SentenceEncoder, load_encoder
+from glot.encoder import SentenceEncoder
 from glot.errors import CheckpointError, ConfigError, StateError
 from glot.given import list_of
+from glot.opening import load_encoder
 from glot.progress import counter
 from glot.prompts import UsedPrompts
 from glot.settings.config import RunConfig, read_config

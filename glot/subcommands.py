@@ -113,12 +113,12 @@ def do_explain(words: list[str], program: str) -> None:
     if asked.split:
         from glot.explain.recipe import explain_split
 
-        print(explain_split(Asked(runs, [], None, asked.out, asked.device, _trust(asked)), asked.split, asked.limit))
+        print(explain_split(Asked(runs, [], None, asked.out, _opening(asked)), asked.split, asked.limit))
         return
     texts = [(text,) for text in asked.text] + [tuple(pair) for pair in asked.pair]
     texts += read_rows(asked.run, asked.rows) if asked.rows else []
     out = asked.out or (Path("figure5.png") if asked.figure5 else None)
-    print(run_explain(Asked(runs, texts, asked.html, out, asked.device, _trust(asked))))
+    print(run_explain(Asked(runs, texts, asked.html, out, _opening(asked))))
 
 
 def do_report(words: list[str], program: str) -> None:
@@ -226,7 +226,7 @@ def do_predict(words: list[str], program: str) -> None:
     from glot.new_texts import Streams, predict_file
 
     streams = Streams(asked.input, asked.output, asked.text_columns, asked.batch_size, bool(asked.overwrite))
-    _done(predict_file(asked.run, streams, asked.device, _trust(asked)))
+    _done(predict_file(asked.run, streams, _opening(asked)))
 
 
 def do_encode(words: list[str], program: str) -> None:
@@ -234,20 +234,24 @@ def do_encode(words: list[str], program: str) -> None:
     asked, others = parse_encode(words)
     if asked.run is not None and others:
         raise ConfigError(*(f"{word}: the run says which pooler and backbone; leave it out" for word in others))
+    if asked.run is None and asked.backbone is not None:
+        raise ConfigError(f"--backbone={asked.backbone}: is for a run; without one, --model_name_or_path says which backbone")
     config = None if asked.run is not None else parse_plain_pooler([*others, f"--device={asked.device}"])
     load_recipes()
     from glot import new_texts
-    from glot.encoder import load_encoder
+    from glot.opening import load_encoder
 
     streams = new_texts.Streams(asked.input, asked.output, asked.text_columns, asked.batch_size, bool(asked.overwrite))
     name = new_texts.column_of(asked.run, streams)
     streams.check(new_texts.ENCODED, (name,))
-    if config is not None:
-        encoder = new_texts.open_plain_encoder(config)
-    else:
-        trust = _trust(asked)
-        encoder = load_encoder(asked.run, device=asked.device, trust_pooler=trust.pooler, trust_remote_code=trust.remote_code)
+    encoder = load_encoder(asked.run, **_opening(asked)) if config is None else new_texts.open_plain_encoder(config)
     _done(new_texts.encode_file(encoder, name, streams, bool(asked.normalize)))
+
+
+def _opening(asked: Any) -> dict[str, Any]:
+    """How a run is opened: options of `load_encoder`."""
+    trust = _trust(asked)
+    return {"device": asked.device, "trust_pooler": trust.pooler, "trust_remote_code": trust.remote_code, "backbone": asked.backbone}
 
 
 def _trust(asked: Any) -> Trust:
@@ -266,4 +270,4 @@ def do_export(words: list[str], program: str) -> None:
     load_recipes()
     from glot.integrations.export import export_run
 
-    print(export_run(asked.run, asked.to, asked.head_only, asked.max_length, asked.exclude_prompt, _trust(asked)))
+    print(export_run(asked.run, asked.to, asked.head_only, asked.max_length, asked.exclude_prompt, _trust(asked), asked.backbone))

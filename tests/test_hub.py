@@ -132,9 +132,18 @@ def test_what_the_hub_refuses_is_one_line_with_the_way_out(call, mirror):
 
 
 def test_a_hub_that_cannot_be_reached_is_one_line(call, mirror):
-    (answer,) = call(command("acme/tiny", data=mirror), HF_ENDPOINT="http://127.0.0.1:9")
-    assert answer["code"] == 2
-    assert answer["err"].splitlines()[-1].endswith("http://127.0.0.1:9 cannot be reached; check the network, or name a local folder")
+    (known,) = call(command("acme/tiny"))
+    gone = {"HF_ENDPOINT": "http://127.0.0.1:9"}
+    new, rows, cached = call(
+        command("acme/solo", data=mirror),
+        ["run", "--task=imdb"],
+        command("acme/tiny", "--override_precompute=1", "--run_name=again"),
+        **gone,
+    )
+    for answer in (new, rows):  # one line, so nothing was tried again and again
+        (line,) = answer["err"].splitlines()
+        assert answer["code"] == 2 and "http://127.0.0.1:9 cannot be reached; check the network, or name a local folder" in line
+    assert cached["code"] == 0 and json.loads(cached["out"])["best"] == json.loads(known["out"])["best"], cached
 
 
 def test_data_sets_of_the_hub(call, hub, tiny_bert, mirror, tmp_path):

@@ -17,7 +17,7 @@ from datasets.exceptions import DatasetNotFoundError
 from pyarrow import parquet
 
 from glot.errors import DataError, library_door, nearest, reason
-from glot.hub import GATED, MISSING, explain
+from glot.hub import GATED, MISSING, cache_where_unreachable, explain
 from glot.types import Examples
 
 SUFFIXES = (".jsonl", ".jsonl.gz")
@@ -85,7 +85,7 @@ def load_table(table: HubTable, split: str, data_dir: Path | None, num_rows: int
             found = explain(error) or _not_found(error) or reason(error)
             return f"{where} cannot be had from the hub: {found}; a local mirror is named by --data_dir or GLOT_DATA_DIR"
 
-        with library_door(DataError, describe):
+        with library_door(DataError, describe), cache_where_unreachable():
             rows = datasets.load_dataset(table.repository, table.config, split=split)
     return rows if num_rows is None else rows.select(range(min(num_rows, len(rows))))
 
@@ -97,7 +97,8 @@ def open_hub_table(repository: str, config: str | None, revision: str | None, sp
         DataError: the hub does not give it.
     """
     where = f"hub:{repository}{f':{config}' if config else ''} ({split})"
-    with library_door(DataError, lambda error: f"{where} cannot be had: {explain(error, revision) or _not_found(error) or reason(error)}"):
+    door = library_door(DataError, lambda error: f"{where} cannot be had: {explain(error, revision) or _not_found(error) or reason(error)}")
+    with door, cache_where_unreachable():
         rows = datasets.load_dataset(repository, config, split=split, revision=revision)
     return rows, {name: list(kind.names) for name, kind in rows.features.items() if isinstance(kind, datasets.ClassLabel)}
 

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from glot.encoder import SentenceEncoder
 from glot.errors import CheckpointError, ConfigError, disk_door
@@ -18,21 +18,19 @@ from glot.progress import bar
 from glot.settings.choices import short_name
 from glot.settings.config import read_config
 from glot.training.checkpoint import CONFIG, PREDICTIONS, read_result, text_columns_of
-from glot.trust import Trust
 
 FIGURES = (".png", ".pdf", ".svg")
 FORMATS = (*FIGURES, ".json")
 
 
 class Asked(NamedTuple):
-    """What `glot explain` is asked: runs, the first of which is explained; texts or pairs; where results go."""
+    """What `glot explain` is asked: runs, the first of which is explained; texts or pairs; where results go; options of `load_encoder`."""
 
     runs: list[Path]
     texts: list[tuple[str, ...]]
     html: Path | None
     out: Path | None
-    device: str
-    trust: Trust
+    opening: dict[str, Any]
 
 
 def check_files(asked: Asked) -> None:
@@ -51,7 +49,7 @@ def check_files(asked: Asked) -> None:
 def run_explain(asked: Asked) -> str:
     """Explain every text by every run. Returns what the terminal shows; files are written where they are asked for."""
     check_files(asked)
-    loaded = [(path, *open_run(path, asked.device, asked.trust)) for path in asked.runs]
+    loaded = [(path, *open_run(path, asked.opening)) for path in asked.runs]
     found = [[explain(encoder, texts, run_name(path), name) for path, encoder, name in loaded] for texts in asked.texts]
     colour = sys.stdout.isatty()
     shown = "\n\n".join(as_text(one, colour) for group in found for one in group)
@@ -87,7 +85,7 @@ def explain_split(asked: Asked, split: str, limit: int) -> str:
             raise ConfigError(f"--split={split}: the predictions of {path} are of {', '.join(known[:1]) or 'no split'}")
         rows.append(read_rows(path, None)[:limit])
     for path, texts in zip(asked.runs, rows, strict=True):
-        encoder, name = open_run(path, asked.device, asked.trust)
+        encoder, name = open_run(path, asked.opening)
         flags = read_config(path / CONFIG)["flags"]
         is_stress = flags["task"] == "stress"
         census = WeightCensus(run_name(path), name, f"ratio {flags['distractor_ratio']:g}" if is_stress else "", is_stress)
@@ -146,9 +144,9 @@ def run_name(path: Path) -> str:
     return path.resolve().name
 
 
-def open_run(path: Path, device: str, trust: Trust) -> tuple[SentenceEncoder, str]:
+def open_run(path: Path, opening: dict[str, Any]) -> tuple[SentenceEncoder, str]:
     """The encoder of a run with its head, and the name of its pooler."""
-    encoder = load_any(path, device=device, trust_pooler=trust.pooler, trust_remote_code=trust.remote_code)
+    encoder = load_any(path, **opening)
     flags = read_config(path / CONFIG)["flags"] if path.is_dir() else {"pooling_method": "pooler"}
     return encoder, short_name(flags["pooling_method"])
 

@@ -43,6 +43,7 @@ def export_run(
     max_length: int | None = None,
     exclude_prompt: bool = False,
     trust: Trust = DISTRUST,
+    backbone_folder: str | None = None,
 ) -> str:
     """Write the export. Returns a line that describes it.
 
@@ -53,6 +54,7 @@ def export_run(
         max_length: number of tokens that a text is cut to; default: as in training.
         exclude_prompt: leave a prompt's tokens out of pooling.
         trust: whether code of the run's pooler and of its backbone may run.
+        backbone_folder: where the backbone is now, if it was moved.
 
     Raises:
         CheckpointError: no finished run, or its backbone is not the one on this machine.
@@ -60,11 +62,10 @@ def export_run(
     """
     model, config, resolved = load_run(run_dir, trust.pooler)
     result = read_result(run_dir)
-    _refuse_pairs(run_dir, config)
+    _refuse(run_dir, config, head_only)
     _check_target(folder)
-    if (run_dir / BACKBONE).is_dir() and head_only:
-        raise ConfigError(f"--head_only: {run_dir} has trained its backbone too; export it whole")
-    config = config.with_values(trust_remote_code=trust.remote_code)
+    name = backbone_folder or config.backbone.model_name_or_path
+    config = config.with_values(trust_remote_code=trust.remote_code, model_name_or_path=name)
     source = find_trained_backbone(run_dir, read_config(run_dir / CONFIG), config)
     backbone = _open_backbone(source, config.backbone, max_length)
     prompts = Prompts.from_dict(resolved.get("prompts"))
@@ -99,15 +100,17 @@ def _texts_of(prompts: Prompts) -> dict[str, str]:
     return {**({DOCUMENT: document} if document else {}), **prompts.texts}
 
 
-def _refuse_pairs(run_dir: Path, config: RunConfig) -> None:
-    """Refuse a pooler that gives no vector of a text.
+def _refuse(run_dir: Path, config: RunConfig, head_only: bool) -> None:
+    """Refuse a pooler that gives no vector of a text, and a name in place of a backbone that was trained.
 
     Raises:
-        CheckpointError: naming it.
+        CheckpointError, ConfigError: naming it.
     """
     method = config.pooler.pooling_method
     if method in PAIR_POOLERS:
         raise CheckpointError(f"{run_dir}: --pooling_method={method} scores pairs and gives no sentence vector; use glot predict")
+    if (run_dir / BACKBONE).is_dir() and head_only:
+        raise ConfigError(f"--head_only: {run_dir} has trained its backbone too; export it whole")
 
 
 @contextmanager

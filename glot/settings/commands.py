@@ -25,6 +25,7 @@ def parse_export(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--head_only", action="store_true", help="name the backbone instead of storing its weights (megabytes)")
     parser.add_argument("--exclude_prompt", action="store_true", help="leave a prompt's tokens out of the pooling")
     parser.add_argument("--max_length", type=int, metavar="N", help="tokens a text is cut to [as in training]")
+    _add_backbone(parser)
     _add_trust(parser)
     asked = parser.parse_args(argv)
     if asked.max_length is not None and asked.max_length < 1:
@@ -220,6 +221,7 @@ def parse_explain(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--html", type=Path, metavar="FILE", help="a page that stands alone")
     parser.add_argument("--out", type=Path, metavar="FILE", help="png, pdf, svg (numbered with several texts) or json")
     parser.add_argument("--device", default="auto", help="as in main.py [auto]")
+    _add_backbone(parser)
     _add_trust(parser)
     asked = parser.parse_args(argv)
     if not (asked.text or asked.pair or asked.rows or asked.split):
@@ -257,6 +259,10 @@ def _add_trust(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--trust_remote_code", type=int, choices=(0, 1), default=0, help=text)
 
 
+def _add_backbone(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--backbone", metavar="DIR", help="where the run's backbone is now, if it was moved; its files must be the same")
+
+
 def _add_streams(parser: argparse.ArgumentParser, output: str) -> None:
     parser.add_argument("--input", required=True, metavar="FILE", help=INPUT)
     parser.add_argument("--output", default="-", metavar="FILE", help=output)
@@ -264,6 +270,7 @@ def _add_streams(parser: argparse.ArgumentParser, output: str) -> None:
     parser.add_argument("--batch_size", type=int, default=32, metavar="N", help="texts that pass the backbone together [32]")
     parser.add_argument("--device", default="auto", help="as in main.py [auto]")
     parser.add_argument("--overwrite", type=int, choices=(0, 1), default=0, help="1 = replace --output [0]")
+    _add_backbone(parser)
     _add_trust(parser)
 
 

@@ -14,6 +14,7 @@ import yaml
 
 from glot.errors import CheckpointError, ConfigError, nearest, reason, unknown_name
 from glot.files import is_utf8
+from glot.locate import expand_user
 from glot.settings.checks import check
 from glot.settings.choices import is_own_name
 from glot.settings.config import RunConfig, read_config, read_saved
@@ -209,6 +210,8 @@ def adopt_checkpoint(config: RunConfig, path: Path, explicit: set[str]) -> tuple
     flat, acting = config.to_dict(), set(acting_flags(adopted))
     fixed = [name for name in (*weights, "model_name_or_path", "data_seed") if name in explicit & acting & trained.keys()]
     named = [name for name in fixed if flat[name] != trained[name]]
+    if "model_name_or_path" in named and expand_user(config.backbone.model_name_or_path).is_dir():
+        named.remove("model_name_or_path")  # where the backbone is now; its files are compared when it is opened
     problems = [f"--{name}={_as_text(flat[name])}: {path} was trained with {_as_text(trained[name])}; leave the flag out" for name in named]
     return adopted.with_values(**{name: trained[name] for name in weights if name not in acting and name in trained}), problems
 

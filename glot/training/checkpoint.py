@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from glot.data.custom import CUSTOM, split_names
 from glot.data.labels import LabelFacts
 from glot.data.tasks import TASKS, TaskSpec, custom_task
-from glot.errors import CheckpointError, disk_door, library_door, reason
+from glot.errors import CheckpointError, ConfigError, disk_door, library_door, reason
 from glot.nn.heads import FeatureHead, FittedHead
 from glot.nn.model import SentenceModel
 from glot.nn.own import OwnCode
@@ -244,12 +244,19 @@ def find_trained_backbone(checkpoint: Path, saved: dict[str, Any], config: RunCo
     if trained.finetune_backbone == "full":
         return find_backbone(str(run / BACKBONE), config.backbone.trust_remote_code)
     name, trained_on = config.backbone.model_name_or_path, resolved["backbone"]
+    folder = resolved.get("folder") if name == trained.model_name_or_path else None  # another name says where it is now
     repository, _, commit = trained_on.partition("@")
     pinned = commit if commit and repository == name.partition("@")[0] else None
-    found = identity_of(repository if pinned else name, pinned, resolved.get("folder"))
+    try:
+        found = identity_of(repository if pinned else name, pinned, folder)
+    except ConfigError as error:
+        if folder is None or Path(folder).is_dir():
+            raise
+        where = "put it back, or say where it is by --backbone (main.py: --model_name_or_path)"
+        raise CheckpointError(f"{checkpoint}: its backbone is no longer in {folder}; {where}") from error
     if found != trained_on:  # before a line of the model's own code can run
         raise CheckpointError(f"{checkpoint}: was trained on another {name} ({trained_on} there, {found} here)")
-    source = find_backbone(repository if pinned else name, config.backbone.trust_remote_code, pinned, resolved.get("folder"))
+    source = find_backbone(repository if pinned else name, config.backbone.trust_remote_code, pinned, folder)
     if source.identity != trained_on:
         raise CheckpointError(f"{checkpoint}: was trained on another {name} ({trained_on} there, {source.identity} here)")
     found_as = replace(source, name=name)

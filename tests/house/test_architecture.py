@@ -20,6 +20,7 @@ STOREYS = (
     ("recipes", "new_texts", "surveys", "explain"),
     ("integrations",),
     ("predictor", "encoders"),
+    ("opening",),
     ("encoder",),
     ("report",),
     ("training",),

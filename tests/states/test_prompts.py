@@ -164,7 +164,7 @@ def test_labelled_tasks_take_a_prompt_only_from_the_users_file(prompted, mirror,
 
 
 def test_a_checkpoint_brings_its_prompts_to_mteb(prompted, tmp_path):
-    from glot.encoder import open_encoder
+    from glot.opening import open_encoder
     from glot.settings.config import RunConfig
     from glot.settings.flags import parse
 
