@@ -233,6 +233,30 @@ def plot_lines(
     save_figure(figure, path)
 
 
+@PLAIN
+def plot_sizes(rows: list[tuple[int, str, str, Any]], path: Path) -> None:
+    """Score against the size of the backbone, a line per arm.
+
+    Args:
+        rows: (weights, backbone, arm, Spread).
+        path: file of the figure.
+    """
+    figure, axes = subplots(figsize=(6.4, 3.8), dpi=150)
+    for arm, other in zip(dict.fromkeys(row[2] for row in rows), itertools.cycle(FURTHER_COLOURS), strict=False):
+        line = sorted((float(size), found) for size, _, own, found in rows if own == arm)
+        _plot_line(axes, line, arm, "accuracy", COLOURS.get(arm, other))
+    names = {size: name for size, name, _, _ in sorted(rows, key=lambda row: row[0])}
+    axes.set_xscale("log")
+    axes.set_xticks(list(names), [f"{name}\n{size / 1e6:,.3g} million" for size, name in names.items()], fontsize=8)
+    axes.minorticks_off()
+    axes.set_xlabel("weights of the backbone")
+    axes.set_ylabel("score, normalised per task")
+    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.tight_layout()
+    save_figure(figure, path)
+
+
 def _plot_line(axes: Any, line: list[tuple[float, Any]], arm: str, metric: str, colour: str) -> None:
     """One arm with its band."""
     xs, means = [x for x, _ in line], [found.mean for _, found in line]

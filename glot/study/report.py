@@ -14,6 +14,7 @@ from glot.data.shortcuts import SHORTCUTS
 from glot.errors import DataError, library_door, reason
 from glot.report.published import published_score
 from glot.report.tables import csv_text, markdown
+from glot.study.backbones import SIZES_EXPLAINED, draw_backbones
 from glot.study.comparisons import ArmRuns, comparison_table, named_comparisons, section
 from glot.study.drawings import draw, draw_comparisons, draw_layer_weights, label, row_spread
 from glot.study.paper_table import paper_table
@@ -67,7 +68,9 @@ def write_report(folder: Path) -> str:
     table = full_table(rows, tests)
     short = [markdown(*short_table(rows, tests))] if len({label(row.point) for row in rows}) > 1 else []
     named = named_comparisons(study, {(row.arm, label(row.point)): arm_runs(row, cell) for row, cell in pairs})
-    parts = [section(named), *short, markdown(*table), explain(study, rows), caveats(study["cells"]), shortcut_table(study["cells"])]
+    sized = draw_backbones(rows, study["cells"], folder / "backbones.png")
+    parts = [section(named), *short, markdown(*table), explain(study, rows), SIZES_EXPLAINED * sized, caveats(study["cells"])]
+    parts.append(shortcut_table(study["cells"]))
     text = "\n\n".join(filter(None, parts)) + "\n"
     (folder / "report.md").write_text(text, encoding="utf-8")
     (folder / "report.tex").write_text(paper_table(rows), encoding="utf-8")
@@ -78,6 +81,7 @@ def write_report(folder: Path) -> str:
     (folder / "seeds.csv").write_text(csv_text(*seed_table(rows)) + "\n", encoding="utf-8")
     draw_rows_of(pairs, folder / "report.png")
     further = [", comparisons.csv, .png"] * bool(named)
+    further += [", backbones.png"] * sized
     further += [", layer_weights.png"] * draw_layer_weights(study["cells"], folder / "layer_weights.png")
     return f"{text}\nwritten: {folder}/report.md, .csv, .tex, .png, .pdf, .svg, seeds.csv{''.join(further)}"
 

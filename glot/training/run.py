@@ -27,7 +27,7 @@ from glot.settings.choices import short_name
 from glot.settings.config import RunConfig, versions
 from glot.settings.data_sections import DataConfig, StressConfig
 from glot.settings.effects import CONDITIONS
-from glot.states.backbone import Backbone, BackboneSource, need_adapters, pick_device, recall_facts
+from glot.states.backbone import Backbone, BackboneSource, count_weights, need_adapters, pick_device, recall_facts
 from glot.states.tokens import find_prompts, find_source, open_tokens, settle_dtype, used_prompts
 from glot.training.checkpoint import BACKBONE, WEIGHTS, build_model, read_result, save_model, write_config, write_result
 from glot.training.code import code_hash
@@ -195,7 +195,7 @@ def close_run(
         "trainable_params": run.model.trainable_params + sum(weight.numel() for weight in tokens.trained),
         "finetuned": config.backbone.finetune_backbone if config.backbone.is_trained else None,
         "store": tokens.store,
-        "backbone": {"identity": inputs.source.identity, **tokens.facts},
+        "backbone": {"identity": inputs.source.identity, "weights": count_weights(inputs.source), **tokens.facts},
         "notes": inputs.notes + data.notes,
         "made_by": origin(config, inputs.device),
         "run_dir": str(run.folder),

@@ -12,6 +12,7 @@ from statsmodels.stats.weightstats import ttost_paired
 
 from glot.cli import glot_main
 from glot.errors import ConfigError
+from glot.study.backbones import normalised
 from glot.study.comparisons import DIFFERENT, EQUAL, UNCLEAR, ArmRuns, compare_arms, comparison_table, verdicts
 from glot.study.files import read_study
 from glot.study.paper_table import leaders, paper_table
@@ -91,6 +92,23 @@ def test_a_table_for_a_paper_is_bold_by_test_and_not_by_size():
     assert leaders(told) == {"a", "b_1"} and leaders(level) == leaders(single) == set()
     turned = paper_table([arm("a", point, 0.1, 0.2) for point in ("cola", "rte")])
     assert r"cola (mcc) & 0.150 $\pm$ 0.635 \\" in turned  # more points than arms: the points run down
+
+
+def test_scores_of_several_backbones_are_means_over_tasks_on_their_own_scales():
+    rows = [
+        Row({"model_name_or_path": model, "task": task}, name, "mcc", dict(enumerate(values)), {}, 0, None, None)
+        for model, task, name, values in (
+            ("small", "a", "mean", [0.0, 0.2]),
+            ("large", "a", "mean", [0.5, 0.5]),
+            ("small", "b", "mean", [80, 80]),
+            ("large", "b", "mean", [90, 70]),
+            ("small", "a", "glot", [0.3, 0.3]),  # not at b, so it has no mean over tasks
+        )
+    ]
+    found = normalised(rows)
+    assert found.keys() == {("small", "mean"), ("large", "mean")}
+    np.testing.assert_allclose(found["small", "mean"], [(-0.25 + 0.5) / 2, (0.25 + 0.5) / 2])  # a goes from 0.1 to 0.5, b stays
+    np.testing.assert_allclose(found["large", "mean"], [(1 + 0.5) / 2, (1 + 0.5) / 2])
 
 
 def test_one_seed_says_nothing_about_others(tmp_path):

@@ -16,7 +16,7 @@ from glot.states.backbone.source import (
     quiet_library,
 )
 from glot.states.backbone.tokenizer import Tokeniser, kept_characters
-from glot.states.backbone.weights import DTYPES
+from glot.states.backbone.weights import DTYPES, count_weights
 
 __all__ = [
     "AUTO",
@@ -28,6 +28,7 @@ __all__ = [
     "LoraOptions",
     "NamedTokens",
     "Tokeniser",
+    "count_weights",
     "file_sha256",
     "find_backbone",
     "find_embedded",

@@ -1,5 +1,6 @@
 """The weights of a backbone: loaded by transformers, and checked against what configuration and files say."""
 
+import math
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -57,6 +58,15 @@ def load_weights(source: BackboneSource, dtype: str, where: dict[str, Any] | Non
     _refuse_unused_blocks(source, model, report["unexpected_keys"])
     _refuse_odd_dtypes(source, model)
     return model
+
+
+def count_weights(source: BackboneSource) -> int | None:
+    """Number of weights in a backbone's files, by their headers; None where they are not safetensors on this machine."""
+    total = 0
+    for path in source.files.glob("model*.safetensors"):
+        with safe_open(path, "pt") as file:
+            total += sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118 - no dictionary
+    return total or None
 
 
 def _refuse_unused_blocks(source: BackboneSource, model: nn.Module, unexpected: Iterable[str]) -> None:
