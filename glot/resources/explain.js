@@ -13,6 +13,7 @@
   const shown = (value, digits = 3) => value === null || value === undefined ? "-" : value.toFixed(digits);
   const signed = (value) => value === null || value === undefined ? "-" : (value > 0 ? "+" : "") + value.toFixed(3);
   const options = (select, names) => { select.replaceChildren(); names.forEach((name, place) => { make("option", name, select).value = place; }); };
+  const MOST_NAMED = 40, CELL = 18; // a graph of more tokens has no names at its cells; pixels of a cell with names
   let found = null, chosen = null, tokens = [];
 
   const views = () => {
@@ -69,19 +70,28 @@
     at("graphs").replaceChildren();
     if (showsInside()) found.sides.forEach((side, number) => {
       const n = side.tokens.length, name = found.sides.length > 1 ? "text " + (number + 1) + ": " : "";
-      matrix(n, n, (i, j) => joined(side, i, j), true, (edges, alone) => name + (n > 1 ? (100 * edges / (n * (n - 1))).toFixed(0) : "0")
+      matrix(side.tokens, side.tokens, (i, j) => joined(side, i, j), true, (edges, alone) => name + (n > 1 ? (100 * edges / (n * (n - 1))).toFixed(0) : "0")
         + " % of the pairs of tokens are joined, " + alone + " of " + n + " tokens stand alone");
     });
     if (found.across) {
       const n = found.sides[0].tokens.length, m = found.sides[1].tokens.length;
-      matrix(n, m, across, false, (edges, alone) => "across, text 1 in rows, text 2 in columns: " + (100 * edges / (n * m)).toFixed(0)
+      matrix(found.sides[0].tokens, found.sides[1].tokens, across, false, (edges, alone) => "across, text 1 in rows, text 2 in columns: " + (100 * edges / (n * m)).toFixed(0)
         + " % of the pairs of tokens are joined, " + alone + " of " + n + " rows stand alone");
     }
   };
-  const matrix = (n, m, is, hasDiagonal, words) => {
-    const holder = make("div", null, at("graphs")), canvas = make("canvas", null, holder), pen = canvas.getContext("2d");
+  const matrix = (rows, columns, is, hasDiagonal, words) => {
+    const n = rows.length, m = columns.length, isNamed = n <= MOST_NAMED && m <= MOST_NAMED;
+    const holder = make("div", null, at("graphs")), frame = make("div", null, holder, isNamed ? "named" : ""), names = (tokens, kind) => {
+      const list = make("div", null, frame, kind);
+      list.setAttribute("aria-hidden", "true"); // the table below says it too
+      tokens.forEach((token) => make("span", token, list));
+    };
+    if (isNamed) names(columns, "column-names");
+    if (isNamed) names(rows, "row-names");
+    const canvas = make("canvas", null, frame), pen = canvas.getContext("2d");
     canvas.width = m;
     canvas.height = n;
+    if (isNamed) [canvas.style.width, canvas.style.height] = [CELL * m + "px", CELL * n + "px"];
     let edges = 0, alone = 0;
     for (let i = 0; i < n; i++) {
       let own = 0;
