@@ -22,6 +22,12 @@ def expand_user(text: str) -> Path:
         return Path(text)
 
 
+def split_paths(text: str) -> list[Path]:
+    """The paths of a comma list; one path where there is something of the whole name."""
+    whole = expand_user(text)
+    return [whole] if "," not in text or whole.exists() else [expand_user(part.strip()) for part in text.split(",")]
+
+
 def local_folder(name: str, folder: str | Path | None = None) -> Path | None:
     """The folder that a name refers to, or None for a hub id.
 

@@ -6,6 +6,7 @@ from types import ModuleType
 from typing import Any
 
 from glot.errors import ConfigError, need
+from glot.locate import split_paths
 from glot.report.tables import csv_text, markdown
 from glot.settings.commands import (
     parse_compare,
@@ -109,7 +110,7 @@ def do_explain(words: list[str], program: str) -> None:
     load_recipes()
     from glot.explain.recipe import Asked, read_rows, run_explain
 
-    runs = [asked.run, *(Path(name.strip()) for name in (asked.compare or "").split(",") if name.strip())]
+    runs = [asked.run, *(split_paths(asked.compare.rstrip(", ")) if asked.compare else [])]
     if asked.split:
         from glot.explain.recipe import explain_split
 

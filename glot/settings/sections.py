@@ -7,7 +7,7 @@ Nothing here imports anything heavy.
 from dataclasses import dataclass
 from pathlib import Path
 
-from glot.locate import expand_user
+from glot.locate import split_paths
 from glot.settings.backbone_sections import BackboneConfig
 from glot.settings.choices import (
     CROSS_GRAPHS,
@@ -274,10 +274,7 @@ class MtebConfig:
         """Where the weights of each trained pooler are."""
         if self.checkpoint_path in ("standard", ""):
             return []
-        whole = expand_user(self.checkpoint_path)
-        if whole.exists() or "," not in self.checkpoint_path:
-            return [whole]
-        return [expand_user(part.strip()) for part in self.checkpoint_path.split(",")]
+        return split_paths(self.checkpoint_path)
 
     @property
     def checkpoint(self) -> Path | None:
