@@ -242,13 +242,14 @@ def _graph_and_layers(pooler: nn.Module, side: tuple[TokenBatch, ...], device: t
         found = [_graph_and_layers(own, tuple(part[at] for part in mixed), device) for at, own in enumerate(pooler.poolers)]
         return sum(built for built, _ in found), sum(passed for _, passed in found)
     if isinstance(pooler, GlotPooler) and len(pooler.convs):
-        return _twice(lambda: TokenGraph(side[0], pooler.rule), pooler.pass_layers, device)
+        return built_and_passed(lambda: TokenGraph(side[0], pooler.rule), pooler.pass_layers, device)
     if isinstance(pooler, CrossGlotPooler):
-        return _twice(lambda: CrossGraph(side[0], side[1], pooler.rule), pooler.states, device)
+        return built_and_passed(lambda: CrossGraph(side[0], side[1], pooler.rule), pooler.states, device)
     return 0.0, 0.0
 
 
-def _twice(make: Callable[[], Any], run: Callable[[Any], object], device: torch.device) -> tuple[float, float]:
+def built_and_passed(make: Callable[[], Any], run: Callable[[Any], object], device: torch.device) -> tuple[float, float]:
+    """Median seconds to make a graph, and to run layers over one that is made."""
     built, passed = [], []
     for _ in range(REPEATS):
         start = wait(device)

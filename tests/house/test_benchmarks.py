@@ -9,6 +9,7 @@ import time
 import pytest
 from conftest import ROOT
 
+from benchmarks import graph_share
 from benchmarks.timing import Timings
 
 pytestmark = pytest.mark.slow
@@ -49,3 +50,9 @@ def test_sides_take_turns_and_the_ratio_is_by_round():
     assert set(called[::2]) == {"before"}
     assert found.seconds("slow") >= 0.02 > found.seconds("fast")
     assert found.ratio("slow", "fast") > 1 > found.ratio("fast", "slow")
+
+
+def test_the_share_of_the_graph_by_length(mirror):
+    short, long = graph_share.measure(mirror, lengths=(16, 40))
+    assert (short.tokens, long.tokens) == (16, 40) and 0 <= short.density <= 1
+    assert 0 < long.of_whole < long.of_pooler < 1 and long.backbone > 0
