@@ -13,7 +13,7 @@ from typing import Any
 from glot.errors import ConfigError, library_door, need, reason
 from glot.progress import warn
 from glot.training.metrics import finite
-from glot.training.wandb_runs import WandbTracker, refuse_to_ask
+from glot.training.wandb_runs import WandbTracker, refuse_to_ask, split_name
 from glot.types import Tracker
 
 
@@ -149,7 +149,7 @@ class AccelerateTracker:
 
         kind = LOGGER_TYPE_TO_CLASS[name]
         where = {"logging_dir": str(run_dir / name)} if kind.requires_logging_directory else {}
-        self._name, self._tracker = name, kind(run_dir.name, **where)
+        self._name, self._tracker = name, kind("-".join(split_name(run_dir)), **where)
 
     def start(self, config: dict[str, object]) -> None:
         """Open the run, with the configuration.
@@ -208,7 +208,7 @@ def names_of(report_to: str) -> list[str]:
 def make_tracker(report_to: str, run_dir: Path) -> Tracker:
     """The run folder's record, and whatever else was asked for (already resolved)."""
     own: dict[str, Callable[[], Tracker]] = {
-        "wandb": lambda: WandbTracker(run_dir.name, run_dir),
+        "wandb": lambda: WandbTracker("-".join(split_name(run_dir)), run_dir),
         "tensorboard": lambda: TensorboardTracker(run_dir),
     }
     further = [own[name]() if name in own else AccelerateTracker(name, run_dir) for name in names_of(report_to)]

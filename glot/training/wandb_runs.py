@@ -20,6 +20,15 @@ ARTIFACT = (CONFIG, WEIGHTS, RESULT, BACKBONE)
 """Files and folders of a run folder that `glot.load` reads."""
 
 
+def split_name(run_dir: Path) -> list[str]:
+    """The names of a run: its folder's, behind that of the whole where it is one seed or one fold of it."""
+    folder, names = run_dir.absolute(), list[str]()
+    while re.fullmatch(r"(seed|fold)-\d+", folder.name):
+        names.insert(0, folder.name)
+        folder = folder.parent
+    return [folder.name, *names]
+
+
 class WandbTracker:
     """A wandb run in project GLOT."""
 
@@ -35,7 +44,8 @@ class WandbTracker:
 
         # Said again: wandb reads its variables once per process, at a look for a login or at the first run.
         mode: Any = os.environ.get("WANDB_MODE")
-        known["group"] = os.environ.get("WANDB_RUN_GROUP")
+        whole, *parts = split_name(self._folder)
+        known["group"] = os.environ.get("WANDB_RUN_GROUP") or (whole if parts else None)
         project = None if os.environ.get("WANDB_SWEEP_ID") else os.environ.get("WANDB_PROJECT", PROJECT)  # a sweep has its own
         self._run: Any = wandb.init(mode=mode, project=project, name=self._name, dir=self._folder, config=config, **known)
 

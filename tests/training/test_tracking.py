@@ -113,6 +113,10 @@ def test_trackers(capsys, tiny_flags, monkeypatch, tmp_path):
     artifact = next(record.artifact for record in records if record.HasField("artifact"))
     assert artifact.type == "model"
     assert {entry.path for entry in artifact.manifest.contents} == {"config.json", "model.safetensors", "result.json"}
+    monkeypatch.delenv("WANDB_RUN_GROUP")
+    several = run(capsys, [*tiny_flags, "--seeds=3,4", "--run_name=both"])
+    runs = [next(one.run for one in offline_records(Path(seed["run_dir"])) if one.HasField("run")) for seed in several["runs"]]
+    assert [(one.display_name, one.run_group) for one in runs] == [("both-seed-3", "both"), ("both-seed-4", "both")]
     monkeypatch.setenv("WANDB_MODE", "disabled")
     assert "best" in run(capsys, tiny_flags)
 
