@@ -130,7 +130,7 @@ def plot_arms(
     floors: dict[str, float] | None = None,
     dots: dict[tuple[str, str], list[float]] | None = None,
 ) -> None:
-    """Mean and 95 % interval of every arm, one panel per grid point.
+    """Mean and 95 % interval of every arm, one panel per grid point. Panels whose arms differ name them each for itself.
 
     Args:
         rows: (point, arm, metric, Spread).
@@ -138,10 +138,13 @@ def plot_arms(
         floors: point -> score of a constant answer, dashed.
         dots: (point, arm) -> scores of its seeds.
     """
-    points = list(dict.fromkeys(point for point, _, _, _ in rows))
-    arms = list(dict.fromkeys(arm for _, arm, _, _ in rows))
-    figure, panels = subplots(1, max(1, len(points)), figsize=(2 + 2.3 * len(points), 1.2 + 0.3 * len(arms)), dpi=150, squeeze=False)
-    for axes, point in zip(panels[0], points, strict=False):
+    arms_of: dict[str, list[str]] = {}
+    for point, arm, _, _ in rows:
+        arms_of.setdefault(point, []).append(arm)
+    is_shared, tallest = len({*map(tuple, arms_of.values())}) == 1, max(map(len, arms_of.values()), default=1)
+    size = (2 + (2.3 if is_shared else 4) * len(arms_of), 1.2 + 0.3 * tallest)
+    figure, panels = subplots(1, max(1, len(arms_of)), figsize=size, dpi=150, squeeze=False)
+    for axes, (point, arms) in zip(panels[0], arms_of.items(), strict=False):
         for _, arm, metric, found in (row for row in rows if row[0] == point):
             half = found.half_width if found.half_width == found.half_width else 0
             low, high = (abs(_inside(metric, found.mean + sign * half) - found.mean) for sign in (-1, 1))
@@ -153,8 +156,8 @@ def plot_arms(
         if (floors or {}).get(point) is not None:
             axes.axvline((floors or {})[point], color="#b0b0b0", linestyle="--", linewidth=1, zorder=0)
         axes.set_title(point, fontsize=10)
-        axes.set_yticks(range(len(arms)), arms if axes is panels[0][0] else [])
-        axes.invert_yaxis()
+        axes.set_yticks(range(len(arms)), arms if axes is panels[0][0] or not is_shared else [])
+        axes.set_ylim(len(arms) - 0.4, -0.6)
         axes.grid(axis="x", color="#e5e5e5")
         axes.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
@@ -204,13 +207,15 @@ def plot_lines(
         path: file of the figure.
     """
     panels, arms = list(dict.fromkeys(row[0] for row in rows)), list(dict.fromkeys(row[2] for row in rows))
+    looks = looks_of(arms)
     shared, size = len(set(metrics.values())) == 1, (1.6 + 3.4 * len(panels), 3.8)
     figure, grid = subplots(1, len(panels), figsize=size, dpi=150, squeeze=False, sharex=True, sharey=shared)
     for axes, panel in zip(grid[0], panels, strict=True):
         spreads = [row[3] for row in rows if row[0] == panel]
-        for arm, other in zip(arms, itertools.cycle(FURTHER_COLOURS), strict=False):
+        for arm in arms:
             line = sorted((x, found) for where, x, own, found in rows if (where, own) == (panel, arm))
-            _plot_line(axes, line, arm, metrics[panel], COLOURS.get(arm, other))
+            if line:
+                _plot_line(axes, line, arm, metrics[panel], looks[arm])
         places = sorted(x for where, x in shortcuts if where == panel)
         for name, style in zip(shortcuts[panel, places[0]] if places else (), ("-.", "-", "--", ":"), strict=False):
             values = [shortcuts[panel, x][name] for x in places]
@@ -228,7 +233,7 @@ def plot_lines(
         _limit(grid[0][0], [row[3].mean for row in rows] + [score for scores in shortcuts.values() for score in scores.values()])
         grid[0][0].set_ylabel(metrics[panels[0]])
     if len(arms) > 1 or shortcuts:
-        grid[0][-1].legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+        name_all(grid[0])
     figure.tight_layout()
     save_figure(figure, path)
 
@@ -242,26 +247,39 @@ def plot_sizes(rows: list[tuple[int, str, str, Any]], path: Path) -> None:
         path: file of the figure.
     """
     figure, axes = subplots(figsize=(6.4, 3.8), dpi=150)
-    for arm, other in zip(dict.fromkeys(row[2] for row in rows), itertools.cycle(FURTHER_COLOURS), strict=False):
+    for arm, look in looks_of([row[2] for row in rows]).items():
         line = sorted((float(size), found) for size, _, own, found in rows if own == arm)
-        _plot_line(axes, line, arm, "accuracy", COLOURS.get(arm, other))
+        _plot_line(axes, line, arm, "accuracy", look)
     names = {size: name for size, name, _, _ in sorted(rows, key=lambda row: row[0])}
     axes.set_xscale("log")
     axes.set_xticks(list(names), [f"{name}\n{size / 1e6:,.3g} million" for size, name in names.items()], fontsize=8)
     axes.minorticks_off()
     axes.set_xlabel("weights of the backbone")
     axes.set_ylabel("score, normalised per task")
-    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    name_all([axes])
     axes.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
     save_figure(figure, path)
 
 
-def _plot_line(axes: Any, line: list[tuple[float, Any]], arm: str, metric: str, colour: str) -> None:
+def looks_of(arms: list[str]) -> dict[str, tuple[str, str]]:
+    """Colour and marker of each arm, no two alike up to 24 arms beside those of `COLOURS`."""
+    free = ((colour, marker) for marker in itertools.cycle("osv^") for colour in FURTHER_COLOURS)
+    return {arm: (COLOURS[arm], "o") if arm in COLOURS else next(free) for arm in dict.fromkeys(arms)}
+
+
+def name_all(panels: Any) -> None:
+    """One legend for all panels, to the right of the last: an arm may be in some of them alone."""
+    known = {name: handle for axes in panels for handle, name in zip(*axes.get_legend_handles_labels(), strict=True)}
+    panels[-1].legend(known.values(), known.keys(), frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+
+
+def _plot_line(axes: Any, line: list[tuple[float, Any]], arm: str, metric: str, look: tuple[str, str]) -> None:
     """One arm with its band."""
+    colour, marker = look
     xs, means = [x for x, _ in line], [found.mean for _, found in line]
     half = [found.half_width if found.n > 1 else 0.0 for _, found in line]
-    axes.plot(xs, means, marker="o", markersize=3.5, color=colour, label=arm, zorder=3)
+    axes.plot(xs, means, marker=marker, markersize=3.5, color=colour, label=arm, zorder=3)
     low, high = ([_inside(metric, mean + sign * width) for mean, width in zip(means, half, strict=True)] for sign in (-1, 1))
     axes.fill_between(xs, low, high, color=colour, alpha=0.12, linewidth=0, zorder=1)
 
@@ -321,69 +339,18 @@ def plot_layer_weights(curves: dict[tuple[str, str], dict[str, Any]], path: Path
         curves: (point, arm) -> layer -> Spread over seeds.
         path: file of the figure.
     """
-    points = list(dict.fromkeys(point for point, _ in curves))
+    points, looks = list(dict.fromkeys(point for point, _ in curves)), looks_of([arm for _, arm in curves])
     figure, grid = subplots(1, len(points), figsize=(1.6 + 3.2 * len(points), 3.4), dpi=150, squeeze=False, sharey=True)
     for axes, point in zip(grid[0], points, strict=True):
-        for ((where, arm), weights), colour in zip(curves.items(), itertools.cycle(FURTHER_COLOURS), strict=False):
+        for (where, arm), weights in curves.items():
             if where == point:
                 line = [(float(layer), found) for layer, found in weights.items()]
-                _plot_line(axes, line, arm, "share", COLOURS.get(arm, colour))
+                _plot_line(axes, line, arm, "share", looks[arm])
                 axes.axhline(1 / len(weights), color="#b0b0b0", linestyle="--", linewidth=0.8, zorder=0)
         axes.set_title(point, fontsize=10, loc="left")
         axes.set_xlabel("hidden layer")
         axes.spines[["top", "right"]].set_visible(False)
     grid[0][0].set_ylabel("weight")
-    grid[0][-1].legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    figure.tight_layout()
-    save_figure(figure, path)
-
-
-@PLAIN
-def plot_cost(rows: list[tuple[str, float | None, float | None]], path: Path) -> None:
-    """Milliseconds per training step of each arm, on a logarithmic axis.
-
-    Args:
-        rows: (arm, seconds on stored states, seconds with the backbone's pass); None = no such step.
-        path: file of the figure.
-    """
-    shown = [row for row in rows if row[1] is not None or row[2] is not None]
-    figure, axes = subplots(figsize=(7.2, 1.3 + 0.5 * len(shown)), dpi=150)
-    for place, (_, stored, live) in enumerate(shown):
-        for value, offset, colour, name in (
-            (stored, -0.18, "#5b8db8", "on stored states"),
-            (live, 0.18, "#e08a3c", "with the backbone's pass"),
-        ):
-            if value is not None:
-                axes.barh(place + offset, 1000 * value, height=0.34, color=colour, label=name)
-                axes.annotate(f" {1000 * value:.1f}", (1000 * value, place + offset), va="center", fontsize=8)
-    axes.set_xscale("log")
-    axes.set_yticks(range(len(shown)), [name for name, _, _ in shown])
-    axes.invert_yaxis()
-    axes.set_xlabel("milliseconds per training step")
-    axes.spines[["top", "right"]].set_visible(False)
-    named = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
-    figure.legend(named.values(), named.keys(), loc="upper center", ncols=2, frameon=False, fontsize=8)
-    figure.tight_layout(rect=(0, 0, 1, 0.92))
-    save_figure(figure, path)
-
-
-@PLAIN
-def plot_score_by_seconds(rows: list[tuple[str, str, list[tuple[float, float]]]], path: Path) -> None:
-    """Score on held-out rows against seconds since the beginning, one point per epoch.
-
-    Args:
-        rows: (arm, metric, (seconds, score) per epoch); arms without epochs are left out.
-        path: file of the figure.
-    """
-    figure, axes = subplots(figsize=(7.2, 4.2), dpi=150)
-    for (arm, _, curve), colour in zip((row for row in rows if row[2]), itertools.cycle(FURTHER_COLOURS), strict=False):
-        seconds, scores = zip(*curve, strict=True)
-        axes.plot(seconds, scores, marker="o", markersize=4, color=COLOURS.get(arm, colour), label=arm)
-    axes.set_xscale("log")
-    axes.set_xlabel("seconds: encoding, where states are stored, and training")
-    axes.set_ylabel(f"{rows[0][1]} on held-out rows")
-    axes.grid(color="#e5e5e5")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    name_all(grid[0])
     figure.tight_layout()
     save_figure(figure, path)

@@ -220,7 +220,7 @@ def _cost_of(
 
 def write_cost(folder: Path, base: RunConfig, costs: list[Cost], store: Store, quality: list[Quality]) -> str:
     """cost.md, cost.csv, cost.tex, cost.json, cost.png and cost.pdf; returns what cost.md says."""
-    from glot.report.plots import plot_cost, plot_score_by_seconds  # matplotlib
+    from glot.report.cost_plots import plot_cost, plot_score_by_seconds  # matplotlib
 
     training, inference = training_table(costs, store, quality), inference_table(costs)
     text = "\n\n".join([_title(base, store, costs), markdown(*training), _notes(), markdown(*inference), _ratios(costs)])

@@ -1,6 +1,7 @@
 """Figures of a study: arms side by side or over an axis, named comparisons with their margins, and learnt weights of layers."""
 
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -97,10 +98,19 @@ def draw_layer_weights(cells: Cells, path: Path) -> bool:
     """Learnt weights of layers, mean and spread over seeds, for each arm that has them. Returns whether there are any."""
     curves: dict[tuple[str, str], dict[str, Spread]] = {}
     for cell in cells:
-        results = [read_result(Path(run["run_dir"])) for run in cell["runs"] if run["run_dir"] is not None]
-        known = [result["layer_weights"] for result in results if result.get("layer_weights")]
+        found = [layer_weights(Path(run["run_dir"])) for run in cell["runs"] if run["run_dir"] is not None]
+        known = [weights for weights in found if weights]
         if known:
             curves[label(cell["grid"]), cell["arm"] or "run"] = {layer: spread([one[layer] for one in known]) for layer in known[0]}
     if curves:
         plot_layer_weights(curves, path)
     return bool(curves)
+
+
+def layer_weights(run_dir: Path) -> dict[str, float]:
+    """Learnt weights by layer of a run, of a cross-validated one the mean over its folds; empty where it has none."""
+    result = read_result(run_dir)
+    is_whole = result.get("layer_weights") or "folds" not in result  # results of before left them to the folds
+    parts = [result] if is_whole else [read_result(folder) for folder in sorted(run_dir.glob("fold-*"))]
+    known = [part["layer_weights"] for part in parts if part.get("layer_weights")]
+    return {layer: fmean(weights[layer] for weights in known) for layer in known[0]} if known else {}
