@@ -49,9 +49,8 @@ class Quality(NamedTuple):
         return {**self._asdict(), "spread": {"mean": self.spread.mean, "n": self.spread.n, "half_width": half}}
 
     def in_words(self) -> str:
-        """Mean and 95 % interval."""
-        half = f" ± {self.spread.half_width:.3f}" if self.spread.n > 1 else ""
-        return f"{self.spread.mean:.3f}{half}"
+        """Mean and 95 % interval, where seeds tell of one."""
+        return self.spread.in_words
 
     def curve(self, start: float) -> list[tuple[float, float]]:
         """(seconds, score) per epoch, `start` seconds after the beginning."""

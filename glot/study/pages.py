@@ -230,11 +230,12 @@ def _sentences(name: str, rows: list[Row], named: list[Comparison], runs: int) -
         own = [row for row in rows if label(row.point) == point and row.values]
         if own:
             best = max(own, key=lambda row: fmean(row.values.values()))
-            found = row_spread(best)
-            half = f" ± {found.half_width:.3f}" if found.n > 1 else ""
+            score = row_spread(best).in_words
             floor = f"; the floor is {best.floor:.3f}" if best.floor is not None else ""
             sentences.append(
-                f"{point}: the highest mean {best.metric} is {found.mean:.3f}{half}, of {best.arm or 'run'}{floor}.".removeprefix("-: ")
+                f"{point}: the highest mean {best.metric} is {row_spread(best).in_words}, of {best.arm or 'run'}{floor}.".removeprefix(
+                    "-: "
+                )
             )
     if named:
         words = [word for _, word in verdicts(named)]

@@ -53,5 +53,4 @@ def leaders(rows: "list[Row]") -> set[str]:
 def _cell(row: "Row | None") -> str:
     if row is None:
         return ""
-    found = row_spread(row)
-    return f"{found.mean:.3f}" if found.n < 2 else f"{found.mean:.3f} ± {found.half_width:.3f}"
+    return row_spread(row).in_words

@@ -233,8 +233,7 @@ def short_table(rows: list[Row], tests: list[Test]) -> tuple[list[str], list[lis
     for row, test in zip(rows, tests, strict=True):
         found = row_spread(row) if row.values else None
         star = "*" if test.p < 1 - LEVEL else ""
-        half = "" if found is None or found.n < 2 else f" ± {found.half_width:.3f}"
-        cells[row.arm, label(row.point)] = "" if found is None else f"{found.mean:.3f}{half}{star}"
+        cells[row.arm, label(row.point)] = "" if found is None else f"{found.in_words}{star}"
     arms = list(dict.fromkeys(row.arm for row in rows))
     header = ["arm", *(f"{point} ({metric})" for point, metric in points.items())]
     return header, [[arm or "-", *(cells.get((arm, point), "") for point in points)] for arm in arms]
@@ -252,7 +251,7 @@ def full_table(rows: list[Row], tests: list[Test]) -> tuple[list[str], list[list
         numbers = [
             _number(found.mean),
             _number(found.sd),
-            f"± {_number(found.half_width)}" if found.n > 1 else "",
+            f"± {_number(found.half_width)}" if found.n > 1 and found.sd > 0 else "",
             f"{found.n}{f' (-{row.failed})' if row.failed else ''}",
         ]
         known = [_number(row.floor), _number(row.published), "" if row.seconds is None else f"{row.seconds:.1f}"]
@@ -277,6 +276,7 @@ def explain(study: dict[str, Any], rows: list[Row]) -> str:
     )
     sentences = [
         "Mean ± half-width of the 95 % t-interval over seeds; * = p below 0.05 after Holm. `sd` is over seeds.",
+        "An arm that no seed moves has no interval over seeds." if any(map(_is_still, rows)) else "",
         f"{against}p corrected by Holm over the table, and the smallest difference that these seeds could have shown." if against else "",
         "`seconds` of training and evaluating, mean over the runs.",
         "`floor` is what a constant answer scores (majority class; F1 of answering 1 to everything).",

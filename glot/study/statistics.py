@@ -20,6 +20,11 @@ class Spread(NamedTuple):
     n: int
     half_width: float
 
+    @property
+    def in_words(self) -> str:
+        """The mean, and the half-width where seeds tell of one: not for one seed, nor where all gave the same."""
+        return f"{self.mean:.3f} ± {self.half_width:.3f}" if self.n > 1 and self.sd > 0 else f"{self.mean:.3f}"
+
 
 class Paired(NamedTuple):
     """A comparison over n equal seeds: mean difference and p of the paired t-test (NaN below two seeds).
