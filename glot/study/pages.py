@@ -232,11 +232,7 @@ def _sentences(name: str, rows: list[Row], named: list[Comparison], runs: int) -
             best = max(own, key=lambda row: fmean(row.values.values()))
             score = row_spread(best).in_words
             floor = f"; the floor is {best.floor:.3f}" if best.floor is not None else ""
-            sentences.append(
-                f"{point}: the highest mean {best.metric} is {row_spread(best).in_words}, of {best.arm or 'run'}{floor}.".removeprefix(
-                    "-: "
-                )
-            )
+            sentences.append(f"{point}: the highest mean {best.metric} is {score}, of {best.arm or 'run'}{floor}.".removeprefix("-: "))
     if named:
         words = [word for _, word in verdicts(named)]
         listed = ", ".join(f"{words.count(word)} {word}" for word in dict.fromkeys(words))
