@@ -28,7 +28,7 @@ FIRST_STEPS = """Nothing was asked for. Without a network, on the embedded backb
   PROGRAM --task=stress --pooling_method=glot --tau=0.6                  the distractor stress test, under a minute
   PROGRAM --task=custom --train_file=train.csv --text_columns=text       your own rows (csv, tsv, jsonl, json, parquet)
   PROGRAM --task=cola --data_dir=MIRROR                                  a task from a local mirror; without the flag from the hub
-  PROGRAM --help                                                         every flag
+  PROGRAM --help                                                         the common flags; --help_all lists all
 """
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 PAGE, PACKAGE = ROOT / "ARCHITECTURE.md", ROOT / "glot"
 START, END = "<!-- modules: written by tests/house/module_table.py -->", "<!-- end of modules -->"
-ORDER = ("", "study", "integrations", "report", "training", "data", "states", "nn", "settings")
+ORDER = ("", "study", "explain", "integrations", "report", "training", "data", "states", "nn", "settings")
 
 
 def first_sentence(path: Path) -> str:
