@@ -1,15 +1,17 @@
 """The hub: fetch one file of a repository, and explain the hub's errors. The only module that imports huggingface_hub."""
 
+import re
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
+from threading import RLock
 from typing import Any
 from urllib.parse import urlsplit
-from urllib.request import getproxies
+from urllib.request import getproxies, proxy_bypass
 
-from huggingface_hub import EvalResult, ModelCard, ModelCardData, constants, hf_hub_download
+from huggingface_hub import EvalResult, ModelCard, ModelCardData, constants, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
@@ -29,6 +31,9 @@ GATED = f"it is gated; accept its conditions on its page of the hub, then {LOGIN
 MISSING = f"the hub has nothing of that name, or it is private; check the name, or {LOGIN}"
 CUT = ("IncompleteRead", "RemoteProtocolError", "ReadError", "Consistency check failed", "peer closed connection", "File size mismatch")
 """Words by which the libraries involved report a transfer that ended too early."""
+COMMIT = "[0-9a-f]{40}"
+PATIENCE, REMEMBERED = 5.0, 60.0
+"""Seconds after which a hub counts as unreachable, and for how long that is believed."""
 UNREACHED = ("TransportError", "ConnectionError", "Timeout")
 """Base classes of the errors of a failed connection, in either HTTP library that huggingface_hub may use."""
 
@@ -39,40 +44,66 @@ def fetch_file(repository: str, name: str, revision: str | None) -> Path:
     Raises:
         Exception: any error of huggingface_hub; `explain` describes it.
     """
+    known = None if revision is None or not re.fullmatch(COMMIT, revision) else try_to_load_from_cache(repository, name, revision=revision)
+    if isinstance(known, str):  # a commit does not change
+        return Path(known)
     with cache_where_unreachable():
         return Path(hf_hub_download(repository, name, revision=revision))
 
 
+_SWITCH = RLock()
+
+
 @contextmanager
-def cache_where_unreachable() -> Iterator[None]:
-    """Inside, the libraries of the hub use their cache alone if the hub cannot be reached: of themselves they try for 23 s before that."""
-    known = constants.HF_HUB_OFFLINE
-    constants.HF_HUB_OFFLINE = known or not is_reachable()
-    try:
+def cache_where_unreachable(is_local: bool = False) -> Iterator[None]:
+    """Inside, the libraries of the hub use their cache alone if the hub cannot be reached: of themselves they try for 23 s per file.
+
+    One thread at a time, for the switch is the library's own, of the whole process. With `is_local` nothing is asked of the hub.
+    """
+    if is_local:
         yield
-    finally:
-        constants.HF_HUB_OFFLINE = known
+        return
+    with _SWITCH:
+        known = constants.HF_HUB_OFFLINE
+        constants.HF_HUB_OFFLINE = known or not is_reachable()
+        try:
+            yield
+        finally:
+            constants.HF_HUB_OFFLINE = known
 
 
 def is_reachable() -> bool:
-    """Whether the hub takes a connection. Behind a proxy it is taken for granted."""
+    """Whether the hub takes a connection, asked once per `REMEMBERED` seconds. Behind a proxy it is taken for granted."""
+    where = urlsplit(endpoint())
+    proxies = {*getproxies()} & {where.scheme, "all"}
+    if proxies and not proxy_bypass(where.hostname or ""):
+        return True
+    moment = time.monotonic()
+    if _known.get("until", 0.0) < moment:
+        port = where.port or (80 if where.scheme == "http" else 443)
+        _known.update(answers=_takes_connections(where.hostname or "", port), until=moment + REMEMBERED)
+    return bool(_known["answers"])
+
+
+_known: dict[str, Any] = {}
+"""What `is_reachable` found, and until when it holds."""
+
+
+def _takes_connections(host: str, port: int) -> bool:
+    """Whether one of a host's addresses takes a connection, all of them within `PATIENCE` seconds."""
+    end = time.monotonic() + PATIENCE
     try:
-        _connect()
+        addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except OSError:
         return False
-    return True
-
-
-@cache  # an error is not kept: the network may come back
-def _connect() -> None:
-    """Open a connection to the hub, and close it.
-
-    Raises:
-        OSError: it has no address, or takes no connection within five seconds.
-    """
-    where = urlsplit(endpoint())
-    if not getproxies():
-        socket.create_connection((where.hostname or "", where.port or (80 if where.scheme == "http" else 443)), timeout=5).close()
+    for family, kind, protocol, _, address in addresses:
+        with socket.socket(family, kind, protocol) as connection:
+            connection.settimeout(max(0.1, end - time.monotonic()))
+            if connection.connect_ex(address) == 0:
+                return True
+        if time.monotonic() > end:
+            break
+    return False
 
 
 def find_file(repository: str, name: str, revision: str | None) -> Path | None:

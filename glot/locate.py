@@ -23,9 +23,17 @@ def expand_user(text: str) -> Path:
 
 
 def split_paths(text: str) -> list[Path]:
-    """The paths of a comma list; one path where there is something of the whole name."""
+    """The paths of a comma list; one path where there is something of the whole name. What is empty between commas is left out."""
     whole = expand_user(text)
-    return [whole] if "," not in text or whole.exists() else [expand_user(part.strip()) for part in text.split(",")]
+    return [whole] if "," not in text or _is_there(whole) else [expand_user(part.strip()) for part in text.split(",") if part.strip()]
+
+
+def _is_there(path: Path) -> bool:
+    """Whether there is something of that name; a list of paths may be longer than any name."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
 
 
 def local_folder(name: str, folder: str | Path | None = None) -> Path | None:

@@ -8,6 +8,7 @@ import torch
 
 from glot.encoder import SentenceEncoder
 from glot.errors import CheckpointError, ConfigError, lookup
+from glot.locate import expand_user
 from glot.nn.poolers import build_pooler
 from glot.prompts import Prompts
 from glot.settings.choices import BACKBONE_DTYPES, short_name
@@ -54,12 +55,25 @@ def load_encoder(
     precision = backbone_dtype or config.backbone.backbone_dtype
     lookup(dict.fromkeys(BACKBONE_DTYPES), precision, "backbone_dtype")
     asked = config.with_values(device=device, backbone_dtype=precision, trust_remote_code=trust_remote_code)
-    asked = asked if backbone is None else asked.with_values(model_name_or_path=str(backbone))
+    asked = with_folder(asked, backbone)
     asked, _ = settle_dtype(asked, _find_states(asked, path)[0], pick_device(device))
     opened = _open_backbone(asked, path, trained_length if max_length is None else max_length)
     pooler = load_pooler(path, config, opened.hidden_size, trust_pooler, len(opened.layers))
     prompts = Prompts.from_dict(saved["resolved"].get("prompts"))
     return SentenceEncoder(opened, pooler, path.stem, pooler_settings(config), prompts)
+
+
+def with_folder(config: RunConfig, backbone: str | Path | None) -> RunConfig:
+    """The configuration of a run with the folder that its backbone is in now; None = where it was.
+
+    Raises:
+        ConfigError: no such folder.
+    """
+    if backbone is None:
+        return config
+    if not expand_user(str(backbone)).is_dir():
+        raise ConfigError(f"--backbone={backbone}: no such folder; name the one that the run's backbone is in now")
+    return config.with_values(model_name_or_path=str(backbone))
 
 
 def pooler_settings(config: RunConfig) -> dict[str, Any]:

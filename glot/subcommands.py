@@ -97,10 +97,10 @@ def do_sweep(words: list[str], program: str) -> int:
     how = sweep.SweepOptions(asked.retry, asked.overwrite, asked.executor, options)
     folder = sweep.run_study(asked.file, asked.output_dir, seeds, asked.jobs, how)
     do_report([str(folder)], "glot report")
-    sweep.track_report(folder)
     failed = sweep.failed_runs(folder)
     for line in failed:
         print(f"failed: {line}", file=sys.stderr)
+    sweep.track_report(folder)
     return 1 if failed else 0
 
 
@@ -110,7 +110,7 @@ def do_explain(words: list[str], program: str) -> None:
     load_recipes()
     from glot.explain.recipe import Asked, read_rows, run_explain
 
-    runs = [asked.run, *(split_paths(asked.compare.rstrip(", ")) if asked.compare else [])]
+    runs = [asked.run, *(split_paths(asked.compare) if asked.compare else [])]
     if asked.split:
         from glot.explain.recipe import explain_split
 

@@ -279,7 +279,7 @@ class Tracker(Protocol):
         """Called once after the last number, with the written result object. A run that broke off has none."""
         ...
 
-    def close(self) -> None:
+    def close(self, failed: bool = False) -> None:
         """Called last, however the run ended."""
         ...
 

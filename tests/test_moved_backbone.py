@@ -63,3 +63,28 @@ def test_another_backbone_in_its_place_is_refused(moved):
     save_file({name: 2 * value for name, value in weights.items()}, there / "model.safetensors", {"format": "pt"})
     with pytest.raises(CheckpointError, match="was trained on another"):
         glot.load(run, backbone=there)
+
+
+def test_what_names_no_folder_is_refused(moved, tmp_path, capsys):
+    run, _, texts, _ = moved
+    for name in ("nowhere", "minilm", "acme/tiny@v2"):
+        assert glot_main(["predict", run, f"--input={texts}", f"--backbone={name}"]) == 2
+        line = f"error: --backbone={name}: no such folder; name the one that the run's backbone is in now"
+        assert capsys.readouterr().err.strip() == line
+
+
+def test_a_run_beside_it_keeps_its_own_backbone(moved, tiny_flags, capsys):
+    run, there, _, _ = moved
+    assert main([*tiny_flags, "--run_name=still"]) == 0
+    still = json.loads(capsys.readouterr().out)["run_dir"]
+    assert glot_main(["explain", run, "--text", "a dog", f"--compare={still}", f"--backbone={there}"]) == 0
+    assert "still: max" in capsys.readouterr().out
+
+
+def test_a_run_with_a_backbone_of_its_own_takes_no_other(tiny_bert, tiny_flags, mteb_data, capsys):
+    tuned = [*tiny_flags, "--run_name=tuned", "--finetune_backbone=full", "--precompute_hidden_states=0", "--num_train_samples=8"]
+    assert main([flag for flag in tuned if not flag.startswith("--store_dir")]) == 0
+    run = json.loads(capsys.readouterr().out)["run_dir"]
+    with pytest.raises(CheckpointError, match="has its own backbone, which it trained"):
+        glot.load(run, backbone=tiny_bert.parent)
+    assert glot.load(run).encode(["a dog"]).shape == (1, 16)

@@ -3,7 +3,7 @@
 import csv
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -49,7 +49,7 @@ def check_files(asked: Asked) -> None:
 def run_explain(asked: Asked) -> str:
     """Explain every text by every run. Returns what the terminal shows; files are written where they are asked for."""
     check_files(asked)
-    loaded = [(path, *open_run(path, asked.opening)) for path in asked.runs]
+    loaded = [(path, *open_run(path, opening)) for path, opening in _openings(asked)]
     found = [[explain(encoder, texts, run_name(path), name) for path, encoder, name in loaded] for texts in asked.texts]
     colour = sys.stdout.isatty()
     shown = "\n\n".join(as_text(one, colour) for group in found for one in group)
@@ -84,8 +84,8 @@ def explain_split(asked: Asked, split: str, limit: int) -> str:
         if split not in known[:1]:
             raise ConfigError(f"--split={split}: the predictions of {path} are of {', '.join(known[:1]) or 'no split'}")
         rows.append(read_rows(path, None)[:limit])
-    for path, texts in zip(asked.runs, rows, strict=True):
-        encoder, name = open_run(path, asked.opening)
+    for (path, opening), texts in zip(_openings(asked), rows, strict=True):
+        encoder, name = open_run(path, opening)
         flags = read_config(path / CONFIG)["flags"]
         is_stress = flags["task"] == "stress"
         census = WeightCensus(run_name(path), name, f"ratio {flags['distractor_ratio']:g}" if is_stress else "", is_stress)
@@ -142,6 +142,14 @@ def read_rows(run: Path, asked: str | None) -> list[tuple[str, ...]]:
 def run_name(path: Path) -> str:
     """The folder's own name, also of `.`."""
     return path.resolve().name
+
+
+def _openings(asked: Asked) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Each run with its options. `backbone` is for the first, and for those whose own folder is gone too."""
+    for place, path in enumerate(asked.runs):
+        folder = read_config(path / CONFIG)["resolved"].get("folder") if path.is_dir() else None
+        is_moved = not place or (folder is not None and not Path(folder).is_dir())
+        yield path, asked.opening if is_moved else {**asked.opening, "backbone": None}
 
 
 def open_run(path: Path, opening: dict[str, Any]) -> tuple[SentenceEncoder, str]:

@@ -19,6 +19,7 @@ from glot.integrations.card import model_card
 from glot.integrations.sentence_transformers import BUNDLE, BackboneModule, GlotPooling
 from glot.nn.own import cut_out, libraries, package_names
 from glot.nn.poolers import own_codes
+from glot.opening import with_folder
 from glot.prompts import DOCUMENT, Prompts
 from glot.settings.backbone_sections import BackboneConfig
 from glot.settings.choices import PAIR_POOLERS
@@ -64,8 +65,7 @@ def export_run(
     result = read_result(run_dir)
     _refuse(run_dir, config, head_only)
     _check_target(folder)
-    name = backbone_folder or config.backbone.model_name_or_path
-    config = config.with_values(trust_remote_code=trust.remote_code, model_name_or_path=name)
+    config = with_folder(config.with_values(trust_remote_code=trust.remote_code), backbone_folder)
     source = find_trained_backbone(run_dir, read_config(run_dir / CONFIG), config)
     backbone = _open_backbone(source, config.backbone, max_length)
     prompts = Prompts.from_dict(resolved.get("prompts"))

@@ -10,6 +10,7 @@ from glot.integrations.mteb import VERSION, MtebModel, MtebScore
 from glot.progress import say
 from glot.report.mteb_tables import write_mteb_tables
 from glot.settings.config import versions
+from glot.states.backbone import count_weights
 from glot.training.checkpoint import write_config, write_result
 from glot.training.folders import create_run_folder
 from glot.training.result import Result, make_mteb_result
@@ -55,7 +56,7 @@ class MtebRun:
         failed = {score.task: score.error for score in self.scores if score.error}
         backbone = self.encoder.backbone
         result = make_mteb_result(self.config, found, failed, self.revision, seconds, backbone.device)
-        result["backbone"] = {"identity": backbone.source.identity, **backbone.facts}
+        result["backbone"] = {"identity": backbone.source.identity, "weights": count_weights(backbone.source), **backbone.facts}
         result |= {"notes": self.notes, "versions": {**versions(), "mteb": VERSION}, "run_dir": str(self.folder)}
         write_result(self.folder, result)
         self._tracker.summarise(result)

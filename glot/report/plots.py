@@ -250,7 +250,9 @@ def plot_sizes(rows: list[tuple[int, str, str, Any]], path: Path) -> None:
     for arm, look in looks_of([row[2] for row in rows]).items():
         line = sorted((float(size), found) for size, _, own, found in rows if own == arm)
         _plot_line(axes, line, arm, "accuracy", look)
-    names = {size: name for size, name, _, _ in sorted(rows, key=lambda row: row[0])}
+    names: dict[int, str] = {}
+    for size, name in sorted({(size, name) for size, name, _, _ in rows}):
+        names[size] = f"{names[size]}, {name}" if size in names else name
     axes.set_xscale("log")
     axes.set_xticks(list(names), [f"{name}\n{size / 1e6:,.3g} million" for size, name in names.items()], fontsize=8)
     axes.minorticks_off()
@@ -277,9 +279,10 @@ def name_all(panels: Any) -> None:
 def _plot_line(axes: Any, line: list[tuple[float, Any]], arm: str, metric: str, look: tuple[str, str]) -> None:
     """One arm with its band."""
     colour, marker = look
+    name = f" {arm}" if arm.startswith("_") else arm or "run"  # matplotlib leaves names with an underscore out of legends
     xs, means = [x for x, _ in line], [found.mean for _, found in line]
     half = [found.half_width if found.n > 1 else 0.0 for _, found in line]
-    axes.plot(xs, means, marker=marker, markersize=3.5, color=colour, label=arm, zorder=3)
+    axes.plot(xs, means, marker=marker, markersize=3.5, color=colour, label=name, zorder=3)
     low, high = ([_inside(metric, mean + sign * width) for mean, width in zip(means, half, strict=True)] for sign in (-1, 1))
     axes.fill_between(xs, low, high, color=colour, alpha=0.12, linewidth=0, zorder=1)
 

@@ -124,6 +124,7 @@ LATEX = {sign: rf"\{sign}" for sign in "&%$#_{}"} | {
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     "±": r"$\pm$",
+    "[": "{[}",  # behind a line's end it would be read as an option
 }
 """Sign -> how LaTeX prints it."""
 

@@ -176,7 +176,8 @@ def brought(*kinds_of: str) -> list[str]:
 def adopt_checkpoints(config: RunConfig, explicit: set[str]) -> tuple[RunConfig, list[str]]:
     """The configuration with what the first checkpoint was trained with, and the mistakes of all. The others bring their own later."""
     paths, given = config.mteb.checkpoints, f"--checkpoint_path={config.mteb.checkpoint_path}"
-    if len(paths) > 1 and any(not part.strip() for part in config.mteb.checkpoint_path.split(",")):
+    parts = config.mteb.checkpoint_path.split(",")
+    if 1 < len(parts) > len(paths) and not any("," in str(path) for path in paths):
         return config, [f"{given}: has nothing between two commas, or behind the last; leave the comma out"]
     adopted = [adopt_checkpoint(config, path, explicit) for path in paths]
     problems = [problem for _, wrong in adopted for problem in wrong]

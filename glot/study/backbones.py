@@ -31,7 +31,9 @@ def draw_backbones(rows: "list[Row]", cells: list[dict[str, Any]], path: Path) -
     if unknown:
         warn(f"backbones.png is left out: no run says how many weights {', '.join(unknown)} has")
         return False
-    plot_sizes([(sizes[name], Path(name).name, arm, spread(values)) for (name, arm), values in normalised(rows).items()], path)
+    plot_sizes(
+        [(sizes[name], Path(name.partition("@")[0]).name, arm, spread(values)) for (name, arm), values in normalised(rows).items()], path
+    )
     return True
 
 

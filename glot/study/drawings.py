@@ -45,7 +45,7 @@ def draw(rows: "list[Row]", cells: Cells, floors: dict[str, float], shortcuts: d
     """
     axis = next((key for key in AXES if _is_axis([row.point.get(key) for row in rows])), None)
     if axis is None and len(rows) > 1 and not any(row.arm for row in rows) and len({row.metric for row in rows}) == 1:
-        known = {"": next(iter(floors.values()))} if floors else None
+        known = {"": next(iter(floors.values()))} if len({*floors.values()}) == 1 else None
         plot_arms([("", _brief(row.point), row.metric, row_spread(row)) for row in rows], path, known)
         return
     if axis is None:

@@ -20,9 +20,9 @@ def paper_table(rows: "list[Row]") -> str:
     points = list(dict.fromkeys(label(row.point) for row in rows))
     arms = list(dict.fromkeys(row.arm for row in rows))
     known = {(row.arm, label(row.point)): row for row in rows if row.values}
-    metrics = {label(row.point): row.metric for row in rows}
+    metrics = {label(row.point): row.metric for row in known.values()}
     leading = {(arm, point) for point in points for arm in leaders([row for (_, where), row in known.items() if where == point])}
-    names = {point: f"{point} ({metrics[point]})" for point in points}
+    names = {point: f"{point} ({metrics.get(point, '-')})" for point in points}
     down: list[str] = arms if len(arms) >= len(points) else points
     across = points if down is arms else arms
     header = ["arm", *(names[point] for point in points)] if down is arms else ["", *(arm or "score" for arm in arms)]

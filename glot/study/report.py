@@ -228,7 +228,7 @@ def compare(rows: list[Row], baseline: str | None) -> list[Test]:
 
 def short_table(rows: list[Row], tests: list[Test]) -> tuple[list[str], list[list[str]]]:
     """One line per arm, one column per grid point: mean and half-width of the interval, with a star where p is below 0.05."""
-    points = {label(row.point): row.metric for row in rows}
+    points = {label(row.point): "-" for row in rows} | {label(row.point): row.metric for row in rows if row.values}
     cells = {}
     for row, test in zip(rows, tests, strict=True):
         found = row_spread(row) if row.values else None
@@ -281,14 +281,14 @@ def explain(study: dict[str, Any], rows: list[Row]) -> str:
         "`seconds` of training and evaluating, mean over the runs.",
         "`floor` is what a constant answer scores (majority class; F1 of answering 1 to everything).",
         f"{failed} runs failed and are not counted." if failed else "",
-        "In the figure, the band of an arm that no seed moves is that of a bootstrap over rows." if any(map(_is_still, rows)) else "",
+        "In the figure, the band of such an arm is that of a bootstrap over rows." if any(map(_is_still, rows)) else "",
         f"The study took {study['seconds']['total']:,.0f} s, {study['seconds']['encode']:,.0f} s of it in the backbone.",
     ]
     return " ".join(filter(None, sentences))
 
 
 def _is_still(row: Row) -> bool:
-    return len(row.values) > 0 and not row_spread(row).sd > 0
+    return len(row.values) > 1 and row_spread(row).sd == 0
 
 
 def caveats(cells: list[dict[str, Any]]) -> str:

@@ -10,6 +10,8 @@ from scipy import stats
 from glot.training.metrics import METRICS
 
 LEVEL = 0.95
+ROUNDING = 1e-12
+"""Scores that differ by less are equal: the mean of equal numbers is off by their last bit."""
 
 
 class Spread(NamedTuple):
@@ -47,7 +49,7 @@ def spread(values: Sequence[float]) -> Spread:
     n = len(values)
     if not n:
         raise ValueError("no values")
-    sd = float(np.std(values, ddof=1)) if n > 1 else math.nan
+    sd = math.nan if n < 2 else float(np.std(values, ddof=1)) if np.ptp(values) > ROUNDING else 0.0
     quantile = float(stats.t.ppf((1 + LEVEL) / 2, n - 1)) if n > 1 else math.nan
     return Spread(float(np.mean(values)), sd, n, quantile * sd / math.sqrt(n))
 

@@ -29,7 +29,8 @@ from torch import Tensor, nn
 from glot.data.custom import CUSTOM, split_names
 from glot.data.labels import LabelFacts
 from glot.data.tasks import TASKS, TaskSpec, custom_task
-from glot.errors import CheckpointError, ConfigError, disk_door, library_door, reason
+from glot.errors import CheckpointError, disk_door, library_door, reason
+from glot.locate import expand_user
 from glot.nn.heads import FeatureHead, FittedHead
 from glot.nn.model import SentenceModel
 from glot.nn.own import OwnCode
@@ -241,19 +242,18 @@ def find_trained_backbone(checkpoint: Path, saved: dict[str, Any], config: RunCo
     run = checkpoint if checkpoint.is_dir() else Path(str(saved.get("run", checkpoint.parent)))
     if trained.is_trained and not (run / BACKBONE).is_dir():
         raise CheckpointError(f"{checkpoint}: was trained together with its backbone, which is not in {run}; give the run's folder")
-    if trained.finetune_backbone == "full":
-        return find_backbone(str(run / BACKBONE), config.backbone.trust_remote_code)
     name, trained_on = config.backbone.model_name_or_path, resolved["backbone"]
+    if trained.finetune_backbone == "full":
+        if name != trained.model_name_or_path:
+            raise CheckpointError(f"{checkpoint}: has its own backbone, which it trained; leave {name} out")
+        return find_backbone(str(run / BACKBONE), config.backbone.trust_remote_code)
     folder = resolved.get("folder") if name == trained.model_name_or_path else None  # another name says where it is now
+    if folder is not None and not Path(folder).is_dir() and not expand_user(name).is_dir():  # a relative name must not be asked of the hub
+        where = "put it back, or say where it is by --backbone (main.py: --model_name_or_path)"
+        raise CheckpointError(f"{checkpoint}: its backbone is no longer in {folder}; {where}")
     repository, _, commit = trained_on.partition("@")
     pinned = commit if commit and repository == name.partition("@")[0] else None
-    try:
-        found = identity_of(repository if pinned else name, pinned, folder)
-    except ConfigError as error:
-        if folder is None or Path(folder).is_dir():
-            raise
-        where = "put it back, or say where it is by --backbone (main.py: --model_name_or_path)"
-        raise CheckpointError(f"{checkpoint}: its backbone is no longer in {folder}; {where}") from error
+    found = identity_of(repository if pinned else name, pinned, folder)
     if found != trained_on:  # before a line of the model's own code can run
         raise CheckpointError(f"{checkpoint}: was trained on another {name} ({trained_on} there, {found} here)")
     source = find_backbone(repository if pinned else name, config.backbone.trust_remote_code, pinned, folder)

@@ -160,8 +160,10 @@ def trained(*runs: Run) -> Iterator[None]:
     Raises:
         TrainingError: that of the training, with where those weights are. There is no `result.json` then.
     """
+    failed = True
     try:
         yield
+        failed = False
     except TrainingError as error:
         for run in runs if error.kept else ():
             save_model(run.folder, run.model)
@@ -170,7 +172,15 @@ def trained(*runs: Run) -> Iterator[None]:
         raise TrainingError(f"{error}; {kept}", error.kept) from error
     finally:
         for run in runs:
-            run.tracker.close()
+            _close_tracker(run, failed)
+
+
+def _close_tracker(run: Run, failed: bool) -> None:
+    """Close it. Lines of its record that a full disk does not take are lost: the run itself is whole, or has failed for another reason."""
+    try:
+        run.tracker.close(failed)
+    except OSError as error:
+        warn(f"{run.folder}: the last lines of metrics.jsonl cannot be written ({error.strerror})")
 
 
 def close_run(

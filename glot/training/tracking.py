@@ -42,7 +42,7 @@ class JsonlTracker:
     def summarise(self, result: dict[str, Any]) -> None:
         """Nothing to do: the result has a file of its own."""
 
-    def close(self) -> None:
+    def close(self, failed: bool = False) -> None:
         """Write what waits.
 
         Raises:
@@ -92,7 +92,7 @@ class TensorboardTracker:
     def summarise(self, result: dict[str, Any]) -> None:
         """Nothing to do: the last scalars say it."""
 
-    def close(self) -> None:
+    def close(self, failed: bool = False) -> None:
         """Flush and close."""
         self._writer.close()
 
@@ -128,10 +128,10 @@ class Trackers:
         for tracker in self._trackers:
             tracker.summarise(result)
 
-    def close(self) -> None:
+    def close(self, failed: bool = False) -> None:
         """Close all."""
         for tracker in self._trackers:
-            tracker.close()
+            tracker.close(failed)
 
 
 class AccelerateTracker:
@@ -176,7 +176,7 @@ class AccelerateTracker:
     def summarise(self, result: dict[str, Any]) -> None:
         """Nothing to do: accelerate has no word for it."""
 
-    def close(self) -> None:
+    def close(self, failed: bool = False) -> None:
         """Finish. What the library says when the process ends goes to stderr too: trackio says it twice."""
         with redirect_stdout(sys.stderr):
             self._tracker.finish()

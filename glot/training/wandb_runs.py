@@ -36,18 +36,16 @@ class WandbTracker:
         self._name, self._folder = name, folder
 
     def start(self, config: dict[str, object]) -> None:
-        """Open the run; in a folder that has one, the same again."""
-        import wandb
+        """Open the run; in a folder that has one, the same again.
 
-        earlier = sorted((self._folder / "wandb").glob("*run-*-*"))
-        known: dict[str, Any] = {"id": earlier[-1].name.rpartition("-")[2], "resume": "allow"} if earlier else {}
-
-        # Said again: wandb reads its variables once per process, at a look for a login or at the first run.
-        mode: Any = os.environ.get("WANDB_MODE")
+        Raises:
+            ConfigError: wandb cannot.
+        """
+        found = [match for path in (self._folder / "wandb").glob("*run-*") if (match := re.search(r"run-(\d{8}_\d{6})-(.+)$", path.name))]
+        earlier = max(found, key=lambda match: match[1], default=None)
+        known = {} if earlier is None else {"id": earlier[2], "resume": "allow"}
         whole, *parts = split_name(self._folder)
-        known["group"] = os.environ.get("WANDB_RUN_GROUP") or (whole if parts else None)
-        project = None if os.environ.get("WANDB_SWEEP_ID") else os.environ.get("WANDB_PROJECT", PROJECT)  # a sweep has its own
-        self._run: Any = wandb.init(mode=mode, project=project, name=self._name, dir=self._folder, config=config, **known)
+        self._run = open_wandb(self._name, self._folder, whole if parts else None, config, **known)
 
     def go_on(self, lines: int, step: int) -> None:
         """Nothing to do: wandb takes no step twice."""
@@ -57,23 +55,45 @@ class WandbTracker:
         self._run.log(values, step=step)
 
     def summarise(self, result: dict[str, Any]) -> None:
-        """Scores, floors, seconds and sizes into the run's summary; where `WANDB_LOG_MODEL` asks for it, the pooler as an artifact."""
-        self._run.summary.update(flat_numbers(result))
-        if os.environ.get("WANDB_LOG_MODEL", "false").lower() in ("end", "checkpoint", "true", "1"):
-            self._log_artifact(Path(result["run_dir"]))
+        """Scores, floors, seconds and sizes into the run's summary; where `WANDB_LOG_MODEL` asks for it, the pooler as an artifact.
 
-    def _log_artifact(self, folder: Path) -> None:
-        """The result is written before: what fails here is said, and the run is a finished one all the same."""
-        try:
-            door = library_door(ConfigError, lambda error: f"WANDB_LOG_MODEL: {folder} is not an artifact ({reason(error)})")
-            with door:
+        The result is written before: what fails here is said, and the run is a finished one all the same.
+        """
+        folder = Path(result["run_dir"])
+        asked = os.environ.get("WANDB_LOG_MODEL", "false").lower() in ("end", "checkpoint", "true", "1")
+        with _said(f"{folder}: is complete, but wandb did not take all of it"):
+            self._run.summary.update(flat_numbers(result))
+            if asked and (folder / WEIGHTS).is_file():
                 self._run.log_artifact(_artifact(self._name, folder))
-        except ConfigError as error:
-            warn(f"{error}; the run folder is complete")
 
-    def close(self) -> None:
+    def close(self, failed: bool = False) -> None:
         """Finish the run."""
-        self._run.finish()
+        self._run.finish(exit_code=int(failed))
+
+
+def open_wandb(name: str, folder: Path, group: str | None, config: dict[str, object], **known: Any) -> Any:
+    """A new run of wandb, or a `known` one; several may be open in one process.
+
+    Raises:
+        ConfigError: wandb cannot.
+    """
+    import wandb
+
+    # Said again: wandb reads its variables once per process, at a look for a login or at the first run.
+    known |= {"mode": os.environ.get("WANDB_MODE"), "group": os.environ.get("WANDB_RUN_GROUP") or group}
+    project = None if os.environ.get("WANDB_SWEEP_ID") else os.environ.get("WANDB_PROJECT", PROJECT)  # a sweep has its own
+    with library_door(ConfigError, lambda error: f"--report_to=wandb: cannot be started ({reason(error)}); use none"):
+        return wandb.init(project=project, name=name, dir=folder, config=config, reinit="create_new", **known)
+
+
+@contextmanager
+def _said(what: str) -> Iterator[None]:
+    """What wandb cannot do inside is a warning."""
+    try:
+        with library_door(ConfigError, reason):
+            yield
+    except ConfigError as error:
+        warn(f"{what} ({error})")
 
 
 def flat_numbers(result: dict[str, Any]) -> dict[str, float]:
@@ -106,12 +126,12 @@ def in_group(name: str) -> Iterator[None]:
     try:
         yield
     finally:
-        del os.environ["WANDB_RUN_GROUP"]
+        os.environ.pop("WANDB_RUN_GROUP", None)
         os.environ |= {} if known is None else {"WANDB_RUN_GROUP": known}
 
 
 def track_study(name: str, folder: Path, tables: dict[str, tuple[list[str], list[list[str]]]], pictures: list[Path]) -> None:
-    """A run of wandb that holds the tables and figures of a study, in the group of its runs.
+    """A run of wandb that holds the tables and figures of a study, in the group of its runs; a warning where wandb cannot.
 
     Args:
         name: of the study.
@@ -119,14 +139,13 @@ def track_study(name: str, folder: Path, tables: dict[str, tuple[list[str], list
         tables: name -> header and rows.
         pictures: of the report.
     """
-    import wandb
+    with _said(f"{folder}: the report is complete, but wandb did not take it"):
+        import wandb
 
-    tracker = WandbTracker(f"{name}-report", folder)
-    with in_group(name):
-        tracker.start({"study": name})
-    logged: dict[str, Any] = {f"tables/{key}": wandb.Table(columns=header, data=rows) for key, (header, rows) in tables.items()}
-    tracker.log(logged | {f"figures/{path.stem}": wandb.Image(str(path)) for path in pictures}, 0)
-    tracker.close()
+        run = open_wandb(f"{name}-report", folder, name, {"study": name})
+        logged: dict[str, Any] = {f"tables/{key}": wandb.Table(columns=header, data=rows) for key, (header, rows) in tables.items()}
+        run.log(logged | {f"figures/{path.stem}": wandb.Image(str(path)) for path in pictures})
+        run.finish()
 
 
 def refuse_to_ask() -> None:

@@ -54,3 +54,11 @@ def test_the_legend_names_the_lines_of_every_panel_and_no_two_look_alike(drawn, 
         assert len({*looks}) == len(looks)
     looks = plots.looks_of([f"arm {place}" for place in range(24)])
     assert len({*looks.values()}) == 24
+
+
+def test_odd_names_and_equal_sizes_are_shown(drawn, tmp_path):
+    rows = [(22, "one", "_x", spread([0.1])), (22, "two", "_x", spread([0.2])), (99, "three", "", spread([0.3]))]
+    plots.plot_sizes(rows, tmp_path / "x.png")
+    (axes,) = drawn[0].axes
+    assert [label.get_text().split("\n")[0] for label in axes.get_xticklabels()] == ["one, two", "three"]
+    assert [text.get_text().strip() for text in axes.get_legend().get_texts()] == ["_x", "run"]

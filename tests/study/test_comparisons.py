@@ -90,6 +90,8 @@ def test_a_table_for_a_paper_is_bold_by_test_and_not_by_size():
     assert table[3][:3] == ["c", r"0.110 $\pm$ 0.025", ""]
     assert not any("textbf" in cell for line in table for cell in line[2:])  # one seed; no arm is told from another
     assert leaders(told) == {"a", "b_1"} and leaders(level) == leaders(single) == set()
+    failed = Row({"task": "cola"}, "d", "-", {}, {}, 5, None, None)
+    assert "cola (mcc)" in paper_table([*told, failed]) and "[" not in paper_table([arm("[CLS]", "a", 0.1)]).replace("{[}", "")
     turned = paper_table([arm("a", point, 0.1, 0.2) for point in ("cola", "rte")])
     assert r"cola (mcc) & 0.150 $\pm$ 0.635 \\" in turned  # more points than arms: the points run down
 

@@ -46,3 +46,11 @@ def test_floors():
     macro = f1_score(labels, majority, average="macro", zero_division=0)
     expected = {"accuracy": 0.8, "macro_f1": macro, "f1": f1_score(labels, np.ones(5)), "mcc": 0.0, "auroc": 0.5, "average_precision": 0.8}
     assert found == pytest.approx(expected)
+
+
+def test_equal_scores_have_no_spread_though_their_mean_is_rounded():
+    assert np.std([0.7] * 3, ddof=1) > 0  # what numpy says
+    assert spread([0.7] * 3).sd == 0 and spread([0.7] * 3).in_words == "0.700"
+    assert spread([0.7, 0.8]).in_words.startswith("0.750 ± ") and spread([0.7]).in_words == "0.700"
+    same = paired([0.7, 0.8, 0.9], [0.6, 0.7, 0.8])
+    assert same.p == 0 and same.detectable == 0

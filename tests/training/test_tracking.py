@@ -11,6 +11,7 @@ from wandb.proto.wandb_internal_pb2 import Record
 
 from glot.cli import glot_main, main
 from glot.report.tables import read_csv
+from glot.training.tracking import JsonlTracker
 
 
 def run(capsys, flags: list[str]) -> dict:
@@ -117,6 +118,11 @@ def test_trackers(capsys, tiny_flags, monkeypatch, tmp_path):
     several = run(capsys, [*tiny_flags, "--seeds=3,4", "--run_name=both"])
     runs = [next(one.run for one in offline_records(Path(seed["run_dir"])) if one.HasField("run")) for seed in several["runs"]]
     assert [(one.display_name, one.run_group) for one in runs] == [("both-seed-3", "both"), ("both-seed-4", "both")]
+    stacked = run(capsys, [*tiny_flags, "--seeds=5,6", "--stack_seeds=1", "--run_name=side", "--pooling_method=adapool"])
+    names = [
+        next(one.run.display_name for one in offline_records(Path(seed["run_dir"])) if one.HasField("run")) for seed in stacked["runs"]
+    ]
+    assert names == ["side-seed-5", "side-seed-6"]  # side by side in one process, and still two runs
     monkeypatch.setenv("WANDB_MODE", "disabled")
     assert "best" in run(capsys, tiny_flags)
 
@@ -139,3 +145,30 @@ def test_a_study_is_one_group_and_its_report_a_run(tiny_flags, monkeypatch, tmp_
     assert shown["columns"] == header and shown["data"] == rows and rows[0][0] == "mean - max"
     pictures = {path.name.split("_")[0] for path in folder.glob("wandb/offline-run-*/files/media/images/figures/*.png")}
     assert pictures == {"report", "comparisons"}
+
+
+def test_a_record_that_cannot_be_closed_does_not_take_the_result_along(capsys, tiny_flags, monkeypatch):
+    def full(self, failed=False):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(JsonlTracker, "close", full)
+    code = main(tiny_flags)
+    captured = capsys.readouterr()
+    assert code == 0 and (Path(json.loads(captured.out)["run_dir"]) / "result.json").is_file()
+    assert "the last lines of metrics.jsonl cannot be written (No space left on device)" in captured.err
+
+
+def test_a_study_is_reported_where_wandb_cannot(tiny_flags, monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    flags = dict(flag.removeprefix("--").split("=", 1) for flag in tiny_flags if "output_dir" not in flag)
+    (tmp_path / "s.yaml").write_text(f"kind: study\nname: s\nruns_with: {json.dumps(flags)}\narms: {{mean: {{pooling_method: mean}}}}\n")
+    assert glot_main(["sweep", str(tmp_path / "s.yaml"), f"--output_dir={tmp_path}"]) == 0
+    capsys.readouterr()
+
+    def broken(*_, **__):
+        raise RuntimeError("no network")
+
+    monkeypatch.setattr("wandb.init", broken)
+    assert glot_main(["sweep", str(tmp_path / "s.yaml"), f"--output_dir={tmp_path}"]) == 0  # its runs are found
+    assert "the report is complete, but wandb did not take it" in capsys.readouterr().err

@@ -20,7 +20,7 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from glot.errors import ConfigError, library_door, nearest, reason
-from glot.hub import explain, fetch_file
+from glot.hub import cache_where_unreachable, explain, fetch_file
 from glot.locate import ADAPTER_FILE, CONFIG_FILE, adapter_line, local_folder, read_facts, split_revision
 from glot.progress import say
 from glot.trust import cache_folder
@@ -358,7 +358,7 @@ def _read_config(name: str, path: str, options: dict[str, Any]) -> Any:
             return f"--model_name_or_path={name}: comes with code of its own; --trust_remote_code=1 runs the model's own code"
         return _hub_line(name, error, options.get("revision"))
 
-    with library_door(ConfigError, describe):
+    with library_door(ConfigError, describe), cache_where_unreachable(is_local="revision" not in options):
         config = AutoConfig.from_pretrained(path, **options)
     if getattr(config, "is_encoder_decoder", False) and lone_encoder(config) is None:
         raise ConfigError(

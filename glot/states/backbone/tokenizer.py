@@ -10,7 +10,7 @@ from transformers import AutoTokenizer
 
 from glot.errors import ConfigError, library_door, reason
 from glot.files import is_utf8
-from glot.hub import explain
+from glot.hub import cache_where_unreachable, explain
 from glot.locate import CONFIG_FILE, WEIGHT_FILES
 from glot.progress import warn
 from glot.states.backbone.source import AGAIN, BackboneSource
@@ -32,7 +32,7 @@ def load_tokenizer(source: BackboneSource) -> Any:
         found = explain(error, source.revision) or f"its tokenizer cannot be loaded ({reason(error)}); {AGAIN}"
         return f"--model_name_or_path={source.name}: {found}"
 
-    with library_door(ConfigError, describe):
+    with library_door(ConfigError, describe), cache_where_unreachable(is_local=source.revision is None):
         tokenizer = AutoTokenizer.from_pretrained(source.path, **source.options)
     entries, rows = len(tokenizer), source.vocabulary_claim
     if rows is not None and 2 * entries < rows:  # transformers returns an empty tokenizer where the files are missing

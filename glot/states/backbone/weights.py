@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from transformers import AutoModel
 
 from glot.errors import ConfigError, library_door, reason
-from glot.hub import explain
+from glot.hub import cache_where_unreachable, explain
+from glot.locate import read_facts
 from glot.states.backbone.source import AGAIN, BackboneSource, lone_encoder
 from glot.states.backbone.tokenizer import NO_LIMIT
 
@@ -43,7 +44,7 @@ def load_weights(source: BackboneSource, dtype: str, where: dict[str, Any] | Non
         return f"--model_name_or_path={source.name}: {found}"
 
     options = {"dtype": DTYPES[dtype], "output_loading_info": True, "ignore_mismatched_sizes": True, **source.options, **(where or {})}
-    with library_door(ConfigError, describe):
+    with library_door(ConfigError, describe), cache_where_unreachable(is_local=source.revision is None):
         model, report = (lone_encoder(source.config) or AutoModel).from_pretrained(source.path, **options)
     for name, found, expected in report["mismatched_keys"]:
         raise ConfigError(
@@ -61,11 +62,17 @@ def load_weights(source: BackboneSource, dtype: str, where: dict[str, Any] | Non
 
 
 def count_weights(source: BackboneSource) -> int | None:
-    """Number of weights in a backbone's files, by their headers; None where they are not safetensors on this machine."""
+    """Number of weights in a backbone's files, by their headers; None where they are not readable as safetensors on this machine."""
+    whole, index = source.files / "model.safetensors", read_facts(source.files / "model.safetensors.index.json")
+    paths = [whole] if whole.is_file() else [source.files / name for name in sorted({*index.get("weight_map", {}).values()})]
     total = 0
-    for path in source.files.glob("model*.safetensors"):
-        with safe_open(path, "pt") as file:
-            total += sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118 - no dictionary
+    try:
+        with library_door(ConfigError, reason):
+            for path in paths:
+                with safe_open(path, "pt") as file:
+                    total += sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118 - no dictionary
+    except ConfigError:  # whoever loads them says what is wrong; here it is one number less
+        return None
     return total or None
 
 
