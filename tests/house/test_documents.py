@@ -142,3 +142,10 @@ def test_the_notebook_runs(tmp_path):
 
 def test_the_readme_is_short():
     assert len((ROOT / "README.md").read_text(encoding="utf-8").split()) <= 900
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs/pages").glob("*.html")), ids=lambda path: path.name)
+def test_committed_pages_are_those_that_the_toolkit_writes_today(page):
+    text = page.read_text(encoding="utf-8")
+    for name in ("page.css", "explain.js"):
+        assert (ROOT / "glot/resources" / name).read_text(encoding="utf-8").strip() in text, f"write {page.name} again with glot explain"
