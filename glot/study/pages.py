@@ -5,7 +5,7 @@ import itertools
 import json
 import math
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
@@ -252,7 +252,19 @@ def _run_row(run: Run) -> RunRow:
     flags = json.loads(config.read_text(encoding="utf-8"))["flags"] if config.is_file() else {}
     facts = {"versions": result.get("versions", {}), "made by": {k: v for k, v in result.get("made_by", {}).items() if k != "command"}}
     facts |= {"notes": result.get("notes", []), "flags": {name: value for name, value in flags.items() if value is not None}}
-    return RunRow(cells, result.get("made_by", {}).get("command", "-"), json.dumps(facts, indent=1))
+    return RunRow(cells, result.get("made_by", {}).get("command", "-"), "\n".join(in_lines(facts)))
+
+
+def in_lines(facts: dict[str, Any], indent: str = "") -> Iterator[str]:
+    """Facts as `name: value`, a line each; those inside another stand under it. Quotes would be escaped, and take half of the page."""
+    for name, value in facts.items():
+        if isinstance(value, dict):
+            yield f"{indent}{name}:"
+            yield from in_lines(value, indent + "  ")
+        elif isinstance(value, list):
+            yield f"{indent}{name}: {'; '.join(map(str, value)) or '-'}"
+        else:
+            yield f"{indent}{name}: {value}"
 
 
 def _curves(runs: list[Run]) -> list[Figure]:

@@ -12,12 +12,13 @@ from glot.settings.config import RunConfig, read_config
 from glot.training.checkpoint import CONFIG, PREDICTIONS, write_config, write_predictions, write_result
 from glot.training.evaluate import score
 from glot.training.metrics import floors
+from glot.training.origin import command_of
 from glot.training.result import Result, rounded
 
 SUMMED = ("load", "encode", "train", "evaluate")
 COMMON = (
     *("task", "task_name", "model", "pooler", "seed", "data_seed", "selection", "labels", "trainable_params"),
-    *("store", "backbone", "versions", "made_by"),
+    *("store", "backbone", "versions"),
 )
 """Fields of a fold's result that are the run's too."""
 
@@ -60,6 +61,7 @@ def join_folds(config: RunConfig, folder: Path, fingerprint: str, data: TaskData
         "rows": {pool.split: len(pool)},
         "seconds": {phase: round(sum(one["seconds"][phase] for one in folds), 3) for phase in SUMMED},
         "notes": list(dict.fromkeys(note for one in folds for note in one["notes"])),
+        "made_by": first["made_by"] | {"command": command_of(config)},
         "run_dir": str(folder),
         "fingerprint": fingerprint,
     }

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import glot
 from glot.cli import glot_main, main
 from glot.data.folds import assign_folds
 from glot.errors import CheckpointError, DataError
+from glot.settings.flags import parse
 from glot.types import Examples
 
 UNSEEN = "pooler.score_layer.2.bias"
@@ -58,6 +60,8 @@ def test_every_row_is_predicted_by_the_model_that_did_not_see_it(capsys, tiny_fl
     assert result["best"]["metrics"]["mcc"] == pytest.approx(matthews_corrcoef(labels, found))
     held = [row["sentence"] for fold in range(3) for row in predictions({"run_dir": tmp_path / f"runs/cv/fold-{fold}"})]
     assert sorted(held) == sorted(row["sentence"] for row in table)
+    again = shlex.split(result["made_by"]["command"])[1:]
+    assert parse(again, "main.py").config.data.folds == 3 and parse(again, "main.py").config.data.fold is None  # of all folds, not of one
     alone = run(capsys, [*words, "--fold=1", "--run_name=alone"])
     own = {row["sentence"]: row["score_1"] for row in predictions(alone)}
     assert own == {row["sentence"]: row["score_1"] for row in predictions({"run_dir": tmp_path / "runs/cv/fold-1"})}
