@@ -1,9 +1,11 @@
 """What a caller in Python gives as texts or rows: any iterable of them, and nothing whose order would be a guess."""
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from glot.errors import ConfigError
+from glot.locate import expand_user
 
 
 def list_of(rows: Any, name: str) -> list[Any]:
@@ -28,3 +30,17 @@ def list_of_texts(texts: Any, name: str) -> list[str]:
         if not isinstance(text, str):
             raise ConfigError(f"{name}: text {place} is {str(text)[:60]!r} ({type(text).__name__}); give strings")
     return many
+
+
+def split_paths(text: str) -> list[Path]:
+    """The paths of a comma list; one path where there is something of the whole name. What is empty between commas is left out."""
+    whole = expand_user(text)
+    return [whole] if "," not in text or _is_there(whole) else [expand_user(part.strip()) for part in text.split(",") if part.strip()]
+
+
+def _is_there(path: Path) -> bool:
+    """Whether there is something of that name; a list of paths may be longer than any name."""
+    try:
+        return path.exists()
+    except OSError:
+        return False

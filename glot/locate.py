@@ -22,20 +22,6 @@ def expand_user(text: str) -> Path:
         return Path(text)
 
 
-def split_paths(text: str) -> list[Path]:
-    """The paths of a comma list; one path where there is something of the whole name. What is empty between commas is left out."""
-    whole = expand_user(text)
-    return [whole] if "," not in text or _is_there(whole) else [expand_user(part.strip()) for part in text.split(",") if part.strip()]
-
-
-def _is_there(path: Path) -> bool:
-    """Whether there is something of that name; a list of paths may be longer than any name."""
-    try:
-        return path.exists()
-    except OSError:
-        return False
-
-
 def local_folder(name: str, folder: str | Path | None = None) -> Path | None:
     """The folder that a name refers to, or None for a hub id.
 

@@ -6,7 +6,7 @@ from types import ModuleType
 from typing import Any
 
 from glot.errors import ConfigError, need
-from glot.locate import split_paths
+from glot.given import split_paths
 from glot.report.tables import csv_text, markdown
 from glot.settings.commands import (
     parse_compare,

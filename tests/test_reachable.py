@@ -8,7 +8,7 @@ import pytest
 from huggingface_hub import constants
 
 from glot import hub
-from glot.locate import split_paths
+from glot.given import split_paths
 
 
 @pytest.fixture

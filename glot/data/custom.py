@@ -10,9 +10,10 @@ import numpy as np
 from glot.data.labels import CLASS, Label, LabelFacts, decide_kind, encode_label, find_facts, one_kind, read_label
 from glot.data.records import Record, Table, open_table
 from glot.errors import DataError, nearest
-from glot.files import HUB, PLAIN_TEXT, is_utf8, kind_of
+from glot.files import HUB, PLAIN_TEXT, kind_of
 from glot.locate import expand_user
 from glot.types import Examples, Places
+from glot.utf8 import is_utf8
 
 CUSTOM = "custom"
 TRAIN, EVALUATION = "train", "evaluation"

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from glot.errors import nearest
-from glot.files import is_utf8
+from glot.utf8 import is_utf8
 
 AUTO, CLASS, SCORE, NONE = "auto", "class", "score", "none"
 MOST_WHOLE_CLASSES = 20

@@ -13,8 +13,8 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from glot.errors import ConfigError, DataError, library_door, reason
-from glot.files import is_utf8
 from glot.locate import read_facts
+from glot.utf8 import is_utf8
 
 STDOUT = "-"
 COPIED_AT_ONCE = 1 << 14

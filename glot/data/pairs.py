@@ -17,9 +17,9 @@ from typing import BinaryIO, cast
 import numpy as np
 
 from glot.errors import DataError
-from glot.files import is_utf8
 from glot.progress import counter
 from glot.prompts import NO_PROMPTS, UsedPrompts
+from glot.utf8 import is_utf8
 
 MISSING = -1
 """Stands where a row has fewer negatives than asked for."""

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple, NoReturn
 import yaml
 
 from glot.errors import CheckpointError, ConfigError, nearest, reason, unknown_name
-from glot.files import is_utf8
 from glot.locate import expand_user
 from glot.settings.checks import check
 from glot.settings.choices import is_own_name
@@ -21,6 +20,7 @@ from glot.settings.config import RunConfig, read_config, read_saved
 from glot.settings.effects import acting_flags, inert_flags
 from glot.settings.facts import GROUPS, ORIGIN, WEIGHTS, refused_choice
 from glot.settings.index import flag_facts, kinds
+from glot.utf8 import is_utf8
 
 TRUE, FALSE = ("1", "true", "yes"), ("0", "false", "no")
 STRESS_DEFAULTS: dict[str, Any] = {

@@ -7,7 +7,7 @@ Nothing here imports anything heavy.
 from dataclasses import dataclass
 from pathlib import Path
 
-from glot.locate import split_paths
+from glot.given import split_paths
 from glot.settings.backbone_sections import BackboneConfig
 from glot.settings.choices import (
     CROSS_GRAPHS,

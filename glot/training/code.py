@@ -15,7 +15,7 @@ CORE = (
 )
 """Modules that every run goes through; what they import counts too."""
 NOT_NUMBERS = (
-    *("glot.settings", "glot.errors", "glot.progress", "glot.hub", "glot.locate", "glot.files", "glot.trust"),
+    *("glot.settings", "glot.errors", "glot.progress", "glot.hub", "glot.locate", "glot.files", "glot.utf8", "glot.trust"),
     *("glot.data.hub", "glot.data.custom", "glot.data.records", "glot.data.pairs", "glot.data.stress", "glot.data.labels"),
     *(
         "glot.states.store",

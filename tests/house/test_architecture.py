@@ -28,7 +28,7 @@ STOREYS = (
     ("states", "nn"),
     ("settings",),
     ("distributed",),
-    ("hub", "files", "locate", "prompts", "types", "progress", "trust", "interrupts", "machine", "given", "errors"),
+    ("hub", "hub_card", "files", "utf8", "locate", "prompts", "types", "progress", "trust", "interrupts", "machine", "given", "errors"),
 )
 """A wing imports only from storeys below its own; wings of one storey do not import each other, but the ground floor is one house."""
 STOREY = {name: level for level, names in enumerate(STOREYS) for name in names}
@@ -36,7 +36,7 @@ GROUND = len(STOREYS) - 1
 DOORS = {
     "transformers": ("states/backbone",),
     "tokenizers": ("states/backbone",),
-    "huggingface_hub": ("hub",),
+    "huggingface_hub": ("hub", "hub_card"),
     "datasets": ("data/hub",),
     "pyarrow": ("data/hub",),
     "torch_geometric": ("nn/poolers",),

@@ -7,6 +7,7 @@ from glot.states.backbone.live import LiveTokens
 from glot.states.backbone.model import Backbone, join_layers
 from glot.states.backbone.naming import NamedTokens, name_tokens
 from glot.states.backbone.precision import AUTO, pick_dtype, try_dtypes
+from glot.states.backbone.sizes import count_weights
 from glot.states.backbone.source import (
     BackboneSource,
     file_sha256,
@@ -16,7 +17,7 @@ from glot.states.backbone.source import (
     quiet_library,
 )
 from glot.states.backbone.tokenizer import Tokeniser, kept_characters
-from glot.states.backbone.weights import DTYPES, count_weights
+from glot.states.backbone.weights import DTYPES
 
 __all__ = [
     "AUTO",

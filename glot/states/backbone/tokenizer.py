@@ -9,11 +9,11 @@ from typing import Any
 from transformers import AutoTokenizer
 
 from glot.errors import ConfigError, library_door, reason
-from glot.files import is_utf8
 from glot.hub import cache_where_unreachable, explain
 from glot.locate import CONFIG_FILE, WEIGHT_FILES
 from glot.progress import warn
 from glot.states.backbone.source import AGAIN, BackboneSource
+from glot.utf8 import is_utf8
 
 SAVED_TEXTS = ["the red cat", "Unbelievably, 3.14 tokenizers' <tests>!", "Na\u00efve caf\u00e9 \u2014 \u03b1\u03b2 \u2603 \u4e2d\u6587", ""]
 """Texts on which a saved tokenizer is compared with the loaded one."""

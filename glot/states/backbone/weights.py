@@ -1,6 +1,5 @@
 """The weights of a backbone: loaded by transformers, and checked against what configuration and files say."""
 
-import math
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,7 +12,6 @@ from transformers import AutoModel
 
 from glot.errors import ConfigError, library_door, reason
 from glot.hub import cache_where_unreachable, explain
-from glot.locate import read_facts
 from glot.states.backbone.source import AGAIN, BackboneSource, lone_encoder
 from glot.states.backbone.tokenizer import NO_LIMIT
 
@@ -59,21 +57,6 @@ def load_weights(source: BackboneSource, dtype: str, where: dict[str, Any] | Non
     _refuse_unused_blocks(source, model, report["unexpected_keys"])
     _refuse_odd_dtypes(source, model)
     return model
-
-
-def count_weights(source: BackboneSource) -> int | None:
-    """Number of weights in a backbone's files, by their headers; None where they are not readable as safetensors on this machine."""
-    whole, index = source.files / "model.safetensors", read_facts(source.files / "model.safetensors.index.json")
-    paths = [whole] if whole.is_file() else [source.files / name for name in sorted({*index.get("weight_map", {}).values()})]
-    total = 0
-    try:
-        with library_door(ConfigError, reason):
-            for path in paths:
-                with safe_open(path, "pt") as file:
-                    total += sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118 - no dictionary
-    except ConfigError:  # whoever loads them says what is wrong; here it is one number less
-        return None
-    return total or None
 
 
 def _refuse_unused_blocks(source: BackboneSource, model: nn.Module, unexpected: Iterable[str]) -> None:
