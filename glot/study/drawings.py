@@ -77,15 +77,15 @@ def band(row: "Row", cell: dict[str, Any]) -> Spread:
     """The spread over seeds; where seeds change nothing, the mean with the 95 % interval of the bootstrap over rows."""
     found = row_spread(row)
     folder = next((Path(run["run_dir"]) for run in cell["runs"] if run["run_dir"] is not None), None)
-    if (
-        found.sd > 0
-        or folder is None
-        or not (folder / PREDICTIONS).is_file()
-        or "prediction" not in (folder / PREDICTIONS).open().readline()
-    ):
+    if found.sd > 0 or folder is None or not (folder / PREDICTIONS).is_file() or "prediction" not in _header(folder / PREDICTIONS):
         return found
     low, high = np.quantile(row_scores(folder / PREDICTIONS, row.metric)[1], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Spread(found.mean, 0.0, max(found.n, 2), float(high - low) / 2)
+
+
+def _header(path: Path) -> str:
+    with path.open(encoding="utf-8") as stream:
+        return stream.readline()
 
 
 def draw_comparisons(found: list[Comparison], path: Path) -> None:
