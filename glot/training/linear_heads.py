@@ -25,7 +25,7 @@ PARTS = 3
 """Parts of the training rows among which C is chosen: each is scored once by a model of the others."""
 MOST_STEPS = 500
 NEWTON_WEIGHTS = 1024
-"""Most weights for which Newton's method is taken: with 384 features it takes a fifth of L-BFGS's time, and its matrix is their square."""
+"""Most weights for which Newton's method is taken, which is then faster than L-BFGS (benchmarks/README.md); its matrix is their square."""
 
 
 class Fitted(NamedTuple):
