@@ -121,6 +121,20 @@ def test_the_fingerprint_follows_the_code_and_neither_comments_nor_the_path(mine
     assert run(capsys, [*words, f"--pooling_method={mine}:Gated", "--pooler_options=heads: 2"])["fingerprint"] != first
 
 
+def test_a_package_offers_poolers_by_name_and_cannot_take_one_of_ours(tiny_flags, tmp_path, monkeypatch, capsys):
+    before = run(capsys, [*tiny_flags, "--pooling_method=mean", "--epochs=1"])
+    package = tmp_path / "site" / "offered.py"
+    facts = package.with_name("offered-1.0.dist-info")
+    facts.mkdir(parents=True)
+    package.write_text(CODE.replace("import somewhere_else_entirely\n", "").partition("\nraise")[0])
+    (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: offered\nVersion: 1.0\n")
+    (facts / "entry_points.txt").write_text("[glot.poolers]\ngated_twice = offered:Gated\nmean = offered:Gated\n")
+    monkeypatch.syspath_prepend(package.parent)
+    assert glot.load(run(capsys, [*tiny_flags, "--pooling_method=gated_twice", "--epochs=1"])["run_dir"]).predict(["the cat"])
+    again = run(capsys, [*tiny_flags, "--pooling_method=mean", "--epochs=1"])
+    assert again["fingerprint"] == before["fingerprint"] and again["best"] == before["best"]
+
+
 def test_an_own_graph_rule(mine, tiny_flags, capsys):
     result = run(capsys, [*tiny_flags, "--pooling_method=glot", "--gat_hidden_dim=8", f"--graph_adj={mine}:near", "--epochs=1"])
     assert glot.load(result["run_dir"]).predict(["the cat"])

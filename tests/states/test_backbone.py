@@ -1,5 +1,6 @@
 """Finding, loading and running backbones: tiny ones here, the embedded ones marked slow."""
 
+import hashlib
 import json
 import re
 import shutil
@@ -192,8 +193,9 @@ def test_states_do_not_depend_on_how_many_texts_follow(tiny_bert):
 
 
 def test_an_unwritable_or_damaged_cache_costs_only_time(tmp_path, monkeypatch):
-    (tmp_path / "file").write_text("x")
+    (tmp_path / "file").write_bytes(bytes(module.REMEMBERED_FROM))
     digest = file_sha256(tmp_path / "file")
+    assert digest == hashlib.sha256(bytes(module.REMEMBERED_FROM)).hexdigest()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     assert file_sha256(tmp_path / "file") == digest
     (tmp_path / "cache/glot").mkdir(parents=True)
@@ -201,6 +203,15 @@ def test_an_unwritable_or_damaged_cache_costs_only_time(tmp_path, monkeypatch):
     for damage in ("{", "[1]", '{"a": '):
         (tmp_path / "cache/glot/hashes.json").write_text(damage)
         assert file_sha256(tmp_path / "file") == digest
+    assert digest in (tmp_path / "cache/glot/hashes.json").read_text()
+
+
+def test_only_large_files_are_remembered(tmp_path, monkeypatch):
+    """A cache that holds every small file of every folder that was ever opened takes longer to read than the files."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "file").write_text("x")
+    assert file_sha256(tmp_path / "file") == hashlib.sha256(b"x").hexdigest()
+    assert not (tmp_path / "cache").exists()
 
 
 def test_devices():

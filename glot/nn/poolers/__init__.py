@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from glot.errors import ConfigError, library_door, lookup, reason
-from glot.nn.graph import GraphRule
+from glot.nn.graph import RULES, GraphRule
 from glot.nn.layers import LayeredPooler
 from glot.nn.own import OwnCode, OwnPooler, find_code, is_own, run_code
 from glot.nn.pooler import Pooler
@@ -36,6 +36,8 @@ POOLERS: dict[str, Build] = {
 }
 """`--pooling_method` -> build(config, graph rule, d)."""
 
+RESERVED = frozenset({*POOLERS, *RULES, "alignment", "crossglot"})
+"""Names of poolers and graph rules that an installed package cannot take."""
 
 CLASSES: dict[str, type[Pooler]] = {
     "cls": ClsPooler,
@@ -121,7 +123,7 @@ def own_codes(config: "PoolerConfig", graph: "GraphConfig", sources: Mapping[str
     if (config.pooling_method == "glot" and config.num_layers > 0) or (config.pooling_method == "crossglot" and graph.cross_inside):
         named["graph_adj"] = graph.graph_adj
     held = sources or {}
-    own = {flag: name for flag, name in named.items() if name in held or is_own(name)}
+    own = {flag: name for flag, name in named.items() if name in held or (name not in RESERVED and is_own(name))}
     return {name: OwnCode(name, held[name]) if name in held else find_code(name, flag) for flag, name in own.items()}
 
 

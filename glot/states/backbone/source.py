@@ -60,9 +60,15 @@ EMBEDDED: dict[str, Embedded] = {
 }
 
 
+REMEMBERED_FROM = 1 << 23
+"""Bytes of a file whose hash is kept in the user's cache: hashing so many takes a few milliseconds."""
+
+
 def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, cached by path, size and modification time so that a large file is read once."""
+    """SHA-256 of a file. That of a large one is cached by path, size and modification time, so that it is read once."""
     status = path.stat()
+    if status.st_size < REMEMBERED_FROM:  # reading it takes no longer than reading the cache, which would grow with every small file
+        return hashlib.sha256(path.read_bytes()).hexdigest()
     entry = f"{path.resolve()}|{status.st_size}|{status.st_mtime_ns}"
     remembered = cache_folder() / "hashes.json"
     known = read_facts(remembered)
