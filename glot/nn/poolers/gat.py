@@ -83,4 +83,5 @@ class GatConv(nn.Module):
     def _halves(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """(.., h) -> a token's terms of a logit as sender and as receiver, (..) each. The second includes the edge term."""
         edge = self.lin_edge.weight.view(-1) @ self.att_edge.view(-1)
-        return hidden @ self.att_src.view(-1), hidden @ self.att_dst.view(-1) + edge
+        sent, received = (hidden @ torch.cat([self.att_src[0], self.att_dst[0]]).T).unbind(-1)  # one product: one gradient of `hidden`
+        return sent, received + edge
