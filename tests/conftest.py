@@ -15,7 +15,7 @@ import pytest
 import torch
 import yaml
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import BertConfig, BertModel, LlamaConfig, LlamaModel, PreTrainedTokenizerFast
+from transformers import BertConfig, BertModel, LlamaConfig, LlamaModel, PreTrainedTokenizerFast, dynamic_module_utils
 
 ROOT = Path(__file__).parents[1]
 WORDS = [
@@ -42,6 +42,22 @@ WORDS = [
 @pytest.fixture(scope="session", autouse=True)
 def _two_threads():
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _exports_are_parsed_once():
+    """transformers parses the code of an export at each load for a fifth of a second, and all exports carry the same."""
+    find, found = dynamic_module_utils.get_imports, {}
+
+    def get_imports(filename):
+        text = Path(filename).read_bytes()
+        if text not in found:
+            found[text] = find(filename)
+        return found[text]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dynamic_module_utils, "get_imports", get_imports)
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,7 @@
 """The source code of an export: one file, joined from the modules of this package that it needs."""
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import glot
@@ -9,6 +10,7 @@ from glot.errors import ConfigError
 ROOT_MODULE = "glot.integrations.sentence_transformers"
 
 
+@cache
 def bundle(root: str = ROOT_MODULE) -> str:
     """`root` and all modules of this package that it needs, as one source file: first their imports without repeats, then their code.
 
