@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from glot.cli import glot_main
+from glot.states.backbone import pick_device
 from glot.study.cost import machine
 
 RESULTS = Path(__file__).parent / "results"
@@ -22,12 +23,13 @@ def main() -> int:
         print("no accelerator here, so nothing is measured")
         return 0
     folder = Path("runs/cost-card")
+    card = machine(pick_device("auto"))
     code = glot_main(["cost", *WORDS, "--run_name=cost-card"])
     if code == 0:
-        name = re.sub(r"\W+", "-", machine().lower()).strip("-")
+        name = re.sub(r"\W+", "-", card.lower()).strip("-")
         text = (folder / "cost.md").read_text(encoding="utf-8")
         how = f"`python -m benchmarks.card`, which runs `glot cost {' '.join(WORDS)}`; torch {torch.__version__}."
-        head = f"# Cost on {machine()}\n\n{how}\n\n"
+        head = f"# Cost on {card}\n\n{how}\n\n"
         (RESULTS / f"{name}.md").write_text(head + text, encoding="utf-8")
         print(f"written: {RESULTS / name}.md")
     return code

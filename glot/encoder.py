@@ -183,7 +183,7 @@ class SentenceEncoder:
     def fingerprint(self) -> str:
         """16 hex digits over everything that a vector depends on: backbone, layer, length, precision, pooler and its weights."""
         backbone = self.backbone
-        facts = [backbone.source.identity, backbone.layer, backbone.max_length, str(backbone.model.dtype), type(self.pooler).__name__]
+        facts = [backbone.source.identity, backbone.layer, backbone.max_length, backbone.dtype, type(self.pooler).__name__]
         facts += [backbone.windows] if backbone.windows else []
         facts += [getattr(self.pooler, "last", None), self.settings]
         facts += [self.pooler.code.sha256] if isinstance(self.pooler, OwnPooler) else []

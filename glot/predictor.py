@@ -1,5 +1,7 @@
 """A trained run on new texts: classes, probabilities or scores, and vectors."""
 
+import hashlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -97,9 +99,17 @@ class Predictor(SentenceEncoder):
                     sides = [self.states([row[side] for row in part]) for side in range(len(self.columns))]
                 except StateError as error:
                     raise StateError(error.problem, where="" if error.place is None else f"pair {start + error.place}") from error
-                found.append(self.head(self.pooler(*sides)).float().cpu())
+                found.append(self.head(self.pooler(*sides).float().cpu()).float())
                 bar.update(len(part))
         return torch.cat(found).numpy()
+
+    def fingerprint(self) -> str:
+        """16 hex digits over everything that an answer depends on: what a vector does, prompt, precision, classes, the head's weights."""
+        facts = [super().fingerprint(), self._used.query, str(self._precision), self.columns, self.classes]
+        digest = hashlib.sha256(json.dumps(facts).encode())
+        for name, tensor in sorted(self.head.state_dict().items()):
+            digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()[:16]
 
     @property
     def before(self) -> str:

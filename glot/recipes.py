@@ -299,8 +299,11 @@ def score_untrained_mean(config: RunConfig) -> dict[str, float]:
 
 
 @run_switches()
-def run_mteb(config: RunConfig) -> Result:
-    """Score poolers, trained (`--checkpoint_path`) or as they are, on MTEB tasks: a run folder with results and a table for each."""
+def run_mteb(config: RunConfig, anew: bool = False) -> Result:
+    """Score poolers, trained (`--checkpoint_path`) or as they are, on MTEB tasks: a run folder with results and a table for each.
+
+    Finished tasks are found in mteb's cache, unless they are asked for `anew`.
+    """
     config = config.checked()
     need("mteb", "mteb", "--task=mteb")
     from glot.integrations import mteb
@@ -314,13 +317,14 @@ def run_mteb(config: RunConfig) -> Result:
     with clock.phase("load"):
         opened = open_encoders(config)
         states = open_text_states(config, opened[0].encoder) if config.mteb.mteb_store else None
+    options = {"batch_size": config.train.eval_batch_size, "show_progress_bar": config.output.verbose}
     shared = SharedPass([one.encoder for one in opened], states) if len(opened) > 1 or states is not None else None
     runs: list[MtebRun] = open_mteb_runs(opened, tasks, report_to, shared)
     with clock.phase("evaluate"):
         for task in tasks:
             with mteb.kept_loaded(task):
                 for run in runs:
-                    run.add(mteb.evaluate_task(run.model, task, cache, config.train.eval_batch_size, config.output.verbose))
+                    run.add(mteb.evaluate_task(run.model, task, cache, options, anew))
             if shared is not None:
                 shared.forget()
     results = [run.close(clock.seconds) for run in runs]

@@ -17,7 +17,7 @@ def run_or_reuse(config: RunConfig, runs_dir: Path, anew: bool = False) -> str:
     """The folder of a finished run with this very fingerprint under `runs_dir`, run now if there is none (studies)."""
     where = {"output_dir": str(runs_dir), "overwrite": True, "verbose": False}
     if config.data.task in EVALUATIONS:  # mteb itself knows which tasks are finished
-        return run_mteb(config.with_values(**where, run_name=config.fingerprint()))["run_dir"]
+        return run_mteb(config.with_values(**where, run_name=config.fingerprint()), anew)["run_dir"]
     name = fingerprint_of(config)
     wait_until_free(runs_dir / name)  # the same study may be at work elsewhere
     own = config.with_values(**where, run_name=name, save_dir=str(runs_dir / name))

@@ -31,7 +31,8 @@ from glot.settings.index import flag_facts
 from glot.states.store import StorePlan
 from glot.states.store.reader import open_store_folder
 from glot.states.store.writer import _finished_chunks
-from glot.study.files import read_study, resolve_cells
+from glot.study.files import read_study
+from glot.study.resolution import resolve_cells
 from glot.training.checkpoint import load_run
 
 WORDS = [

@@ -267,6 +267,15 @@ def test_words_behind_the_cut_are_not_read_again(runs, monkeypatch):
     assert side.without_word[0] == pytest.approx(float(again.max()) - float(encoder.predict_proba(" ".join(words)).max()), abs=1e-4)
 
 
+def test_many_words_move_up_where_a_long_one_is_left_out(runs):
+    text = " ".join(["-".join("a" * 8), *["the red cat runs"] * 20])  # the first word fills the limit of 14 tokens
+    encoder = glot.load(runs("glot"))
+    side = explain(encoder, (text,), "glot", "glot").sides[0]
+    whole, without = (encoder.predict_proba(one) for one in (text, text.split(" ", 1)[1]))
+    best = int(whole.argmax())
+    assert side.without_word[0] == pytest.approx(float(without[best] - whole[best]), abs=1e-4)
+
+
 def test_a_vector_without_edges_is_compared_with_the_runs_own(tiny_bert, tmp_path, capsys):
     lines = [json.dumps({"query": f"{a} {b}", "pos": [f"the {a} {b}"]}) for a in ("red", "big", "green") for b in ("cat", "dog")]
     (tmp_path / "pairs.jsonl").write_text("\n".join(lines))

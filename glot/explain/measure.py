@@ -33,7 +33,7 @@ from glot.types import TokenBatch
 
 TOKENS_AT_ONCE = 1 << 14
 """Tokens of all variants of a text that are pooled together."""
-SPARE_WORDS, MOST_WORDS = 16, 1 << 20
+SPARE_WORDS = 16
 Answer = Callable[[list[TokenBatch]], Tensor]
 """Batches of B texts, one per side -> the number that is explained, (B,)."""
 
@@ -153,8 +153,7 @@ def explain(encoder: SentenceEncoder, texts: Sequence[str], run: str, pooler_nam
     without = [_without_tokens(answer, batches, place) - outcome.value for place in range(len(batches))]
     words = [[match.group() for match in re.finditer(r"\S+", text)] for text in texts]
     named = [name_tokens(encoder.backbone.tokeniser, text, encoder.backbone.max_length, encoder.before) for text in texts]
-    reached = [max(one.word_of, default=-1) if any(word >= 0 for word in one.word_of) else MOST_WORDS for one in named]
-    dropped = [_without_words(encoder, texts, at, outcome, reached[at]) if with_words else np.zeros(0) for at in range(len(texts))]
+    dropped = [_without_words(encoder, texts, at, outcome, named[at]) if with_words else np.zeros(0) for at in range(len(texts))]
     weights = _weights(inner, mixed) if inner.sides == 2 else _weights(encoder.pooler, batches)
     if any(own is None for own in weights):
         notes.append(f"{pooler_name} gives tokens no weights; shown is what the answer becomes without them")
@@ -184,6 +183,8 @@ def _remarks(named: Sequence[NamedTokens], rule: Any) -> list[str]:
     notes = []
     if any(all(word < 0 for word in one.word_of) for one in named):
         notes.append("this tokenizer does not say which word a token belongs to, so changes without a word stand beside no token")
+    if getattr(rule, "kind", None) == "random":
+        notes.append("the random control draws another graph for each number of tokens, so a change without a token holds that draw too")
     if getattr(rule, "kind", None) == SHUFFLED:
         notes.append("the shuffled control joins tokens of another row of the batch; here a pair stands alone")
     return notes
@@ -199,14 +200,15 @@ def _answer(encoder: SentenceEncoder, batches: list[TokenBatch], pooler: nn.Modu
     def outputs(given: list[TokenBatch]) -> Tensor:
         """The head's output."""
         vectors = [net(*given)] if encoder.pooler.sides == 2 else [net(side) for side in given]
-        found: Tensor = encoder.head(*vectors).float()
+        found: Tensor = encoder.head(*(vector.float().cpu() for vector in vectors)).float()  # a head is loaded on the CPU
         return found.softmax(1) if encoder.classes else found
 
     first = outputs(batches)
     if not encoder.classes:
         value = float(first.reshape(-1)[0])
         return lambda given: outputs(given).reshape(-1), Outcome(f"{value:.3f}", value, {}, None)
-    own = encoder.head(*([encoder.pooler(*batches)] if encoder.pooler.sides == 2 else [encoder.pooler(side) for side in batches]))
+    whole = [encoder.pooler(*batches)] if encoder.pooler.sides == 2 else [encoder.pooler(side) for side in batches]
+    own = encoder.head(*(vector.float().cpu() for vector in whole))
     best = int(own.argmax(1)[0])  # of the run as it is, whatever pooler is asked about
     scores = dict(zip(encoder.classes, first[0].tolist(), strict=True))
     return lambda given: outputs(given)[:, best], Outcome(encoder.classes[best], float(first[0, best]), scores, None)
@@ -233,17 +235,22 @@ def _without_tokens(answer: Answer, batches: list[TokenBatch], place: int) -> np
     return torch.cat(found).numpy().astype(np.float64)
 
 
-def _without_words(encoder: SentenceEncoder, texts: Sequence[str], place: int, outcome: Outcome, reached: int) -> np.ndarray:
+def _without_words(encoder: SentenceEncoder, texts: Sequence[str], place: int, outcome: Outcome, named: NamedTokens) -> np.ndarray:
     """Change of the answer when each word of one text is left out and the rest is read again: (w,); NaN for a text's only word.
 
-    Words behind the cut change nothing when they are left out: 0. `reached` is the last word that has a token.
+    Words behind the cut change nothing when they are left out: 0. `named` are the text's tokens.
     """
     text = texts[place]
     spans = [match.span() for match in re.finditer(r"\S+", text)]
     if len(spans) < 2:
         return np.full(len(spans), math.nan)
-    tried = spans[: reached + 1]
-    read = text[: spans[min(len(spans), 2 * len(tried) + SPARE_WORDS) - 1][1]]  # more than can move up behind the cut
+    owners = [word for word in named.word_of if word >= 0]
+    tried = spans[: max(owners, default=len(spans)) + 1]
+    if owners:  # without its longest word, most words move up from behind the cut; the words behind those are not read
+        longest = without_span(text, *spans[max(set(owners), key=owners.count)])
+        reached = max(name_tokens(encoder.backbone.tokeniser, longest, encoder.backbone.max_length, encoder.before).word_of)
+        text = text[: spans[min(len(spans), reached + SPARE_WORDS) - 1][1]]
+    read = text
     changed = [without_span(read, start, end) for start, end in tried]
     found = np.zeros(len(spans))
     found[: len(tried)] = _changes(encoder, texts, place, outcome, changed)

@@ -35,8 +35,8 @@ def model_card(config: RunConfig, result: dict[str, Any], source: BackboneSource
     table, data = TABLES.get(config.data.task), _data_name(config)
     metrics = {name: value for name, value in result["best"]["metrics"].items() if value is not None}
     front = front_matter(card_of(source.files), title, backbone, None if table is None else table.repository, (data, metrics))
-    parts = [front, "", f"# {title}", "", *_usage(width, backbone, include_prompt)]
-    return "\n".join([*parts, *_training(config, result, data, metrics), *_limits(config, max_length), *PUSH, ""])
+    parts = [front, "", f"# {title}", "", *_usage(width, backbone, include_prompt, config.backbone.is_trained)]
+    return "\n".join([*parts, *_training(config, result, data, metrics), *_limits(config, result, max_length), *PUSH, ""])
 
 
 def _data_name(config: RunConfig) -> str:
@@ -44,9 +44,10 @@ def _data_name(config: RunConfig) -> str:
     return " ".join(own.split())
 
 
-def _usage(width: int, backbone: str, include_prompt: bool) -> list[str]:
+def _usage(width: int, backbone: str, include_prompt: bool, is_trained: bool) -> list[str]:
+    states = f"the token states of {backbone}, which was trained too" if is_trained else f"the frozen token states of {backbone}"
     return [
-        f"Sentence vectors of {width} numbers, of length one: a pooler over the frozen token states of {backbone}.",
+        f"Sentence vectors of {width} numbers, of length one: a pooler over {states}.",
         "",
         "```python",
         "from sentence_transformers import SentenceTransformer",
@@ -96,8 +97,9 @@ def _steps(config: RunConfig) -> str:
     return steps if kind == "trained" else f"{steps}, then {fitted}"
 
 
-def _limits(config: RunConfig, max_length: int) -> list[str]:
-    compared, autocast = config.data.task in (*PAIR_TASKS, "embedding"), config.backbone.backbone_dtype == "autocast"
+def _limits(config: RunConfig, result: dict[str, Any], max_length: int) -> list[str]:
+    is_scored = result.get("labels", {}).get("kind") == "score"
+    compared, autocast = is_scored or config.data.task in (*PAIR_TASKS, "embedding"), config.backbone.backbone_dtype == "autocast"
     return [
         "## Limits",
         "",

@@ -189,20 +189,23 @@ def kept_loaded(task: Any) -> Iterator[None]:
                 part.unload_data()
 
 
-def evaluate_task(model: MtebModel, task: Any, cache: Path, batch_size: int, verbose: bool) -> MtebScore:
-    """The score of a task, or why it failed. A finished one comes from `cache`."""
+def evaluate_task(model: MtebModel, task: Any, cache: Path, options: dict[str, Any], anew: bool = False) -> MtebScore:
+    """The score of a task, or why it failed. A finished one comes from `cache`, unless it is asked for anew.
+
+    `options` are those of `encode`: batch_size, show_progress_bar.
+    """
     revision = str(task.metadata.dataset.get("revision"))
     own = cache / revision if revision.startswith(LOCAL) else cache  # mteb's cache ignores the revision
     about = task.metadata.name, task.metadata.type, task.metadata.main_score
     try:
         with library_door(DataError, reason):
-            score = _evaluate(model, task, own, {"batch_size": batch_size, "show_progress_bar": verbose})
+            score = _evaluate(model, task, own, options, anew)
     except GlotError as error:
         return MtebScore(*about, None, _first_line(error))
     return MtebScore(*about, round(score, DIGITS), None)
 
 
-def _evaluate(model: MtebModel, task: Any, cache: Path, options: dict[str, Any]) -> float:
+def _evaluate(model: MtebModel, task: Any, cache: Path, options: dict[str, Any], anew: bool) -> float:
     """The main score of one task.
 
     Raises:
@@ -214,7 +217,7 @@ def _evaluate(model: MtebModel, task: Any, cache: Path, options: dict[str, Any])
         raise_error=False,
         encode_kwargs=options,
         cache=mteb.ResultCache(cache),
-        overwrite_strategy="only-missing",
+        overwrite_strategy="always" if anew else "only-missing",
         show_progress_bar=options["show_progress_bar"],
     )
     if not found.task_results:

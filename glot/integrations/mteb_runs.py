@@ -1,9 +1,12 @@
 """The run folder of one pooler on MTEB: its configuration, table and result."""
 
+import hashlib
+import json
 import math
 from pathlib import Path
 from typing import Any
 
+from glot.encoder import SentenceEncoder
 from glot.encoders import Opened, SharedPass
 from glot.errors import ConfigError
 from glot.integrations.mteb import VERSION, MtebModel, MtebScore
@@ -12,6 +15,7 @@ from glot.report.mteb_tables import write_mteb_tables
 from glot.settings.config import versions
 from glot.states.backbone import count_weights
 from glot.training.checkpoint import write_config, write_result
+from glot.training.code import code_hash
 from glot.training.folders import create_run_folder
 from glot.training.result import Result, make_mteb_result
 from glot.training.run import folder_of
@@ -36,7 +40,7 @@ class MtebRun:
     def __init__(self, opened: Opened, folder: Path, report_to: str, shared: SharedPass | None) -> None:
         self.encoder, self.config, self.notes = opened
         self.folder, self.scores = folder, list[MtebScore]()
-        self.revision = self.encoder.fingerprint()
+        self.revision = _revision(self.encoder)
         self.model = MtebModel(self.encoder, self.revision, {"max_length": self.encoder.backbone.max_length}, shared)
         self._tracker = make_tracker(report_to, folder)
         self._tracker.start(self.config.to_dict())
@@ -62,6 +66,12 @@ class MtebRun:
         self._tracker.summarise(result)
         self._tracker.close()
         return result
+
+
+def _revision(encoder: SentenceEncoder) -> str:
+    """16 hex digits over everything that a score depends on: the encoder, versions of libraries and this package's code."""
+    facts = [encoder.fingerprint(), {**versions(), "mteb": VERSION}, code_hash(type(encoder.pooler).__module__)]
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def open_mteb_runs(opened: list[Opened], tasks: list[Any], report_to: str, shared: SharedPass | None) -> list[MtebRun]:

@@ -40,7 +40,7 @@ def draw_backbones(rows: "list[Row]", cells: list[dict[str, Any]], path: Path) -
 def normalised(rows: "list[Row]") -> dict[tuple[str, str], list[float]]:
     """(backbone, arm) -> per seed, the mean over tasks of the score on each task's scale; seeds and tasks that all of them have."""
     tasks: dict[str, dict[tuple[str, str], dict[int, float]]] = {}
-    for row in rows:
+    for row in (row for row in rows if BACKBONE in row.point):
         task = label({key: value for key, value in row.point.items() if key != BACKBONE})
         tasks.setdefault(task, {})[row.point[BACKBONE], row.arm] = row.values
     keys = list(dict.fromkeys(key for scores in tasks.values() for key in scores))

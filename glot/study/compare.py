@@ -13,7 +13,7 @@ from glot.settings.config import RunConfig, read_config
 from glot.settings.effects import acting_flags
 from glot.settings.index import flag_facts
 from glot.study.comparisons import RESAMPLES, read_predictions
-from glot.study.statistics import LEVEL, draw_rows, mcnemar, resampled, wald
+from glot.study.statistics import draw_rows, interval, mcnemar, resampled, wald
 from glot.training.checkpoint import CONFIG, PREDICTIONS, read_result, text_columns_of
 
 MOST_ROWS, MOST_CHARACTERS = 10, 200
@@ -134,8 +134,8 @@ def _scored_rows(labels: np.ndarray, ours: np.ndarray, theirs: np.ndarray, resul
     counts = draw_rows(len(labels), RESAMPLES)
     draws = resampled(metric, labels, theirs, counts) - resampled(metric, labels, ours, counts)
     difference = results[1]["best"]["metrics"][metric] - results[0]["best"]["metrics"][metric]
-    low, high = np.nanquantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    p, _ = wald(difference, float(np.nanstd(draws, ddof=1)), None)
+    error, low, high = interval(draws)
+    p, _ = wald(difference, error, None)
     return [
         f"The difference of {metric} is {difference:+.4f}, 95 % over rows [{low:+.4f}, {high:+.4f}], p = {p:.4f} "
         f"(paired bootstrap, {RESAMPLES:,} draws)."

@@ -11,9 +11,10 @@ import numpy as np
 from glot.errors import DataError
 from glot.progress import warn
 from glot.report.tables import markdown
-from glot.study.statistics import LEVEL, draw_rows, equivalence, holm, paired, resampled, wald
+from glot.study.statistics import LEVEL, ROUNDING, draw_rows, equivalence, holm, interval, paired, resampled, wald
 from glot.training.checkpoint import PREDICTIONS
 from glot.training.folds import read_outputs
+from glot.training.metrics import RANK_METRICS
 
 DIFFERENT, EQUAL, UNCLEAR = "different", "equal within the margin", "cannot tell"
 RESAMPLES = 1000
@@ -66,20 +67,17 @@ def compare_arms(arms: tuple[str, str], where: str, first: ArmRuns, second: ArmR
     if not seeds:
         raise DataError(f"compare: {arms[0]} and {arms[1]} have no finished seed in common at {where}; run the study again")
     ours, theirs = ([one.values[seed] for seed in seeds] for one in (first, second))
-    moves = max(np.ptp(ours), np.ptp(theirs)) > 0
     test = paired(ours, theirs)
-    draws = row_differences(first, second, seeds)
-    p_rows, equal_rows = wald(test.difference, float(draws.std(ddof=1)), margin)
-    p = max(test.p, p_rows) if moves else p_rows
+    moves = max(np.ptp(ours), np.ptp(theirs)) > ROUNDING  # else the rows alone can tell
+    error, *over_rows = interval(row_differences(first, second, seeds))
+    p, p_equal = wald(test.difference, error, margin)
+    if moves:
+        p = float(np.maximum(test.p, p))  # which is NaN where either is
+        p_equal = math.nan if margin is None else float(np.maximum(equivalence(ours, theirs, margin), p_equal))
     if len(seeds) < 2:  # one seed says nothing about others
-        p = math.nan
-    p_equal = math.nan
-    if margin is not None:
-        p_equal = max(equivalence(ours, theirs, margin), equal_rows) if moves else equal_rows
-        p_equal = math.nan if len(seeds) < 2 else p_equal
-    low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+        p = p_equal = math.nan
     half = test.detectable if moves else math.nan
-    return Comparison(arms, where, first.metric, len(seeds), test.difference, half, (float(low), float(high)), p, float(p_equal), margin)
+    return Comparison(arms, where, first.metric, len(seeds), test.difference, half, (over_rows[0], over_rows[1]), p, p_equal, margin)
 
 
 def row_differences(first: ArmRuns, second: ArmRuns, seeds: list[int]) -> np.ndarray:
@@ -102,7 +100,13 @@ def row_differences(first: ArmRuns, second: ArmRuns, seeds: list[int]) -> np.nda
 
 @cache
 def row_scores(path: Path, metric: str) -> tuple[np.ndarray, np.ndarray]:
-    """Labels (S,) of a run's predictions, and its metric on resamples of them: (RESAMPLES,). An arm stands in several comparisons."""
+    """Labels (S,) of a run's predictions (zeros where it has ranks), and its metric on resamples of them: (RESAMPLES,).
+
+    Cached, for an arm stands in several comparisons.
+    """
+    ranks = read_ranks(path)
+    if ranks is not None:
+        return np.zeros(len(ranks)), _counts(len(ranks)) @ RANK_METRICS[metric](ranks) / len(ranks)
     labels, outputs = read_predictions(path)
     return labels, resampled(metric, labels, outputs, _counts(len(labels)))
 
@@ -110,6 +114,13 @@ def row_scores(path: Path, metric: str) -> tuple[np.ndarray, np.ndarray]:
 @cache
 def _counts(rows: int) -> np.ndarray:
     return draw_rows(rows, RESAMPLES)
+
+
+def read_ranks(path: Path) -> np.ndarray | None:
+    """Ranks (S,) of a contrastive run's file; None where it holds predictions."""
+    with path.open(encoding="utf-8", newline="") as stream:
+        table = csv.DictReader(stream)
+        return np.array([float(row["rank"]) for row in table]) if "label" not in (table.fieldnames or ()) else None
 
 
 def read_predictions(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -150,7 +161,7 @@ def comparison_table(found: list[Comparison]) -> tuple[list[str], list[list[str]
 EXPLAINED = (
     "Named beforehand in the study file. `difference`: mean over equal seeds. A verdict `different` needs p below 0.05 after Holm over "
     "this table, where p is the larger of a paired t-test over seeds and a z-test over rows, whose standard error is that of a bootstrap "
-    f"({RESAMPLES:,} draws, seed 0). "
+    f"({RESAMPLES:,} draws, seed 0; those on which the metric is not defined are left out). "
     "`equal within the margin`: two one-sided tests at 0.05, over seeds and over rows. Else one cannot tell. "
     "A dash over seeds: seeds change nothing in these arms, or there is one alone, from which one cannot tell. "
     "Comparisons outside this table are exploratory."

@@ -229,7 +229,7 @@ def write_cost(folder: Path, base: RunConfig, costs: list[Cost], store: Store, q
     (folder / "inference.csv").write_text(csv_text(*inference) + "\n", encoding="utf-8")
     (folder / "cost.tex").write_text(latex(*training), encoding="utf-8")
     record = {
-        "machine": machine(),
+        "machine": machine(own_device(base)),
         "backbone_dtype": base.backbone.backbone_dtype,
         "versions": versions(),
         "commit": find_commit(CHECKOUT),
@@ -245,11 +245,10 @@ def write_cost(folder: Path, base: RunConfig, costs: list[Cost], store: Store, q
     return f"{text}\n\nfigure: {path}\ntable:  {folder / 'cost.md'}"
 
 
-def machine() -> str:
+def machine(device: torch.device) -> str:
     """Cores, threads and flags of the CPU, or the accelerator's name."""
-    if torch.accelerator.is_available():
-        kind = torch.accelerator.current_accelerator()
-        return torch.cuda.get_device_name() if kind is not None and kind.type == "cuda" else str(kind)
+    if device.type != "cpu":
+        return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     return f"{os.cpu_count()} cores, {torch.get_num_threads()} threads, {' '.join(cpu_flags()) or 'no flags known'}"
 
 
@@ -258,7 +257,7 @@ def _title(base: RunConfig, store: Store, costs: list[Cost]) -> str:
     length = "no cut" if base.backbone.adaptive_length else f"{base.backbone.max_length} tokens at most"
     return (
         f"Cost of {task} on {backbone}: {costs[0].steps} steps of {base.train.batch_size} rows per epoch, {length}, "
-        f"backbone in {base.backbone.backbone_dtype}; {machine()}.\n"
+        f"backbone in {base.backbone.backbone_dtype}; {machine(own_device(base))}.\n"
         f"Storing the states of {store.texts:,} texts ({store.tokens:,} tokens) takes {_seconds(store.seconds)} "
         f"and {store.size / MIB:.0f} MiB ({base.store.store_dtype}); both from a sample of the texts."
     )

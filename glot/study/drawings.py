@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from glot.report.plots import plot_arms, plot_comparisons, plot_layer_weights, plot_lines
+from glot.settings.config import read_config
 from glot.study.comparisons import Comparison, row_scores, verdicts
 from glot.study.statistics import LEVEL, Spread, spread
-from glot.training.checkpoint import PREDICTIONS, read_result
+from glot.training.checkpoint import CONFIG, PREDICTIONS, read_result
 
 if TYPE_CHECKING:
     from glot.study.report import Row
@@ -33,8 +34,10 @@ def row_spread(row: "Row") -> Spread:
     return spread([row.values[seed] for seed in sorted(row.values)])
 
 
-def draw(rows: "list[Row]", cells: Cells, floors: dict[str, float], shortcuts: dict[int, dict[str, float]], path: Path) -> None:
+def draw(rows: "list[Row]", cells: Cells, floors: dict[str, float], shortcuts: dict[int, dict[str, float]], path: Path) -> bool:
     """Lines over the first key of `AXES` with more than two values, all of them numbers; without one, intervals side by side.
+
+    Returns whether a line has a band over rows, since seeds tell of none.
 
     Args:
         rows: of the study.
@@ -47,21 +50,28 @@ def draw(rows: "list[Row]", cells: Cells, floors: dict[str, float], shortcuts: d
     if axis is None and len(rows) > 1 and not any(row.arm for row in rows) and len({row.metric for row in rows}) == 1:
         known = {"": next(iter(floors.values()))} if len({*floors.values()}) == 1 else None
         plot_arms([("", _brief(row.point), row.metric, row_spread(row)) for row in rows], path, known)
-        return
+        return False
     if axis is None:
         plot_arms([(label(row.point), row.arm or "run", row.metric, row_spread(row)) for row in rows], path, floors)
-        return
-    layers = {"-1": max((int(row.point[axis]) for row in rows if row.point[axis].isdecimal()), default=0) + 1}
+        return False
 
-    def place(point: dict[str, str]) -> tuple[str, float]:
+    def place(cell: dict[str, Any]) -> tuple[str, float]:
         """Panel and x."""
-        rest = {key: value for key, value in point.items() if key != axis}
-        return label(rest), float(layers.get(point[axis], point[axis]) if axis == "hidden_layer" else point[axis])
+        rest = {key: value for key, value in cell["grid"].items() if key != axis}
+        return label(rest), float(own_layer(cell) if axis == "hidden_layer" else cell["grid"][axis])
 
-    lines = [(*place(row.point), row.arm, band(row, cell)) for row, cell in zip(rows, cells, strict=True)]
-    metrics = {place(row.point)[0]: row.metric for row in rows}
-    grey = {place(cells[at]["grid"]): scores for at, scores in shortcuts.items()}
+    bands = [band(row, cell) for row, cell in zip(rows, cells, strict=True)]
+    lines = [(*place(cell), row.arm, found) for row, cell, found in zip(rows, cells, bands, strict=True)]
+    metrics = {place(cell)[0]: row.metric for row, cell in zip(rows, cells, strict=True)}
+    grey = {place(cells[at]): scores for at, scores in shortcuts.items()}
     plot_lines(lines, grey, axis, metrics, path)
+    return any(found != row_spread(row) for row, found in zip(rows, bands, strict=True))
+
+
+def own_layer(cell: dict[str, Any]) -> str:
+    """The hidden layer of a cell as its runs resolved it: 6, where the grid says -1 of a model of six."""
+    folder = next(Path(run["run_dir"]) for run in cell["runs"] if run["run_dir"] is not None)
+    return str(read_config(folder / CONFIG)["flags"]["hidden_layer"])
 
 
 def _brief(point: dict[str, str]) -> str:

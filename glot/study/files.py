@@ -12,11 +12,9 @@ from typing import Any
 import yaml
 
 from glot.errors import ConfigError, nearest, reason
-from glot.nn.poolers import own_codes
 from glot.settings.checks import is_folder_name
-from glot.settings.choices import EVALUATIONS, METRICS
-from glot.settings.config import RunConfig
-from glot.settings.flags import STRESS_DEFAULTS, parse
+from glot.settings.choices import METRICS, RANK_METRICS
+from glot.settings.flags import STRESS_DEFAULTS
 from glot.study.search import DISTRIBUTIONS, Search, Span, read_search, read_span
 
 WANDB_KEYS = ("program", "method", "metric", "parameters", "command", "run_cap", "name", "project", "description", "entity")
@@ -314,8 +312,9 @@ def _read_comparisons(path: Path, content: dict[str, Any], arms: dict[str, Any])
             found[name] = float(text)
         except ValueError:
             found[name] = 0.0
-        if name not in METRICS or not 0 < found[name] < 1:
-            problems.append(f"{path}: margins: {name}: {text}; must be a metric ({', '.join(METRICS)}) and a difference between 0 and 1")
+        if name not in (*METRICS, *RANK_METRICS) or not 0 < found[name] < 1:
+            known = ", ".join((*METRICS, *RANK_METRICS))
+            problems.append(f"{path}: margins: {name}: {text}; must be a metric ({known}) and a difference between 0 and 1")
     return [(first, second) for first, second in pairs], found, problems
 
 
@@ -335,54 +334,3 @@ def crossed(choices: dict[str, list[str]]) -> Iterator[Flags]:
 def _refuse_too_many(path: Path, count: int) -> None:
     if count > MOST_CELLS:
         raise ConfigError(f"{path}: names {count:,} points, at most {MOST_CELLS:,}; leave some out, or set run_cap in a sweep")
-
-
-def _misfolded(path: Path, study: Study, configs: list[RunConfig]) -> list[str]:
-    """A tuning fold that the runs do not have."""
-    fewest = min((config.data.folds for config in configs), default=0)
-    if study.tune_fold is None or study.tune_fold < fewest:
-        return []
-    wanted = "add folds, such as folds: 5 under runs_with" if fewest == 0 else f"must be below --folds={fewest}"
-    return [f"{path}: tune.fold: {study.tune_fold}; {wanted}"]
-
-
-def resolve_cells(path: Path, study: Study) -> list[RunConfig]:
-    """One configuration per cell, with `data_seed` 0 unless the file sets it.
-
-    Raises:
-        ConfigError: flags that are wrong, have no effect in their arm, or make two arms equal; each line names file and cell.
-    """
-    problems, configs = [], []
-    arm_only = {cell.arm: set(cell.flags) for cell in study.cells if cell.arm}
-    shared = set.intersection(*arm_only.values()) if arm_only else set()
-    found: dict[str, list[str]] = {}  # mistake -> the cells that have it, so that a mistake in many cells is one line
-    for cell in study.cells:
-        where = f"{path}: {', '.join([*filter(None, [cell.arm]), *(f'{name}={value}' for name, value in cell.grid.items())])}"
-        words = [f"--{name}={value}" for name, value in {**cell.flags, **{name: values[0] for name, values in study.tune.items()}}.items()]
-        try:
-            parsed = parse(words, study.program, PROGRAMS[study.program])
-            own_codes(parsed.config.pooler, parsed.config.graph)
-        except ConfigError as error:
-            for problem in error.problems:
-                found.setdefault(problem, []).append(where)
-            continue
-        inert = [name for name in parsed.inert if name in set(cell.flags) - shared] if cell.arm else []
-        problems += [f"{where}: --{name} has no effect in this arm; leave it out" for name in inert]
-        config = parsed.config
-        if len(config.mteb.checkpoints) + len((config.mteb.mteb_poolers or "").split(",")) > 1 and config.data.task in EVALUATIONS:
-            problems.append(f"{where}: a study scores one pooler per run; name one, and make the others arms")
-        if study.tune and config.data.task in EVALUATIONS:
-            problems.append(f"{where}: tune: --task={config.data.task} trains nothing, so there is nothing to tune")
-        configs.append(config if config.data.data_seed is not None else config.with_values(data_seed=0))
-    problems += _misfolded(path, study, configs)
-    seen: dict[str, Cell] = {}
-    for cell, config in zip(study.cells, configs, strict=False):
-        twin = seen.setdefault(config.fingerprint(), cell) if not problems and not found else cell
-        if twin is not cell and twin.grid == cell.grid:
-            problems.append(f"{path}: arms {twin.arm} and {cell.arm} cannot differ: they are the same run")
-    for problem, cells in found.items():
-        more = f" (and so in {len(cells) - 1} more)" if len(cells) > 1 else ""
-        problems.append(f"{cells[0]}: {problem}{more}")
-    if problems:
-        raise ConfigError(*problems)
-    return configs

@@ -139,7 +139,7 @@ def study_part(folder: Path) -> Part:
         if named
         else []
     )
-    scored = [row for row in rows if row.values]
+    scored, over_rows = [row for row in rows if row.values], list[bool]()
     if scored:
         dots = {(label(row.point), row.arm or "run"): list(row.values.values()) for row in scored}
         floors = {label(row.point): row.floor for row in scored if row.floor is not None}
@@ -151,14 +151,14 @@ def study_part(folder: Path) -> Part:
             )
         )
         if len({row.metric for row in scored}) and _has_axis(scored):
-            figures.append(Figure("Score over the grid.", _svg(lambda to: draw_rows_of(pairs, to))))
+            figures.append(Figure("Score over the grid.", _svg(lambda to: over_rows.append(draw_rows_of(pairs, to)))))
     figures += _curves(runs)
     layers = _maybe_svg(lambda to: draw_layer_weights(study["cells"], to))
     figures += [] if layers is None else [Figure("Learnt weight of each hidden layer.", layers)]
     tables = [Table("Named comparisons", *comparison_table(named))] if named else []
     tables += [Table("Arms with their tests, floors and published figures", *full_table(rows, tests))]
     sentences = _sentences(study["name"], rows, named, len(runs))
-    notes = [explain(study, rows), *caveats(study["cells"]).split("\n\n")]
+    notes = [explain(study, rows, any(over_rows)), *caveats(study["cells"]).split("\n\n")]
     return Part(study["name"], sentences, figures, tables, _confusions(runs), [_run_row(run) for run in runs], _hardest(runs), notes)
 
 

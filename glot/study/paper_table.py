@@ -11,7 +11,8 @@ if TYPE_CHECKING:
 
 NOTE = """% Mean and half-width of the 95 % t-interval over seeds. Packages: booktabs.
 % Bold: the highest mean at a grid point, and every arm that a paired t-test over equal seeds does not tell from it (p >= 0.05 after
-% Holm over the arms of the point). Nothing is bold where no arm is told from the highest, or where an arm has one seed.
+% Holm over the arms of the point, or no test, since no seed moves either). Nothing is bold where no arm is told from the highest,
+% or where an arm has one seed.
 """
 
 
@@ -46,7 +47,7 @@ def leaders(rows: "list[Row]") -> set[str]:
         if len(seeds) < 2:
             return set()
         p_values.append(paired([best.values[seed] for seed in seeds], [row.values[seed] for seed in seeds]).p)
-    level = {row.arm for row, p in zip(others, holm(p_values), strict=True) if p >= 1 - LEVEL}
+    level = {row.arm for row, p in zip(others, holm(p_values), strict=True) if not p < 1 - LEVEL}  # NaN: no seed moves them
     return set() if len(level) == len(others) else {best.arm, *level}
 
 

@@ -69,7 +69,8 @@ def write_report(folder: Path) -> str:
     short = [markdown(*short_table(rows, tests))] if len({label(row.point) for row in rows}) > 1 else []
     named = named_comparisons(study, {(row.arm, label(row.point)): arm_runs(row, cell) for row, cell in pairs})
     sized = draw_backbones(rows, study["cells"], folder / "backbones.png")
-    parts = [section(named), *short, markdown(*table), explain(study, rows), SIZES_EXPLAINED * sized, caveats(study["cells"])]
+    over_rows = draw_rows_of(pairs, folder / "report.png")
+    parts = [section(named), *short, markdown(*table), explain(study, rows, over_rows), SIZES_EXPLAINED * sized, caveats(study["cells"])]
     parts.append(shortcut_table(study["cells"]))
     text = "\n\n".join(filter(None, parts)) + "\n"
     (folder / "report.md").write_text(text, encoding="utf-8")
@@ -79,7 +80,6 @@ def write_report(folder: Path) -> str:
         (folder / "comparisons.csv").write_text(csv_text(*comparison_table(named)) + "\n", encoding="utf-8")
         draw_comparisons(named, folder / "comparisons.png")
     (folder / "seeds.csv").write_text(csv_text(*seed_table(rows)) + "\n", encoding="utf-8")
-    draw_rows_of(pairs, folder / "report.png")
     further = [", comparisons.csv, .png"] * bool(named)
     further += [", backbones.png"] * sized
     further += [", layer_weights.png"] * draw_layer_weights(study["cells"], folder / "layer_weights.png")
@@ -92,12 +92,12 @@ def seed_table(rows: list[Row]) -> tuple[list[str], list[list[str]]]:
     return ["arm", "where", "metric", "seed", "value"], lines
 
 
-def draw_rows_of(pairs: list[tuple[Row, dict[str, Any]]], path: Path) -> None:
-    """The figure of the arms that have a score."""
+def draw_rows_of(pairs: list[tuple[Row, dict[str, Any]]], path: Path) -> bool:
+    """The figure of the arms that have a score. Returns whether it has a band over rows."""
     rows, cells = [row for row, _ in pairs if row.values], [cell for row, cell in pairs if row.values]
     floors = {label(row.point): row.floor for row in rows if row.floor is not None}
     shortcuts = {place: scores for place, cell in enumerate(cells) if (scores := shortcut_scores(cell))}
-    draw(rows, cells, floors, shortcuts, path)
+    return draw(rows, cells, floors, shortcuts, path)
 
 
 def arm_runs(row: Row, cell: dict[str, Any]) -> ArmRuns:
@@ -266,7 +266,7 @@ def _published(table: str, result: dict[str, Any], metric: str, point: dict[str,
     return published_score(result["model"], result["pooler"], task, metric, table)
 
 
-def explain(study: dict[str, Any], rows: list[Row]) -> str:
+def explain(study: dict[str, Any], rows: list[Row], over_rows: bool) -> str:
     """The meaning of the columns, and the study's cost."""
     failed = sum(row.failed for row in rows)
     against = (
@@ -276,15 +276,25 @@ def explain(study: dict[str, Any], rows: list[Row]) -> str:
     )
     sentences = [
         "Mean ± half-width of the 95 % t-interval over seeds; * = p below 0.05 after Holm. `sd` is over seeds.",
-        "An arm that no seed moves has no interval over seeds." if any(map(_is_still, rows)) else "",
+        "An arm that no seed moves has no interval over seeds, and two of them have no test." if any(map(_is_still, rows)) else "",
         f"{against}p corrected by Holm over the table, and the smallest difference that these seeds could have shown." if against else "",
         "`seconds` of training and evaluating, mean over the runs.",
         "`floor` is what a constant answer scores (majority class; F1 of answering 1 to everything).",
         f"{failed} runs failed and are not counted." if failed else "",
-        "In the figure, the band of such an arm is that of a bootstrap over rows." if any(map(_is_still, rows)) else "",
-        f"The study took {study['seconds']['total']:,.0f} s, {study['seconds']['encode']:,.0f} s of it in the backbone.",
+        "In the figure, the band of an arm that no seed moves, or that has one seed, is that of a bootstrap over rows."
+        if over_rows
+        else "",
+        f"Training and evaluating these runs took {run_seconds(study['cells']):,.0f} s of one process, tuning not counted.",
+        f"The last call of glot sweep took {study['seconds']['total']:,.0f} s, {study['seconds']['encode']:,.0f} s of it in the backbone.",
     ]
     return " ".join(filter(None, sentences))
+
+
+def run_seconds(cells: list[dict[str, Any]]) -> float:
+    """Seconds of training and evaluating the finished runs, each counted once though it may serve several seeds."""
+    folders = {run["run_dir"] for cell in cells for run in cell["runs"] if run["run_dir"] is not None}
+    spent = [read_result(Path(folder)).get("seconds", {}) for folder in sorted(folders)]
+    return sum(one.get("train", 0.0) + one.get("evaluate", 0.0) for one in spent)
 
 
 def _is_still(row: Row) -> bool:
@@ -299,7 +309,7 @@ def caveats(cells: list[dict[str, Any]]) -> str:
         for flag, value in cell["tuned"]["values"].items():
             tried = sorted({float(point[flag]) for point in cell["tuned"]["scores"] if _is_float(point[flag])})
             if len(tried) > 1 and _is_float(value) and float(value) in (tried[0], tried[-1]):
-                edges.append(f"{name} {flag}={value:g}")
+                edges.append(f"{name} {flag}={float(value):g}")
         results = [read_result(Path(run["run_dir"])) for run in cell["runs"] if run["run_dir"] is not None]
         trained = [result for result in results if result.get("history")]
         last = sum(result["best"]["epoch"] == len(result["history"]) for result in trained)

@@ -29,8 +29,9 @@ class Spread(NamedTuple):
 
 
 class Paired(NamedTuple):
-    """A comparison over n equal seeds: mean difference and p of the paired t-test (NaN below two seeds).
+    """A comparison over n equal seeds: mean difference and p of the paired t-test.
 
+    p is NaN below two seeds, and of two arms that no seed moves, as of probes on fixed poolers: their difference is no sample.
     `detectable` is the smallest difference that n seeds with this spread would have found significant before any correction.
     """
 
@@ -68,7 +69,8 @@ def paired(values: Sequence[float], baseline: Sequence[float]) -> Paired:
         return Paired(mean, math.nan, n, math.nan)
     detectable = spread(difference.tolist()).half_width
     if detectable == 0:  # every seed gave the same difference, so the t-test is undefined
-        return Paired(mean, 1.0 if mean == 0 else 0.0, n, 0.0)
+        is_sample = np.ptp(values) > ROUNDING
+        return Paired(mean, 1.0 if abs(mean) < ROUNDING else 0.0 if is_sample else math.nan, n, 0.0 if is_sample else math.nan)
     return Paired(mean, float(stats.ttest_1samp(difference, 0).pvalue), n, detectable)
 
 
@@ -99,7 +101,12 @@ def equivalence(values: Sequence[float], baseline: Sequence[float], margin: floa
 
 
 def wald(difference: float, error: float, margin: float | None) -> tuple[float, float]:
-    """P of a z-test of a difference with a standard error, and of two one-sided ones against a margin (NaN without a margin)."""
+    """P of a z-test of a difference with a standard error, and of two one-sided ones against a margin (NaN without a margin).
+
+    Both are NaN where the error is.
+    """
+    if math.isnan(error):
+        return math.nan, math.nan
     if error == 0:
         return 1.0 if difference == 0 else 0.0, math.nan if margin is None else float(abs(difference) >= margin)
     p = 2 * float(stats.norm.sf(abs(difference) / error))
@@ -129,7 +136,7 @@ def resampled(metric: str, labels: np.ndarray, outputs: np.ndarray, counts: np.n
         outputs: (S, C) or (S,).
         counts: of `draw_rows`.
     """
-    if metric not in COUNTED:
+    if metric not in COUNTED or (metric != "accuracy" and outputs.shape[1] > 2):
         where = [np.repeat(np.arange(len(labels)), one) for one in counts]
         return np.array([METRICS[metric](labels[rows], outputs[rows]) for rows in where])
     found = outputs.argmax(1)
@@ -144,4 +151,16 @@ def resampled(metric: str, labels: np.ndarray, outputs: np.ndarray, counts: np.n
 
 
 COUNTED = ("accuracy", "f1", "mcc")
-"""Metrics that follow from counts of rows; the others are computed on each resample."""
+"""Metrics that follow from counts of rows, f1 and mcc those of two classes; the others are computed on each resample."""
+
+
+def interval(draws: np.ndarray) -> tuple[float, float, float]:
+    """Standard deviation of a bootstrap and both ends of its 95 % interval; all NaN unless at least half of the draws have a value.
+
+    A draw has none where its metric is not defined on the rows drawn, as average precision without a row of the class.
+    """
+    known = draws[np.isfinite(draws)]
+    if 2 * len(known) < len(draws):
+        return math.nan, math.nan, math.nan
+    low, high = np.quantile(known, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(known.std(ddof=1)), float(low), float(high)

@@ -39,7 +39,8 @@ def users_of(runs: Path) -> dict[str, list[tuple[str, str]]]:
         result = read_facts(path)
         store = result.get("store")
         if isinstance(store, dict):
-            found.setdefault(Path(str(store.get("path"))).name, []).append((str(result.get("model")), path.parent.name))
+            for place in store.get("paths") or [store.get("path")]:  # a run on several layers has several
+                found.setdefault(Path(str(place)).name, []).append((str(result.get("model")), path.parent.name))
     return found
 
 

@@ -22,7 +22,8 @@ from glot.settings.effects import has_gradient
 from glot.settings.sections import OutputConfig
 from glot.settings.seeds import parse_seeds
 from glot.study.cluster import EXECUTORS, JOBS, ClusterPool
-from glot.study.files import KEYS_EXPLAINED, Cell, Flags, Study, crossed, list_points, read_study, resolve_cells
+from glot.study.files import KEYS_EXPLAINED, Cell, Flags, Study, crossed, list_points, read_study
+from glot.study.resolution import resolve_cells
 from glot.study.search import metric_of, propose
 from glot.study.workers import RunPool, open_pool
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from glot.nn.model import SentenceModel
-from glot.training.metrics import METRICS, mean_reciprocal_rank, recall_at_one
+from glot.training.metrics import METRICS, RANK_METRICS
 from glot.types import Batches
 
 RANKED_AT_ONCE = 256
@@ -57,9 +57,5 @@ def rank_positives(
         worse = cosines < cosines.gather(1, column.unsqueeze(1))  # ties, and vectors that are no numbers, count against
         ranks.append(len(candidates) - worse.sum(1))
     found = torch.cat(ranks).numpy()
-    metrics = {
-        "mrr_at_10": mean_reciprocal_rank(found),
-        "recall_at_1": recall_at_one(found),
-        "loss": float(np.average(losses, weights=sizes)),
-    }
-    return metrics, found
+    metrics = {name: float(shares(found).mean()) for name, shares in RANK_METRICS.items()}
+    return metrics | {"loss": float(np.average(losses, weights=sizes))}, found

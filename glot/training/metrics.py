@@ -87,14 +87,11 @@ def confusion(labels: np.ndarray, outputs: np.ndarray, classes: int) -> np.ndarr
     return sklearn_metrics.confusion_matrix(labels, predicted_class(outputs), labels=range(classes))
 
 
-def mean_reciprocal_rank(ranks: np.ndarray, depth: int = 10) -> float:
-    """Mean of 1 / rank over rows (S,), 0 for a rank beyond `depth`."""
-    return float(np.where(ranks <= depth, 1 / ranks, 0).mean())
-
-
-def recall_at_one(ranks: np.ndarray) -> float:
-    """Share of rows (S,) whose positive comes first."""
-    return float((ranks == 1).mean())
+RANK_METRICS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "mrr_at_10": lambda ranks: np.where(ranks <= 10, 1 / ranks, 0),
+    "recall_at_1": lambda ranks: (ranks == 1).astype(float),
+}
+"""Metrics of retrieval: ranks (S,) of the rows' positives, from 1 -> each row's share (S,), whose mean is the metric."""
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float | None]:

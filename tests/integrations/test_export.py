@@ -323,7 +323,9 @@ def test_the_card_says_how_the_weights_came_about(train, tiny_bert):
     }
     for words, line in flags.values():
         text = (export(train(tiny_bert, "--task=mrpc", *words)) / "README.md").read_text()
-        assert line in text and "- states: hidden layer 2" in text
+        assert line in text and "- states: hidden layer 2" in text and "a pooler over the frozen token states of" in text
+    both = (export(train(tiny_bert, *POOLERS["mean"], "--finetune_backbone=lora")) / "README.md").read_text()
+    assert "which was trained too" in both and "frozen" not in both
 
 
 def test_mistakes(train, tiny_bert, tmp_path, capsys):

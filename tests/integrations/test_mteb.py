@@ -24,7 +24,8 @@ from glot.settings.config import RunConfig
 from glot.settings.flags import parse
 from glot.settings.index import flag_facts
 from glot.states.backbone import Backbone, find_backbone
-from glot.study.files import read_study, resolve_cells
+from glot.study.files import read_study
+from glot.study.resolution import resolve_cells
 
 pytestmark = pytest.mark.slow  # mteb takes seconds to import and to evaluate
 NAMES = list(flag_facts())

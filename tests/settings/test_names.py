@@ -20,6 +20,7 @@ from glot.settings.facts import GROUPS
 from glot.settings.index import flag_facts
 from glot.states import backbone, store
 from glot.study.files import read_study
+from glot.training import metrics
 
 
 def count(pooler: Pooler) -> int:
@@ -35,6 +36,7 @@ def test_names_equal_tables():
     assert set(names.GRAPHS) == set(graph.RULES)
     assert set(ALL_CLASSES) == set(names.POOLERS)
     assert set(names.LABEL_SCALES) == set(LABEL_SCALES)
+    assert set(names.METRICS) == set(metrics.METRICS) and set(names.RANK_METRICS) == set(metrics.RANK_METRICS)
     assert set(names.DTYPES) == set(store.layout.DTYPES)
     assert set(names.BACKBONE_DTYPES) == {*backbone.DTYPES, backbone.AUTO}
     assert set(names.STRESS_VARIANTS) == set(VARIANTS)

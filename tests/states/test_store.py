@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 from collections import namedtuple
@@ -319,6 +320,11 @@ def test_stores_are_listed_and_removed(tmp_path):
     (run / "result.json").write_text(json.dumps({"model": "minilm", "store": {"path": str(folder)}}))
     rows = {row.name: row for row in list_stores(tmp_path / "hidden", tmp_path / "runs")}
     assert rows[folder.name].model == "minilm" and rows[folder.name].used_by == "a" and rows[other.name].used_by == ""
+    layered = tmp_path / "runs/b/result.json"  # a run on several layers names them all
+    layered.parent.mkdir()
+    layered.write_text(json.dumps({"model": "minilm", "store": {"path": str(folder), "paths": [str(folder), str(other)]}}))
+    assert collect_garbage(tmp_path / "hidden", tmp_path / "runs", dry_run=True) == ["nothing to remove"]
+    shutil.rmtree(layered.parent)
     assert collect_garbage(tmp_path / "hidden", tmp_path / "runs", dry_run=True) == [f"{other.name}: would be removed"]
     assert other.is_dir() and collect_garbage(tmp_path / "hidden", tmp_path / "runs", dry_run=False)[0].startswith(f"{other.name}: removed")
     assert not other.is_dir() and folder.is_dir()

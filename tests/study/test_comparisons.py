@@ -2,10 +2,12 @@
 
 import csv
 import json
+import math
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import WORDS
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef, roc_auc_score
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.weightstats import ttost_paired
@@ -16,7 +18,8 @@ from glot.study.backbones import normalised
 from glot.study.comparisons import DIFFERENT, EQUAL, UNCLEAR, ArmRuns, compare_arms, comparison_table, verdicts
 from glot.study.files import read_study
 from glot.study.paper_table import leaders, paper_table
-from glot.study.report import Row
+from glot.study.report import Row, compare
+from glot.study.resolution import resolve_cells
 from glot.study.statistics import draw_rows, equivalence, holm, resampled, wald
 
 
@@ -94,6 +97,12 @@ def test_a_table_for_a_paper_is_bold_by_test_and_not_by_size():
     assert "cola (mcc)" in paper_table([*told, failed]) and "[" not in paper_table([arm("[CLS]", "a", 0.1)]).replace("{[}", "")
     turned = paper_table([arm("a", point, 0.1, 0.2) for point in ("cola", "rte")])
     assert r"cola (mcc) & 0.150 $\pm$ 0.635 \\" in turned  # more points than arms: the points run down
+
+
+def test_arms_that_no_seed_moves_are_neither_starred_nor_told_apart():
+    rows = [arm("mean probe", "cola", *[0.574] * 3), arm("max probe", "cola", *[0.5739] * 3), arm("low", "cola", 0.1, 0.11, 0.12)]
+    tests = compare(rows, "mean probe")
+    assert math.isnan(tests[1].p) and tests[2].p < 0.05 and leaders(rows) == {"mean probe", "max probe"}
 
 
 def test_scores_of_several_backbones_are_means_over_tasks_on_their_own_scales():
@@ -187,6 +196,43 @@ def test_a_study_reports_what_it_named(tiny_bert, mirror, tmp_path, monkeypatch,
     assert len({run["run_dir"] for run in runs["mean probe"]}) == 1 and len({run["run_dir"] for run in runs["adapool"]}) == 2
     assert float(table[0]["difference"].lstrip("'")) == pytest.approx(scores["adapool"] - scores["mean probe"], abs=1e-4)
     assert table[1]["95 % over seeds"] == "-" and table[1]["margin"] == "0.05"
+
+
+RETRIEVAL = """
+kind: study
+name: retrieval
+runs_with: {task: embedding, train_file: PAIRS, model_name_or_path: MODEL, epochs: 1, batch_size: 4, heldout_fraction: 0.4}
+arms:
+  adapool: {pooling_method: adapool, scorer_hidden: 4, max_length: 16, lr: 0.1}
+  gated: {pooling_method: gated, max_length: 16, lr: 0.1}
+seeds: [0, 1, 2]
+compare: [[adapool, gated]]
+margins: {mrr_at_10: 0.05}
+"""
+
+
+def test_ranks_are_compared_over_rows_too(tiny_bert, tmp_path, monkeypatch):
+    lines = [json.dumps({"query": f"{a} {b}", "pos": [f"the {a} {b}"]}) for a in WORDS[5:10] for b in WORDS[10:14]]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(lines))
+    text = RETRIEVAL.replace("MODEL", str(tiny_bert)).replace("PAIRS", str(tmp_path / "pairs.jsonl"))
+    (tmp_path / "s.yaml").write_text(text)
+    monkeypatch.setenv("GLOT_STORE_DIR", str(tmp_path / "hidden"))
+    assert glot_main(["sweep", str(tmp_path / "s.yaml"), f"--output_dir={tmp_path / 'out'}"]) == 0
+    (line,) = csv.DictReader((tmp_path / "out/retrieval/comparisons.csv").open())
+    runs = {cell["arm"]: cell["runs"] for cell in json.loads((tmp_path / "out/retrieval/study.json").read_text())["cells"]}
+    ranks = {
+        arm: [np.loadtxt(Path(run["run_dir"]) / "predictions.csv", delimiter=",", skiprows=1)[:, 1] for run in rows]
+        for arm, rows in runs.items()
+    }
+    shares = {arm: np.mean([np.where(one <= 10, 1 / one, 0) for one in found], 0) for arm, found in ranks.items()}  # by row, over seeds
+    difference = shares["adapool"] - shares["gated"]
+    assert line["metric"] == "mrr_at_10" and float(line["difference"].lstrip("'")) == pytest.approx(difference.mean(), abs=1e-4)
+    low, high = np.quantile(draw_rows(len(difference), 1000) @ difference / len(difference), [0.025, 0.975])
+    assert line["95 % over rows"].lstrip("'") == f"[{low:+.4f}, {high:+.4f}]"
+    arms = "arms:\n  a: {pooling_method: mean}\n  b: {pooling_method: cls}\n"
+    (tmp_path / "m.yaml").write_text(f"kind: study\nname: m\nruns_with: {{task: mteb}}\n{arms}compare: [[a, b]]\n")
+    with pytest.raises(ConfigError, match="compare: --task=mteb has no scores of rows"):
+        resolve_cells(tmp_path / "m.yaml", read_study(tmp_path / "m.yaml"))
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,9 @@ import math
 import numpy as np
 import pytest
 from scipy import stats
-from sklearn.metrics import f1_score
+from sklearn.metrics import f1_score, matthews_corrcoef
 
-from glot.study.statistics import holm, paired, spread
+from glot.study.statistics import draw_rows, holm, interval, paired, resampled, spread, wald
 from glot.training.metrics import floors
 
 A, B = [0.31, 0.35, 0.30, 0.36, 0.33], [0.30, 0.31, 0.30, 0.33, 0.32]
@@ -54,3 +54,24 @@ def test_equal_scores_have_no_spread_though_their_mean_is_rounded():
     assert spread([0.7, 0.8]).in_words.startswith("0.750 ± ") and spread([0.7]).in_words == "0.700"
     same = paired([0.7, 0.8, 0.9], [0.6, 0.7, 0.8])
     assert same.p == 0 and same.detectable == 0
+    still = paired([0.574] * 3, [0.5739] * 3)  # one run for all seeds: no sample
+    assert still.difference == pytest.approx(0.0001) and np.isnan([still.p, still.detectable]).all()
+    assert paired([0.1 + 0.2] * 3, [0.3] * 3).p == 1  # but for rounding
+
+
+def test_a_metric_that_some_resamples_have_not_gives_an_interval_of_the_others():
+    labels, outputs = np.array([1] + [0] * 29), np.random.default_rng(0).normal(size=(30, 2))
+    draws = resampled("average_precision", labels, outputs, draw_rows(30, 400))
+    known = draws[np.isfinite(draws)]
+    assert 200 < len(known) < 300  # (1 - 1/30)^30 of the draws have no positive row
+    error, low, high = interval(draws)
+    assert error == pytest.approx(known.std(ddof=1)) and [low, high] == pytest.approx(np.quantile(known, [0.025, 0.975]).tolist())
+    assert np.isnan(interval(np.where(np.arange(400) < 199, 0.5, np.nan))).all() and np.isnan(wald(0.5, math.nan, 0.1)).all()
+
+
+def test_resamples_of_three_classes_are_scikit_learns():
+    generator = np.random.default_rng(0)
+    labels, outputs, counts = generator.integers(3, size=40), generator.normal(size=(40, 3)), draw_rows(40, 5)
+    rows = [np.repeat(np.arange(40), one) for one in counts]
+    expected = [matthews_corrcoef(labels[row], outputs[row].argmax(1)) for row in rows]
+    np.testing.assert_allclose(resampled("mcc", labels, outputs, counts), expected)

@@ -19,7 +19,8 @@ from glot.report import plots
 from glot.report.published import published_score
 from glot.states import tokens
 from glot.study import drawings, report, sweep
-from glot.study.files import read_study, resolve_cells
+from glot.study.files import read_study
+from glot.study.resolution import resolve_cells
 from glot.study.search import Search, Span, propose
 from glot.study.sweep import list_runs, run_study
 from glot.training.checkpoint import write_result
@@ -169,6 +170,8 @@ def test_a_search_prefers_what_scored(monkeypatch):
         (STUDY.replace("tune: {", "tune: {fold: 0, "), "F: tune.fold: 0; add folds, such as folds: 5"),
         (STUDY.replace("tune: {", "tune: {fold: 3, ").replace("runs_with: {", "runs_with: {folds: 3, "), "F: tune.fold: 3; must be below"),
         (STUDY.replace("mean}\n", "mean, only: {task: [cola, mrcp]}}\n"), "F: arms.mean.only: task: mrcp is no value of the grid"),
+        (STUDY.replace("3e-2]", "oops]"), "F: glot, task=cola: --lr=oops: must be a number"),
+        (STUDY.replace("tune: {lr: [1e-4, 3e-2]", "tune: {lr: [1e-4], gat_hidden_dim: [8, 0]"), "F: glot, task=cola: --gat_hidden_dim=0"),
         (STUDY + "compare: [[glot, glot]]\n", "F: compare: [glot, glot] is one arm twice"),
         (STUDY + "compare: [[glot, mean], [mean, glot]]\n", "F: compare: [mean, glot] is named twice"),
         (
@@ -198,7 +201,7 @@ def test_a_study_is_tuned_reused_and_reported(tiny_study, tmp_path, capsys, monk
         assert [result["seed"] for result in results] == [0, 1, 2] and {result["data_seed"] for result in results} == {0}
     assert len(list((tmp_path / "hidden").iterdir())) == 2  # one store a task
     assert {"report.md", "report.csv", "report.tex", "report.png"} <= {path.name for path in folder.iterdir()}
-    assert "| no graph" in text and "paired t-test over seeds" in text and "The study took" in text
+    assert "| no graph" in text and "paired t-test over seeds" in text and "The last call of glot sweep took" in text
     (edges,) = [line for line in text.splitlines() if line.startswith("Tuned values at the edge of their grid")]
     assert edges.count("lr=") == 6  # of two values, both are edges
     rows = list(csv.DictReader((folder / "report.csv").open()))
@@ -371,3 +374,4 @@ def test_arms_that_were_not_at_their_best_are_named(tmp_path):
     assert edges.endswith("a wider one may score better: low (cola) lr=0.0001, high (cola) lr=0.01.")
     assert late.endswith("so more epochs may score better: low (cola) 2 of 3.")
     assert report.caveats([cell("fine", 1e-3, 2)]) == ""
+    assert "text (cola) lr=0.0001" in report.caveats([cell("text", "1e-4", 2)])  # a flag whose values are texts, such as hidden_layer

@@ -1,0 +1,92 @@
+"""Cells of a study as configurations: every flag is parsed, and what has no effect or makes two arms equal is refused."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from glot.errors import ConfigError
+from glot.nn.poolers import own_codes
+from glot.settings.choices import EVALUATIONS
+from glot.settings.config import RunConfig
+from glot.settings.flags import Parsed, parse
+from glot.study.files import PROGRAMS, Cell, Flags, Study
+
+
+def resolve_cells(path: Path, study: Study) -> list[RunConfig]:
+    """One configuration per cell, with `data_seed` 0 unless the file sets it.
+
+    Raises:
+        ConfigError: flags that are wrong, have no effect in their arm, or make two arms equal; each line names file and cell.
+    """
+    problems, configs = [], []
+    arm_only = {cell.arm: set(cell.flags) for cell in study.cells if cell.arm}
+    shared = set.intersection(*arm_only.values()) if arm_only else set()
+    found: dict[str, list[str]] = {}  # mistake -> the cells that have it, so that a mistake in many cells is one line
+    for cell in study.cells:
+        where = f"{path}: {', '.join([*filter(None, [cell.arm]), *(f'{name}={value}' for name, value in cell.grid.items())])}"
+        try:
+            parsed = _parsed_tuned(study, cell)
+        except ConfigError as error:
+            for problem in error.problems:
+                found.setdefault(problem, []).append(where)
+            continue
+        inert = [name for name in parsed.inert if name in set(cell.flags) - shared] if cell.arm else []
+        problems += [f"{where}: --{name} has no effect in this arm; leave it out" for name in inert]
+        config = parsed.config
+        problems += [f"{where}: {problem}" for problem in _evaluation_problems(study, config)]
+        configs.append(config if config.data.data_seed is not None else config.with_values(data_seed=0))
+    problems += _misfolded(path, study, configs)
+    seen: dict[str, Cell] = {}
+    for cell, config in zip(study.cells, configs, strict=False):
+        twin = seen.setdefault(config.fingerprint(), cell) if not problems and not found else cell
+        if twin is not cell and twin.grid == cell.grid:
+            problems.append(f"{path}: arms {twin.arm} and {cell.arm} cannot differ: they are the same run")
+    for problem, cells in found.items():
+        more = f" (and so in {len(cells) - 1} more)" if len(cells) > 1 else ""
+        problems.append(f"{cells[0]}: {problem}{more}")
+    if problems:
+        raise ConfigError(*problems)
+    return configs
+
+
+def _parsed_tuned(study: Study, cell: Cell) -> Parsed:
+    """A cell with the first values of what is tuned. All others are read too at the first cell of each arm.
+
+    Raises:
+        ConfigError: a value that cannot be.
+    """
+    is_first = next(other for other in study.cells if other.arm == cell.arm) is cell
+    points = list(tuned_points(study.tune)) if is_first else [next(tuned_points(study.tune))]
+    read = [{**cell.flags, **point} for point in points]
+    parsed = [parse([f"--{name}={value}" for name, value in flags.items()], study.program, PROGRAMS[study.program]) for flags in read]
+    own_codes(parsed[0].config.pooler, parsed[0].config.graph)
+    return parsed[0]
+
+
+def tuned_points(choices: dict[str, list[str]]) -> Iterator[Flags]:
+    """The first value of every flag; then each further value of one flag beside the first ones of the others."""
+    first = {name: values[0] for name, values in choices.items()}
+    yield first
+    yield from ({**first, name: value} for name, values in choices.items() for value in values[1:])
+
+
+def _evaluation_problems(study: Study, config: RunConfig) -> list[str]:
+    """What a study cannot ask of a task that trains nothing."""
+    if config.data.task not in EVALUATIONS:
+        return []
+    wrong = {
+        "a study scores one pooler per run; name one, and make the others arms": (
+            len(config.mteb.checkpoints) + len((config.mteb.mteb_poolers or "").split(",")) > 1
+        ),
+        f"tune: --task={config.data.task} trains nothing, so there is nothing to tune": bool(study.tune),
+        f"compare: --task={config.data.task} has no scores of rows, which a comparison needs; leave compare out": bool(study.compare),
+    }
+    return [problem for problem, holds in wrong.items() if holds]
+
+
+def _misfolded(path: Path, study: Study, configs: list[RunConfig]) -> list[str]:
+    """A tuning fold that the runs do not have."""
+    fewest = min((config.data.folds for config in configs), default=0)
+    if study.tune_fold is None or study.tune_fold < fewest:
+        return []
+    wanted = "add folds, such as folds: 5 under runs_with" if fewest == 0 else f"must be below --folds={fewest}"
+    return [f"{path}: tune.fold: {study.tune_fold}; {wanted}"]
