@@ -122,7 +122,7 @@ class SentenceEncoder:
         if batch_size < 1:
             raise ConfigError(f"batch_size={batch_size}: must be at least 1")
         self.check_vectors()
-        named = [pick_device(name) for name in dict.fromkeys(devices or ())]
+        named = list(dict.fromkeys(pick_device(name) for name in devices or ()))
         replicas = [self._replica(device) for device in named or [self.backbone.device]]
         together = POOLED_TOKENS if len(replicas) == 1 else 0  # several devices share the texts batch by batch
         with counter("encode", "text", len(texts), show_progress_bar) as bar:

@@ -9,7 +9,7 @@ from glot.recipes import choose_training, run_mteb, train_stack
 from glot.settings.choices import EVALUATIONS
 from glot.settings.config import RunConfig
 from glot.states.tokens import find_source, write_layers
-from glot.training.folders import wait_until_free
+from glot.training.folders import FolderTakenError, wait_until_free
 from glot.training.run import find_finished, find_finished_stack, fingerprint_of, own_device, read_texts, resolve
 
 
@@ -22,7 +22,12 @@ def run_or_reuse(config: RunConfig, runs_dir: Path, anew: bool = False) -> str:
     wait_until_free(runs_dir / name)  # the same study may be at work elsewhere
     own = config.with_values(**where, run_name=name, save_dir=str(runs_dir / name))
     if anew or find_finished(own, name) is None:
-        choose_training(config)(own)
+        try:
+            choose_training(config)(own)
+        except FolderTakenError:  # the same study, elsewhere, has begun it since
+            wait_until_free(runs_dir / name)
+            if find_finished(own, name) is None:
+                raise
     return str(runs_dir / name)
 
 

@@ -41,6 +41,19 @@ def remember_trusted(sha256: str, name: str) -> None:
         partial.replace(_trusted_file())
 
 
+def check_named(name: str, where: Path) -> None:
+    """Refuse code of an installed package that a run folder names and that this user has never named in a command of their own.
+
+    Raises:
+        CheckpointError: the name is not known here.
+    """
+    if name not in read_facts(_trusted_file()).values():
+        raise CheckpointError(
+            f"{where}: takes code of an installed package ({name}) that was never trained with here; look at that package, "
+            "then run it with --trust_pooler=1 (in Python trust_pooler=True)"
+        )
+
+
 def check_trusted(sha256: str, name: str, where: Path) -> None:
     """Refuse code that comes with a run folder and that this user has never trained with.
 

@@ -128,6 +128,17 @@ def test_checkpoints_that_cannot_be_loaded(trained, tmp_path, tiny_bert):
         with pytest.raises(CheckpointError, match=complaint):
             glot.load(path)
     (released,) = (trained / "saved").glob("*.pth")
+    broken = tmp_path / "broken.pth"
+    shutil.copy(released.with_name(released.name + ".json"), tmp_path / "broken.pth.json")
+    state = torch.load(released, weights_only=True)
+    next(iter(state.values())).view(-1)[0] += 1.0
+    torch.save(state, broken)
+    with pytest.raises(CheckpointError, match=r"is not what was written beside broken.pth.json"):
+        glot.load(broken)
+    next(iter(state.values())).view(-1)[0] = torch.nan
+    torch.save(state, broken)
+    with pytest.raises(CheckpointError, match="numbers that are not finite"):
+        glot.load(broken)
     bare = tmp_path / "bare.pth"
     shutil.copy(released, bare)
     with pytest.raises(CheckpointError, match="nothing beside it says which backbone"):

@@ -87,9 +87,13 @@ class DistinctBatches(Sampler[list[int]]):
     def __init__(self, sides: tuple[np.ndarray, ...], batch_size: int, generator: torch.Generator) -> None:
         self._texts = np.column_stack([side.reshape(len(side), -1) for side in sides])
         self._size, self._generator = batch_size, generator
+        rows = np.arange(len(self._texts)).repeat(self._texts.shape[1])
+        held = np.unique(np.column_stack([rows, self._texts.ravel()])[self._texts.ravel() >= 0], axis=0)  # each text of a row once
+        self._most = int(np.unique(held[:, 1], return_counts=True)[1].max(initial=0))
 
     def __len__(self) -> int:
-        return math.ceil(len(self._texts) / self._size)
+        """Batches of an epoch: at least one for each row that holds the commonest text."""
+        return max(self._most, math.ceil(len(self._texts) / self._size))
 
     def __iter__(self) -> Iterator[list[int]]:
         batches: list[list[int]] = []

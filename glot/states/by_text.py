@@ -7,6 +7,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +26,10 @@ from glot.types import TokenBatch, texts_sha256
 
 TEXTS = "texts.npy"
 HASH_BYTES = 16
+
+
+MOST_OPEN = 128
+"""Stores up to which each keeps its file open; a system allows a process about a thousand files."""
 
 
 class TextStates:
@@ -88,7 +93,7 @@ class TextStates:
                 raise StateError(error.problem, where="" if error.place is None else f"text {int(rows[error.place])}") from error
 
         (folder,) = write_stores(self.folder, [key], plan, encode, self._versions, WriteOptions(verbose=verbose), self._backbone.facts)
-        partial = folder / f"{TEXTS}.partial"
+        partial = folder / f"{TEXTS}.{os.getpid()}.partial"  # another process may have read the same texts
         with disk_door(partial), partial.open("wb") as stream:
             np.save(stream, np.frombuffer(b"".join(fresh), dtype=np.uint8).reshape(-1, HASH_BYTES))
         partial.replace(folder / TEXTS)
@@ -118,10 +123,16 @@ class TextStates:
     def gather(self, texts: Sequence[str], prompt: str = "", exclude: bool = False) -> TokenBatch:
         """The states of texts that were added, in their order: float32 (N, d) on the CPU."""
         places = np.array([self._places[_hash(text, prompt, exclude)] for text in texts])
-        if len({int(store) for store in places[:, 0]}) == 1:
-            return self._stores[places[0, 0]].gather(places[:, 1])
-        parts = [self._stores[store].gather(np.array([row])).tokens for store, row in places]
-        return TokenBatch.from_lengths(torch.cat(parts), torch.tensor([len(part) for part in parts]))
+        used = {int(store) for store in places[:, 0]}
+        if len(used) == 1:
+            found = self._stores[places[0, 0]].gather(places[:, 1])
+        else:
+            parts = [self._stores[store].gather(np.array([row])).tokens for store, row in places]
+            found = TokenBatch.from_lengths(torch.cat(parts), torch.tensor([len(part) for part in parts]))
+        if len(self._stores) > MOST_OPEN:
+            for store in used:
+                self._stores[store].close()
+        return found
 
 
 def _hash(text: str, prompt: str, exclude: bool) -> bytes:

@@ -33,8 +33,9 @@ from glot.errors import CheckpointError, disk_door, library_door, reason
 from glot.locate import expand_user
 from glot.nn.heads import FeatureHead, FittedHead
 from glot.nn.model import SentenceModel
-from glot.nn.own import OwnCode
+from glot.nn.own import OwnCode, is_own
 from glot.nn.pooler import Pooler
+from glot.nn.poolers import RESERVED
 from glot.nn.poolers.pairs import build_model_pooler
 from glot.settings.checks import value_problems
 from glot.settings.config import RunConfig, read_config
@@ -42,7 +43,7 @@ from glot.settings.effects import has_gradient
 from glot.states.backbone import BackboneSource, find_backbone, identity_of, with_adapter
 from glot.training.folders import RESULT, current_umask
 from glot.training.metrics import class_table, confusion
-from glot.trust import check_trusted
+from glot.trust import check_named, check_trusted
 from glot.types import Examples
 
 CONFIG, WEIGHTS, PREDICTIONS = "config.json", "model.safetensors", "predictions.csv"
@@ -163,14 +164,20 @@ def fitted_head(config: RunConfig, task: TaskSpec, pooler: Pooler) -> FittedHead
     return FittedHead(pooler.out_dim, vectors, task.num_labels, config.head.pair_features)
 
 
-def own_sources(where: Path, resolved: dict[str, Any], trust: bool) -> dict[str, str] | None:
-    """The user's own code that a checkpoint carries, by name.
+def own_sources(where: Path, saved: dict[str, Any], trust: bool) -> dict[str, str] | None:
+    """The user's own code that a checkpoint carries, by name; `saved` is its configuration.
 
     Raises:
-        CheckpointError: it was never trained with here, and is not trusted.
+        CheckpointError: it was never trained with here, and is not trusted; or it names code in a file, which it must carry.
     """
-    sources = resolved.get("sources")
-    for name, text in (sources or {}).items():
+    sources: dict[str, str] = saved["resolved"].get("sources") or {}
+    named = [str(saved["flags"].get(flag)) for flag in ("pooling_method", "graph_adj")]
+    for name in [name for name in named if name not in sources and name not in RESERVED and is_own(name)]:
+        if name.rpartition(":")[0].endswith(".py"):  # it would be read from whatever folder this command runs in
+            raise CheckpointError(f"{where}: names code that it does not carry ({name}), so it was not made by a training; do not use it")
+        if not trust:
+            check_named(name, where)
+    for name, text in sources.items():
         if not trust:
             check_trusted(OwnCode(name, text).sha256, name, where)
     return sources or None
@@ -197,7 +204,7 @@ def load_run(folder: Path, trust_pooler: bool = False) -> tuple[SentenceModel, R
     problems = value_problems(config)
     if problems:
         raise CheckpointError(f"{folder / CONFIG}: is damaged ({problems[0]}); {AGAIN}")
-    sources = own_sources(folder, resolved, trust_pooler)
+    sources = own_sources(folder, saved, trust_pooler)
     model = build_model(config, task_of(config, resolved), resolved["hidden_size"], sources, finished=True)
     try:
         weights = load_file(folder / WEIGHTS)
@@ -222,6 +229,16 @@ def check_weights(path: Path, weights: dict[str, Tensor], made: dict[str, Tensor
     for name, tensor in weights.items():
         if name in made and tensor.dtype != made[name].dtype:
             raise CheckpointError(f"{path}: {name} holds {tensor.dtype}, and the model {made[name].dtype}; {AGAIN}")
+    check_finite(path, weights)
+
+
+def check_finite(path: Path, weights: dict[str, Tensor]) -> None:
+    """Refuse weights of a file that are no numbers.
+
+    Raises:
+        CheckpointError: NaN or infinity.
+    """
+    for name, tensor in weights.items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise CheckpointError(f"{path}: {name} holds numbers that are not finite; {AGAIN}")
 
@@ -242,6 +259,10 @@ def find_trained_backbone(checkpoint: Path, saved: dict[str, Any], config: RunCo
     run = checkpoint if checkpoint.is_dir() else Path(str(saved.get("run", checkpoint.parent)))
     if trained.is_trained and not (run / BACKBONE).is_dir():
         raise CheckpointError(f"{checkpoint}: was trained together with its backbone, which is not in {run}; give the run's folder")
+    if trained.is_trained and not checkpoint.is_dir():  # a .pth, whose backbone lies in the run's folder
+        read_result(run)
+        if read_config(run / CONFIG)["flags"] != saved["flags"]:
+            raise CheckpointError(f"{checkpoint}: {run} holds another run by now; give the folder of its own run")
     name, trained_on = config.backbone.model_name_or_path, resolved["backbone"]
     if trained.finetune_backbone == "full":
         if name != trained.model_name_or_path:

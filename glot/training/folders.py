@@ -75,6 +75,10 @@ def _release_in_child() -> None:
 os.register_at_fork(after_in_child=_release_in_child)
 
 
+class FolderTakenError(ConfigError):
+    """Another process works in the folder of a run."""
+
+
 def open_run_folder(root: Path, name: str, overwrite: bool, fingerprint: str, resume: bool) -> tuple[Path, FolderLock]:
     """The folder of a run that was begun and not finished, with `resume`; else a new one, see `create_run_folder`.
 
@@ -88,7 +92,10 @@ def open_run_folder(root: Path, name: str, overwrite: bool, fingerprint: str, re
             except BlockingIOError:  # the same command is at work there
                 continue
     folder = create_run_folder(root, name, overwrite, fingerprint)
-    return folder, FolderLock(folder)
+    try:
+        return folder, FolderLock(folder)
+    except BlockingIOError as error:  # which began in between
+        raise FolderTakenError(f"--run_name={name}: another process works in {folder}; wait for it, or choose another name") from error
 
 
 def _numbered(root: Path, name: str) -> list[Path]:
@@ -175,7 +182,9 @@ def create_run_folder(root: Path, name: str, overwrite: bool, fingerprint: str =
         try:
             lock = FolderLock(folder) if (folder / MARK).is_file() else None
         except BlockingIOError as error:
-            raise ConfigError(f"--overwrite=1: another process works in {folder}; wait for it, or choose another --run_name") from error
+            raise FolderTakenError(
+                f"--overwrite=1: another process works in {folder}; wait for it, or choose another --run_name"
+            ) from error
         shutil.rmtree(folder)
         if lock is not None:
             lock.release()

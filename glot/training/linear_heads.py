@@ -58,7 +58,7 @@ def fit_head(head: FittedHead, kind: str, features: np.ndarray, labels: np.ndarr
     if head.is_score:
         found, name = _ridge(rows, labels), "alpha"
     else:
-        fewest = int(np.bincount(labels).min())
+        fewest = int(np.bincount(labels, minlength=head.linear.out_features).min())
         if fewest < PARTS:
             raise DataError(f"--head={kind}: a class has {fewest} training rows, and {PARTS} are needed to choose its penalty; add rows")
         parts = StratifiedKFold(PARTS, shuffle=True, random_state=seed)

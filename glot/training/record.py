@@ -172,7 +172,8 @@ class StackRecord:
     def log_step(self, step: int, loss: Tensor) -> None:
         """See `train.Record`."""
         for keeper, own in zip(self.keepers, loss, strict=True):
-            keeper.log_step(step, own)
+            if not keeper.is_over:  # others may still train when this model is done
+                keeper.log_step(step, own)
 
     def end_epoch(self, epoch: int, step: int, loss: Tensor, clock: Clock) -> None:
         """See `train.Record`."""

@@ -21,7 +21,8 @@ from glot.nn.poolers import build_pooler
 from glot.settings.choices import short_name
 from glot.settings.config import RunConfig, read_config, read_saved
 from glot.settings.sections import PoolerConfig
-from glot.training.checkpoint import CONFIG, load_run, own_sources, write_json
+from glot.states.backbone import file_sha256
+from glot.training.checkpoint import AGAIN, CONFIG, check_finite, load_run, own_sources, write_json
 
 
 def released_name(config: RunConfig) -> Path:
@@ -48,9 +49,12 @@ def load_pooler(checkpoint: Path, config: RunConfig, hidden_size: int, trust_poo
         pooler = load_run(checkpoint, trust_pooler)[0].pooler
     else:
         state = read_release_head(checkpoint)
+        check_finite(checkpoint, state)
         width = infer_pooler(state)[1] if not beside(checkpoint).is_file() else hidden_size
         saved = read_saved(checkpoint)
-        sources = None if saved is None else own_sources(checkpoint, saved["resolved"], trust_pooler)
+        if saved is not None and saved.get("sha256") not in (None, file_sha256(checkpoint)):
+            raise CheckpointError(f"{checkpoint}: is not what was written beside {beside(checkpoint).name}; {AGAIN}")
+        sources = None if saved is None else own_sources(checkpoint, saved, trust_pooler)
         built = build_pooler(config.pooler, config.graph, width, config.data_seed, sources, layers)
         pooler = _fill(built, state, checkpoint, config.pooler)
     if pooler.in_dim != hidden_size:
@@ -133,7 +137,8 @@ def save_released_file(target: Path, run_dir: Path, config: RunConfig) -> Path:
     buffer = io.BytesIO()
     torch.save(model.pooler.state_dict(), buffer)  # to memory: torch has an error of its own for a full disk
     partial.write_bytes(buffer.getbuffer())
-    write_json(beside(target), {**json.loads((run_dir / CONFIG).read_text()), "asked": _asked(config), "run": str(run_dir.resolve())})
+    facts = {"asked": _asked(config), "run": str(run_dir.resolve()), "sha256": file_sha256(partial)}
+    write_json(beside(target), {**json.loads((run_dir / CONFIG).read_text()), **facts})
     partial.replace(target)
     return target
 

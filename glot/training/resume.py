@@ -90,8 +90,11 @@ class TrainingState:
         place = Place(**state["place"])
         self._order = state["order"]
         self.moving.batches.go_on(self._order, place.batches)
-        _set_random_states(state["random"][self.team.rank])
+        saved = state["random"]
+        _set_random_states(saved[self.team.rank % len(saved)])
         line = f"went on from epoch {place.epoch}, step {place.step}, of a process that had stopped"
+        if len(saved) != self.team.count:
+            line += f"; it was one of {len(saved)}, this is one of {self.team.count}, so numbers may differ"
         if state["threads"] != torch.get_num_threads():
             line += f"; it had {state['threads']} threads, this one {torch.get_num_threads()}, so last digits may differ"
         self.notes.append(line)
@@ -193,6 +196,8 @@ def _random_states() -> dict[str, Any]:
     states["numpy"] = (kind, torch.from_numpy(np.asarray(keys).astype(np.int64)), *rest)
     if torch.cuda.is_available():
         states["cuda"] = torch.cuda.get_rng_state_all()
+    if torch.mps.is_available():
+        states["mps"] = torch.mps.get_rng_state()
     return states
 
 
@@ -202,4 +207,6 @@ def _set_random_states(states: dict[str, Any]) -> None:
     random.setstate(states["python"])
     torch.set_rng_state(states["torch"])
     if "cuda" in states and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(states["cuda"])
+        torch.cuda.set_rng_state_all(states["cuda"][: torch.cuda.device_count()])
+    if "mps" in states and torch.mps.is_available():
+        torch.mps.set_rng_state(states["mps"])

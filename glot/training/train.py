@@ -70,8 +70,8 @@ class Record(Protocol):
 class Schedule(Protocol):
     """Adapts the learning rate."""
 
-    def step(self, metrics: float) -> None:
-        """The loss of a step."""
+    def step(self, metrics: Tensor) -> None:
+        """The loss of a step, (R,) of stacked models."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
@@ -214,7 +214,7 @@ def _train_epoch(
             nn.utils.clip_grad_norm_([weight for group in optimizer.param_groups for weight in group["params"]], options.grad_clip)
         optimizer.step()
         if options.schedule is not None:
-            options.schedule.step(float(value.detach()))
+            options.schedule.step(value.detach())
         place.step, place.batches, place.rows = place.step + 1, place.batches + 1, place.rows + len(batch)
         place.total = value.detach() * len(batch) + place.total.to(value.device)  # on the device: one synchronisation per epoch
         bad_here = torch.where(torch.isfinite(value.detach()).all(), NEVER, place.step)

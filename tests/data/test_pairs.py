@@ -155,6 +155,13 @@ def test_many_rows_with_one_text_cost_no_quadratic_time():
     assert time.perf_counter() - start < 20  # 33 s and more when every waiting row was looked at for every batch; a fraction of one now
 
 
+def test_a_schedule_counts_the_batches_that_repeated_texts_make():
+    queries = np.repeat(np.arange(20), 100)
+    sampler = DistinctBatches((queries, np.arange(2000) + 20), 32, torch.Generator().manual_seed(0))
+    assert len(sampler) == len(list(sampler)) == 100  # and not 2000 / 32
+    assert len(DistinctBatches((np.arange(65), np.arange(65) + 65), 32, torch.Generator())) == 3
+
+
 def test_no_text_stands_twice_in_a_batch_and_no_row_is_lost():
     draw = np.random.default_rng(0)
     sides = draw.integers(0, 30, 200), draw.integers(30, 60, 200), np.where(draw.random((200, 2)) < 0.5, MISSING, 70)

@@ -287,6 +287,33 @@ def test_code_of_a_run_that_was_never_trained_with_here_needs_a_word(mine, tiny_
     assert glot_main(["export", result["run_dir"], f"--to={tmp_path / 'ex'}", "--trust_pooler=1"]) == 0
 
 
+def test_a_run_folder_cannot_name_code_that_it_does_not_carry(mine, tiny_flags, tmp_path, capsys, monkeypatch):
+    """A downloaded folder with a pool.py in it: a command that reads the folder must not run that file."""
+    folder = Path(run(capsys, [*tiny_flags, f"--pooling_method={mine}:Plain", "--epochs=1", "--run_name=run"])["run_dir"])
+    (folder / "pool.py").write_text("raise SystemExit('ran')\n" + CODE.partition("\nraise")[0])
+    package = tmp_path / "site/offered.py"
+    package.parent.mkdir()
+    package.write_text("raise SystemExit('ran')")
+    monkeypatch.syspath_prepend(package.parent)
+    monkeypatch.chdir(folder)
+    saved = json.loads(Path("config.json").read_text())
+    del saved["resolved"]["sources"]
+    for name, complaint in (
+        ("pool.py:Plain", "names code that it does not carry"),
+        ("offered:Plain", "installed package .* --trust_pooler=1"),
+    ):
+        for flag in ("pooling_method", "graph_adj"):
+            flags = {**saved["flags"], "pooling_method": "glot", flag: name}
+            Path("config.json").write_text(json.dumps({**saved, "flags": flags}))
+            for path in (Path("result.json"), Path("weights.json")):
+                path.unlink(missing_ok=True)
+            with pytest.raises(CheckpointError, match=complaint):
+                glot.load(folder)
+    assert glot_main(["predict", ".", "--input=x.csv", "--output=y.csv"]) == 2
+    assert glot_main(["explain", ".", "--text=a"]) == 2
+    assert "ran" not in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_an_export_carries_the_source_and_loads_without_this_package(mine, tiny_flags, tmp_path, capsys):
     result = run(capsys, [*tiny_flags, f"--pooling_method={mine}:Gated", "--pooler_options={heads: 2}", "--epochs=1"])

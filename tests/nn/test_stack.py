@@ -58,6 +58,23 @@ def test_stacked_seeds_are_their_single_runs(capsys, tiny_flags, pooler):
     )
 
 
+@pytest.mark.parametrize(
+    "flags", [["--lr_schedule=cosine", "--warmup_ratio=0.2"], ["--early_stop=1", "--selection=heldout", "--data_seed=0"]]
+)
+def test_stacked_seeds_follow_a_schedule_and_stop_early_as_single_ones(capsys, tiny_flags, flags):
+    words = [
+        *tiny_flags,
+        "--pooling_method=adapool",
+        *SMALL["adapool"],
+        "--epochs=6",
+        "--lr=5e-2",
+        "--batch_size=8",
+        "--log_every=1",
+        *flags,
+    ]
+    assert_stacked_equals_alone(capsys, words)
+
+
 @pytest.mark.parametrize("graph", sorted(RULES))
 def test_stacked_glot_on_every_graph(capsys, tiny_flags, graph):
     own = ["--data_seed=1"] if graph == "random" else []

@@ -81,6 +81,8 @@ def test_texts_are_cut_and_limits_named(tiny_bert):
     assert len(load(tiny_bert, max_length=None).tokenise([long])[0]) == 64
     with pytest.raises(ConfigError, match=r"--max_length=65: .* reads at most 64 tokens"):
         load(tiny_bert, max_length=65)
+    with pytest.raises(ConfigError, match=r"--max_length=2: .* puts 2 tokens around a text; must be at least 3"):
+        load(tiny_bert, max_length=2)  # transformers would not cut at all
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from glot.errors import ConfigError, StateError, disk_door
+from glot.progress import warn
 from glot.states.backbone.facts import remember_facts
 from glot.states.backbone.source import BackboneSource
 from glot.states.backbone.states import LEAST_PROBE, MOST_AT_LOAD, ReaderOptions, StateReader
@@ -67,6 +68,11 @@ class Backbone:
         self.tokeniser = Tokeniser(source)
         claim = min(self.tokeniser.limit, source.position_claim or NO_LIMIT)
         self._check_length(max_length, claim)
+        special = self.tokeniser.tokenizer.num_special_tokens_to_add(pair=False)
+        if max_length is not None and max_length <= special:  # transformers would not cut at all
+            raise ConfigError(
+                f"--max_length={max_length}: {source.name} puts {special} tokens around a text; must be at least {special + 1}"
+            )
         options = load_options or {}
         model = self._load_weights(options)
         self.model = (model if "device_map" in options else model.to(device)).eval().requires_grad_(False)
@@ -136,12 +142,15 @@ class Backbone:
             return claim
         if "dtype" in str(failure.__cause__) or "scalar type" in str(failure.__cause__):  # not caused by the length
             raise ConfigError(f"{failure.problem}; use --backbone_dtype=float32 in place of {self.dtype}") from failure
+        if isinstance(failure.__cause__, torch.OutOfMemoryError):
+            raise ConfigError(f"{failure.problem}; make room on {self.device}, or set a smaller --max_length") from failure
         low, high = 0, needed - 1
         while low < high:
             middle = (low + high + 1) // 2
             low, high = (low, middle - 1) if self.reader.failure(middle) else (middle, high)
         if not low:
             raise ConfigError(f"{failure.problem}; name another model") from failure
+        warn(f"{self.source.name}: reads at most {low} tokens, fewer than its files say")
         return low
 
     @property

@@ -77,10 +77,16 @@ class StoredTokens:
     def _open(self) -> int:
         """The file of states, opened on each process's first use, and checked in the background from then on."""
         if self._file is None:
-            if self._checks and 2 * self.manifest.size_bytes <= available_memory():
+            if self._checks and not self._is_checked and 2 * self.manifest.size_bytes <= available_memory():
                 self._check = BackgroundCheck(self.folder / TOKENS, self.parts)  # which also reads ahead
             self._file = (self.folder / TOKENS).open("rb", buffering=0)
         return self._file.fileno()
+
+    def close(self) -> None:
+        """Give the file of states back to the system; the next read opens it again."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
     @property
     def parts(self) -> list[Part]:
