@@ -215,7 +215,10 @@ def run_folds(configs: list[RunConfig]) -> list[Result]:
         for one, print_ in zip(configs, known, strict=True)
     ]
     parts = [fold_configs(one, folder) for one, (folder, _) in zip(configs, opened, strict=True)]
-    by_fold = [finish_runs(list(seeds), len(configs) > 1) for seeds in zip(*parts, strict=True)]
+    by_fold = []
+    for fold, seeds in enumerate(zip(*parts, strict=True)):
+        anew = [one.with_values(override_precompute=False) for one in seeds] if fold else list(seeds)  # one store serves all folds
+        by_fold.append(finish_runs(anew, len(configs) > 1))
     data, _ = read_labelled(configs[0], find_source(configs[0].backbone))
     results = []
     for one, print_, (folder, lock), folds in zip(configs, known, opened, zip(*by_fold, strict=True), strict=True):

@@ -14,9 +14,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 import glot
 from glot.cli import glot_main, main
+from glot.encoder import SentenceEncoder
 from glot.errors import CheckpointError, ConfigError
 
 MOODS = {"happy": "the cat runs", "angry": "not the dog", "neutral": "a big cat sleeps"}
@@ -199,6 +201,16 @@ def test_a_finished_file_is_not_replaced_unasked(folder, tmp_path, capsys):
     assert glot_main([*words, "--overwrite=1"]) == 0
     with pytest.raises(CheckpointError, match=r"no config\.json"):
         glot.load(tmp_path)
+
+
+def test_rows_of_two_heads_are_not_joined_in_one_file(folder):
+    """What a killed command has written is gone on with by the same model alone; the head is a part of it."""
+    run = glot.load(folder / "runs/text")
+    before = run.fingerprint()
+    assert glot.load(folder / "runs/text").fingerprint() == before
+    with torch.no_grad():
+        next(iter(run.head.parameters())).view(-1)[0] += 1
+    assert run.fingerprint() != before and SentenceEncoder.fingerprint(run) == SentenceEncoder.fingerprint(glot.load(folder / "runs/text"))
 
 
 @pytest.mark.slow

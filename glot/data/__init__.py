@@ -52,7 +52,26 @@ def draw_rows(
         kept, held = train_test_split(np.arange(count), test_size=size, random_state=seed, stratify=stratify)
     except ValueError as error:
         raise DataError(f"--heldout_fraction={fraction:g}: cannot be taken from {count} training rows ({error})") from error
+    if stratify is not None:
+        kept, held = _with_every_class(kept, held, stratify, np.random.default_rng(seed))
     return np.sort(kept), np.sort(held)
+
+
+def _with_every_class(
+    kept: np.ndarray, held: np.ndarray, classes: np.ndarray, generator: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """The same draw, where a class that it left out of the held-out rows takes the place of a row of their commonest class.
+
+    Stratified drawing rounds the share of a rare class, often to nothing. A class of one row stays where it is.
+    """
+    for missing in np.setdiff1d(classes[kept], classes[held]):
+        own = np.flatnonzero(classes[kept] == missing)
+        names, counts = np.unique(classes[held], return_counts=True)
+        if len(own) < 2 or counts.max() < 2:
+            continue
+        into, out = generator.choice(own), generator.choice(np.flatnonzero(classes[held] == names[counts.argmax()]))
+        kept[into], held[out] = held[out], kept[into]
+    return kept, held
 
 
 def hold_out(train: Examples, fraction: float, seed: int, stratify: bool) -> tuple[Examples, Examples]:

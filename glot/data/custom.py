@@ -104,10 +104,6 @@ def load_custom(spec: CustomSpec, num_train: int | None) -> CustomRows:
         return CustomRows(train, None, named, notes)
     texts, labels, places = _read(open_table(*spec.evaluation), spec, None)
     evaluation = Examples(CUSTOM, EVALUATION, texts, _encode(labels, facts, places), spec.texts, places)
-    known = set(zip(*train.columns, strict=True))
-    twice = sum(row in known for row in zip(*evaluation.columns, strict=True))
-    if twice:
-        notes.append(f"warning: {twice:,} of {len(evaluation):,} evaluation rows have a text that is a training row's too")
     return CustomRows(train, evaluation, named, notes)
 
 
@@ -141,7 +137,8 @@ def _read(table: Table, spec: CustomSpec, most: int | None) -> tuple[tuple[list[
     usual = None if as_words else one_kind(kinds)
     if usual is not None:
         odd = next(line for kind, line in first_of.items() if kind != usual)
-        raise DataError(f"{odd}, and most labels are {usual.split(' ', 1)[1]}s; mend the file")
+        way_out = ", or take all for names with --label_kind=class" if all(map(_is_text, files)) else ""
+        raise DataError(f"{odd}, and most labels are {usual.split(' ', 1)[1]}s; mend the file{way_out}")
     return columns, labels, Places(tuple(files), np.array(file_of), np.array(line_of), unit)
 
 

@@ -23,7 +23,9 @@ def assign_folds(rows: Examples, folds: int, seed: int, is_class: bool) -> np.nd
         groups = np.unique(np.digitize(rows.labels, edges), return_inverse=True)[1]
     counts = np.bincount(groups)
     fewest = int(counts[counts > 0].min())
-    if len(rows) < folds or (is_class and fewest < folds):
+    if len(rows) < folds:
+        raise DataError(f"--folds={folds}: there are {len(rows)} rows, so not every fold can have one; use fewer folds")
+    if is_class and fewest < folds:
         raise DataError(f"--folds={folds}: a class has {fewest} rows, so not every fold can have one; use fewer folds")
     found = np.empty(len(rows), dtype=np.int64)
     with_few = StratifiedKFold(folds, shuffle=True, random_state=seed)

@@ -1,9 +1,10 @@
 """What a column of labels means: classes with names in an order, or scores in a range; and the numbers that training takes."""
 
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
-from decimal import Decimal, InvalidOperation
+from decimal import Context, Decimal, InvalidOperation
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -89,12 +90,16 @@ def _number(exact: Decimal) -> Label:
         value = math.inf
     if not math.isfinite(value):
         raise ValueError(f"{str(exact)[:40]}; a number that fits")
-    return Label(NUMBER, value, f"{exact.normalize():f}" if exact else "0")
+    return Label(NUMBER, value, f"{exact.normalize(EXACT):f}" if exact else "0")
+
+
+EXACT = Context(prec=400)
+"""Digits of a number's name: as many as the largest float has, and more."""
 
 
 def _as_number(word: str) -> Decimal | None:
-    """The number that a cell of text shows; words such as `nan`, `inf` and `1_000`, which Python would take, are words."""
-    if not word or word[-1] not in "0123456789." or "_" in word:
+    """The number that a cell of text shows; words such as `nan` and `1_000`, which Python would take, are words, and so are codes (007)."""
+    if not word or word[-1] not in "0123456789." or "_" in word or re.match(r"[+-]?0\d", word):
         return None
     try:
         return Decimal(word)

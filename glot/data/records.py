@@ -108,6 +108,11 @@ def _read_csv(path: Path, delimiter: str = ",") -> Iterator[Record]:
                         f"{path}: line {start}: has {len(row)} fields, the first line names {len(header)} columns; "
                         "check its quotes and separators"
                     )
+                if delimiter == "\t" and table.line_num > start:  # most tables with tabs take a quote for a letter
+                    raise DataError(
+                        f"{path}: line {start}: a field in quotes goes on to line {table.line_num}; double a quote that belongs to a text "
+                        '("" inside of "..."), or save the file as .jsonl'
+                    )
                 yield Record(dict(zip(header, row, strict=True)), str(path), start)
             start = table.line_num + 1
 

@@ -240,6 +240,14 @@ def load_task_data(name: str, data: DataConfig, stress: StressConfig, seq_len: i
     return hold_out_for_selection(in_folds(drawn, data, data_seed), data, data_seed)
 
 
+def shared_rows(train: Examples, others: Examples) -> list[str]:
+    """A warning where rows of one split are rows of the training split too: what they score is not new."""
+    known = set(zip(*train.columns, strict=True))
+    twice = sum(row in known for row in zip(*others.columns, strict=True))
+    what = "a text that is a training row's too" if len(train.columns) == 1 else "a pair of texts that is a training row's too"
+    return [f"warning: {twice:,} of {len(others):,} {others.split} rows have {what}"] if twice else []
+
+
 def load_custom_data(spec: CustomSpec, metrics: tuple[str, ...], data: DataConfig, data_seed: int) -> TaskData:
     """Read a user's rows; without an evaluation file, keep a share of the training rows out.
 
@@ -257,7 +265,10 @@ def load_custom_data(spec: CustomSpec, metrics: tuple[str, ...], data: DataConfi
         _refuse_lone_classes(spec, rows.train, task.labels)
         train, reported = hold_out(rows.train, data.heldout_fraction, data_seed, stratify=bool(task.labels.names))
         reported = replace(reported, split=EVALUATION)
-        notes.append(f"{len(reported):,} of {len(rows.train):,} rows are kept out for evaluation (data seed {data_seed})")
+        kept_out = f"{len(reported):,} of {len(rows.train):,} rows are kept out for evaluation (data seed {data_seed})"
+        notes += [] if data.folds else [kept_out]
+    if not data.folds:
+        notes += shared_rows(train, reported)
     reported = spaced_rows(reported, data.num_eval_samples)
     if len(set(train.labels.tolist())) < 2:
         raise DataError(f"{spec.train_file}: the {len(train):,} rows that are left for training all have one label; add rows")
@@ -301,8 +312,9 @@ def in_folds(drawn: TaskData, data: DataConfig, data_seed: int) -> TaskData:
         return replace(drawn, train=pool, watched=[pool], reported=[pool], drawn_from=pool, notes=notes)
     of_row = assign_folds(pool, data.folds, data_seed, bool(drawn.task.labels.names))
     kept, held = (np.flatnonzero(rows) for rows in (of_row != data.fold, of_row == data.fold))
-    reported = [pool.take(held, f"fold_{data.fold}")]
-    return replace(drawn, train=pool.take(kept, "train"), watched=reported, reported=reported, drawn_from=pool, notes=notes)
+    train, reported = pool.take(kept, "train"), [pool.take(held, f"fold_{data.fold}")]
+    notes += shared_rows(train, reported[0])
+    return replace(drawn, train=train, watched=reported, reported=reported, drawn_from=pool, notes=notes)
 
 
 HOLDOUTS = {"qqp": "train_holdout"}

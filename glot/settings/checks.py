@@ -116,8 +116,11 @@ def _check_named_files(config: "RunConfig") -> list[str]:
     named, problems = {"train_file": config.contrastive.train_file, "eval_file": config.files.eval_file}, []
     if not named["train_file"]:
         problems.append("--train_file: --task=custom needs it; csv, tsv, jsonl, json or parquet, also .gz, or hub:owner/name")
-    if config.data.eval_split is not None and not any(str(file).startswith(HUB) for file in named.values()):
-        problems.append(f"--eval_split={config.data.eval_split}: needs a hub: table; name a file with --eval_file")
+    source = named["eval_file"] or named["train_file"]  # of the evaluation rows
+    if config.data.eval_split is not None and not str(source).startswith(HUB):
+        problems.append(f"--eval_split={config.data.eval_split}: needs a hub: table, and evaluation rows come from {source}; leave it out")
+    if config.files.train_split is not None and not str(named["train_file"]).startswith(HUB):
+        problems.append(f"--train_split={config.files.train_split}: needs --train_file=hub:owner/name; leave it out")
     for flag, text in named.items():
         try:
             if text and not text.startswith(HUB):

@@ -67,12 +67,13 @@ CONDITIONS: dict[str, tuple[str, Callable[["RunConfig"], bool]]] = {
     ),
     "heldout": ("--selection=heldout, --task=embedding, or --task=custom without --eval_file", lambda c: _trains(c) and _holds_out(c)),
     "data_seed": (
-        "--task=stress or embedding, --task=custom without --eval_file, --selection=heldout, a random graph or several hidden layers",
+        "--task=stress or embedding, --task=custom without --eval_file, --selection=heldout, --folds, --head=probe or svm, a random graph "
+        "or several hidden layers",
         lambda c: (
             _has_graph(c, "random")
             or _is_crossglot(c, "random")
             or reads_several(c)
-            or (_trains(c) and (c.data.task == "stress" or _holds_out(c)))
+            or (_trains(c) and (c.data.task == "stress" or _holds_out(c) or c.data.folds > 0 or c.head.head != "trained"))
         ),
     ),
     "store": (
@@ -119,7 +120,8 @@ def reads_several(config: "RunConfig") -> bool:
 
 def reads_pairs(config: "RunConfig") -> bool:
     """Whether the rows of a run are labelled pairs of texts."""
-    return config.data.task in PAIR_TASKS or (config.data.task == "custom" and "," in config.files.text_columns)
+    columns = [name for name in config.files.text_columns.split(",") if name.strip()]
+    return config.data.task in PAIR_TASKS or (config.data.task == "custom" and len(columns) == 2)
 
 
 def _draws_graph(config: "RunConfig") -> bool:
@@ -145,8 +147,9 @@ def has_weights(config: "RunConfig") -> bool:
 
 
 def _holds_out(config: "RunConfig") -> bool:
-    own_rows = config.data.task == "custom" and config.files.eval_file is None and config.data.eval_split is None
-    return config.data.selection == "heldout" or config.data.task == "embedding" or own_rows or config.data.folds > 0
+    is_custom = config.data.task == "custom" and config.files.eval_file is None and config.data.eval_split is None
+    own_rows = is_custom and not config.data.folds
+    return config.data.selection == "heldout" or config.data.task == "embedding" or own_rows
 
 
 def _reads_hub(config: "RunConfig") -> bool:

@@ -150,7 +150,9 @@ def _read_words(argv: list[str], program: str, defaults: dict[str, Any] | None) 
     if values.get("task") == "embedding" and "pooling_method" not in explicit:
         values["pooling_method"] = "glot"  # the release's default, max, has no weights to train
     config = RunConfig.from_dict({**base, **values})
-    return config, frozenset(explicit), problems, print_config
+    written = config.to_dict()  # a file that --print_config wrote holds every flag: there a default says nothing
+    said = {name for name in explicit if name in typed or name not in base or written[name] != base[name]}
+    return config, frozenset(said), problems, print_config
 
 
 def _refuse_dashes(argv: list[str]) -> None:
@@ -224,6 +226,10 @@ def _unknown_flag(word: str) -> str:
     return f"--{name}: no such flag{nearest(name, flag_facts())}; see --help"
 
 
+FOLDERS = ("output_dir", "store_dir", "save_dir", "data_dir")
+"""Flags whose `~` is the home folder; names of files and models are looked up with it where they are read."""
+
+
 def convert(name: str, raw: Any) -> Any:
     """Text or a YAML scalar -> the flag's type.
 
@@ -239,6 +245,7 @@ def convert(name: str, raw: Any) -> Any:
         raise ValueError(f"--{name}={text}: must be 0 or 1")
     facts = flag_facts()[name]
     text, choices = facts.aliases.get(text.lower(), text), facts.choices
+    text = str(expand_user(text)) if name in FOLDERS else text  # a shell leaves the ~ of --flag=~/x alone
     refused = refused_choice(facts, text)
     if refused is not None and not (facts.own and is_own_name(text)):
         raise ValueError(unknown_name(refused, choices, name))

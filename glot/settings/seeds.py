@@ -14,10 +14,11 @@ def parse_seeds(text: str) -> list[int]:
     """
     seeds: list[int] = []
     for part in text.split(","):
-        first, _, last = part.strip().partition("..")
-        if int(last or first) - int(first) > MOST_SEEDS:
+        first, dots, last = part.strip().partition("..")
+        low, high = int(first), int(last if dots else first)
+        if not low <= high <= low + MOST_SEEDS:
             raise ValueError(text)
-        seeds += range(int(first), int(last or first) + 1)
+        seeds += range(low, high + 1)
     if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0 or max(seeds) > LARGEST_SEED:
         raise ValueError(text)
     return seeds

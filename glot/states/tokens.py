@@ -19,6 +19,7 @@ from glot.hub import find_file
 from glot.progress import Clock, counter, say
 from glot.prompts import AUTO, MODEL_FILE, Prompts, UsedPrompts, read_prompts
 from glot.settings.backbone_sections import BackboneConfig
+from glot.settings.choices import EVALUATIONS
 from glot.settings.config import RunConfig, versions
 from glot.states.backbone import AUTO as AUTO_DTYPE
 from glot.states.backbone import SPREAD, Backbone, BackboneSource, LiveTokens, LoraOptions, find_backbone, pick_dtype
@@ -80,6 +81,15 @@ def find_prompts(config: BackboneConfig, source: BackboneSource) -> Prompts:
     """
     own = _own_prompts(source.path, source.revision) if config.prompts == AUTO else None
     return read_prompts(config.prompts, own, config.exclude_prompt)
+
+
+def prompt_notes(config: RunConfig, source: BackboneSource) -> list[str]:
+    """A remark where the user's own file of prompts has none for the labelled task."""
+    prompts, task = find_prompts(config.backbone, source), config.data.task
+    if task in ("embedding", *EVALUATIONS) or not prompts.from_file or task in prompts.texts:
+        return []
+    known = ", ".join(prompts.texts) or "nothing"
+    return [f"warning: --prompts={config.backbone.prompts} has no prompt named {task}, so none stands before the texts; it has {known}"]
 
 
 def used_prompts(config: RunConfig, source: BackboneSource) -> UsedPrompts:

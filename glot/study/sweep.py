@@ -15,6 +15,7 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 from glot.errors import ConfigError
+from glot.locate import expand_user
 from glot.progress import say
 from glot.report.tables import read_csv
 from glot.settings.config import RunConfig
@@ -198,12 +199,14 @@ def parse_sweep(argv: list[str]) -> argparse.Namespace:
         epilog=KEYS_EXPLAINED,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("file", type=Path)
+    parser.add_argument("file", type=expand_user)
     parser.add_argument("--seeds", help="0,1,2 or 0..9, in place of the file's")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time, each with its share of the cores [1]")
     parser.add_argument("--executor", choices=EXECUTORS, default="processes", help="where runs are done; --jobs at a time [processes]")
     parser.add_argument("--executor_options", metavar="NAME=VALUE,..", help="of slurm's jobs: timeout_min=60,slurm_partition=gpu")
-    parser.add_argument("--output_dir", default="runs", help="the study's folder is made under it [runs]")
+    parser.add_argument(
+        "--output_dir", type=lambda text: str(expand_user(text)), default="runs", help="the study's folder is made under it [runs]"
+    )
     parser.add_argument("--retry", type=int, default=0, help="how often runs that failed are tried again [0]")
     parser.add_argument("--overwrite", action="store_true", help="do finished runs anew")
     parser.add_argument("--dry_run", action="store_true", help="check the file, list the runs, and stop")

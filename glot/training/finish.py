@@ -8,7 +8,7 @@ from glot.settings.choices import PAIR_POOLERS
 from glot.settings.config import RunConfig
 from glot.settings.effects import has_gradient
 from glot.training.checkpoint import fitted_head
-from glot.training.linear_heads import best_threshold, fit_head, shift
+from glot.training.linear_heads import OF_COUNTS, best_threshold, fit_head, shift
 from glot.training.result import Result, rounded
 from glot.training.splits import Loaders, PairLoaders
 
@@ -22,6 +22,10 @@ def check_head(config: RunConfig, task: TaskSpec) -> None:
     head, classes = config.head, len(task.labels.names)
     if head.threshold == "heldout" and classes != 2:
         raise ConfigError(f"--threshold=heldout: is for two classes, and the task has {classes or 'scores'}; use argmax")
+    if head.threshold == "heldout" and task.metrics[0] not in OF_COUNTS:
+        raise ConfigError(
+            f"--threshold=heldout: {task.metrics[0]} is the same at every threshold; name one of {', '.join(OF_COUNTS)} first in --metrics"
+        )
     if head.head == "svm" and not classes:
         raise ConfigError("--head=svm: takes classes, and the task has scores; use probe")
     of_pairs = config.pooler.pooling_method in PAIR_POOLERS

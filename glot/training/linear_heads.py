@@ -1,6 +1,7 @@
 """Heads that scikit-learn fits on pooled vectors (`--head=probe`, `--head=svm`), and the threshold of two classes (`--threshold`)."""
 
 import warnings
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +15,6 @@ from torch import Tensor
 from glot.errors import DataError
 from glot.nn.heads import FittedHead
 from glot.progress import warn
-from glot.training.metrics import METRICS
 
 PROBE, SVM = "probe", "svm"
 INVERSE_PENALTIES = tuple(10.0**power for power in range(-4, 2))
@@ -113,22 +113,39 @@ def best_threshold(outputs: np.ndarray, labels: np.ndarray, metric: str) -> floa
     Args:
         outputs: (S, 2) of held-out rows.
         labels: (S,) 0 or 1.
-        metric: a name of `METRICS`.
+        metric: a name of `OF_COUNTS`.
 
     Returns:
         a midpoint between two margins; of several with the same metric, the one nearest to 0.
     """
-    margins = outputs[:, 1] - outputs[:, 0]
+    margins = outputs[:, 1].astype(np.float64) - outputs[:, 0]
     values = np.unique(margins)
-    between = (values[1:] + values[:-1]) / 2
-    candidates = np.concatenate([[0.0], between])
-    moved = outputs.astype(np.float64)
-    scores = []
-    for candidate in candidates:
-        moved[:, 1] = outputs[:, 1] - candidate
-        scores.append(METRICS[metric](labels, moved))
-    best = np.flatnonzero(np.asarray(scores) >= max(scores) - 1e-12)
+    candidates = np.concatenate([[0.0], (values[1:] + values[:-1]) / 2])
+    above = []
+    for own in (labels == 1, labels == 0):  # how many margins of each class lie above each candidate
+        above.append(own.sum() - np.searchsorted(np.sort(margins[own]), candidates, side="right"))
+    true, false = (count.astype(np.float64) for count in above)
+    scores = OF_COUNTS[metric](true, false, (labels == 1).sum() - true, (labels == 0).sum() - false)
+    best = np.flatnonzero(scores >= scores.max() - 1e-12)
     return float(candidates[best[np.abs(candidates[best]).argmin()]])
+
+
+def _f1(hits: np.ndarray, wrong: np.ndarray, missed: np.ndarray) -> np.ndarray:
+    return 2 * hits / np.maximum(2 * hits + wrong + missed, 1)
+
+
+def _mcc(tp: np.ndarray, fp: np.ndarray, fn: np.ndarray, tn: np.ndarray) -> np.ndarray:
+    scale = np.sqrt((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn))
+    return np.divide(tp * tn - fp * fn, scale, out=np.zeros_like(tp), where=scale > 0)
+
+
+OF_COUNTS: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], np.ndarray]] = {
+    "accuracy": lambda tp, fp, fn, tn: (tp + tn) / (tp + fp + fn + tn),
+    "f1": lambda tp, fp, fn, tn: _f1(tp, fp, fn),
+    "macro_f1": lambda tp, fp, fn, tn: (_f1(tp, fp, fn) + _f1(tn, fn, fp)) / 2,
+    "mcc": _mcc,
+}
+"""Metrics of two classes that a threshold moves, from the counts of true and false positives, false and true negatives."""
 
 
 @torch.no_grad()

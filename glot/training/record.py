@@ -90,7 +90,8 @@ class EpochKeeper:
         self._log({"loss/epoch": epoch.train_loss} | metrics, step)
         say(_epoch_line(epoch, self.epochs), self.verbose)
         self.history.append(epoch)
-        if self._best is None or not self.select_by or self._score(epoch) > self._score(self._best):
+        best = -math.inf if self._best is None else self._score(self._best)
+        if not self.select_by or self._score(epoch) > best or best == -math.inf:  # without any number, the last one is kept
             self._best, self._kept = epoch, [tensor.detach().clone() for tensor in self.tensors]
 
     @torch.no_grad()

@@ -23,9 +23,15 @@ def selection_facts(config: RunConfig, task: TaskSpec) -> Result:
     return {"rule": rule, "metrics": list(metrics), **share}
 
 
-def selection_in_words(config: RunConfig, task: TaskSpec, reported: list[str]) -> str:
+def selection_in_words(config: RunConfig, task: TaskSpec, reported: list[str], fitted: FitResult) -> str:
     """The same as a sentence part."""
-    data = config.data
+    data, names = config.data, selection_facts(config, task)["metrics"]
+    if not fitted.history:
+        return "nothing to select: the head is fitted once"
+    if names and not any(math.isfinite(sum(epoch.metrics[name] for name in names)) for epoch in fitted.history):
+        return f"last epoch: none has a number for {' + '.join(names)} on the rows that select"
+    if data.selection == "heldout" and data.task == "embedding":
+        return f"best epoch by {task.metrics[0]} on the held-out rows, which are also the reported ones"
     sentences = {
         "best": f"best epoch by {' + '.join(task.select_by)} on the reported split ({reported[0]})",
         "last": "last epoch",

@@ -28,7 +28,7 @@ from glot.settings.config import RunConfig, versions
 from glot.settings.data_sections import DataConfig, StressConfig
 from glot.settings.effects import CONDITIONS
 from glot.states.backbone import Backbone, BackboneSource, count_weights, need_adapters, pick_device, recall_facts
-from glot.states.tokens import find_prompts, find_source, open_tokens, settle_dtype, used_prompts
+from glot.states.tokens import find_prompts, find_source, open_tokens, prompt_notes, settle_dtype, used_prompts
 from glot.training.checkpoint import BACKBONE, WEIGHTS, build_model, read_result, save_model, write_config, write_result
 from glot.training.code import code_hash
 from glot.training.finish import check_head
@@ -198,7 +198,7 @@ def close_run(
     tokens.save(run.folder / BACKBONE)
     result = make_result(config, inputs.task, fitted, scores, inputs.clock.seconds) | {
         "selection": selection_facts(config, inputs.task),
-        "select_by": selection_in_words(config, inputs.task, [split.split for split in data.reported]),
+        "select_by": selection_in_words(config, inputs.task, [split.split for split in data.reported], fitted),
         "labels": inputs.task.labels.to_dict(),
         "floor": make_loaders(inputs).floor,
         "rows": {split.split: len(split) for split in [data.train, *data.reported]},
@@ -348,6 +348,7 @@ def resolve(config: RunConfig, source: BackboneSource) -> tuple[RunConfig, list[
     config, notes = settle_dtype(config, source, own_device(config))
     last = config.pooler.decoder_cls_last_token
     layer = ",".join(source.resolve_layers(config.backbone.hidden_layer))
+    notes += prompt_notes(config, source)
     if not config.backbone.adaptive_length and config.backbone.long_texts == "cut":
         source.check_length(config.backbone.max_length)
     decoder = last and (is_causal(source) if config.pooler.pooling_method == "cls" else source.is_decoder)

@@ -207,6 +207,38 @@ def test_long_numbers_stay_apart_and_equal_ones_are_one_class(flags, tmp_path, c
     assert "a number that fits" in complain(capsys, [*flags, f"--train_file={tmp_path / 'b.csv'}"])
 
 
+def test_codes_with_leading_zeros_are_names(flags, tmp_path, capsys):
+    (tmp_path / "a.csv").write_text("text,label\n" + "".join(f"the cat {row},{'007' if row % 2 else '07'}\n" for row in range(20)))
+    assert run(capsys, [*flags, f"--train_file={tmp_path / 'a.csv'}"])["labels"]["classes"] == ["007", "07"]
+    (tmp_path / "b.csv").write_text("text,label\na,007\nb,012\nc,112\n")
+    assert "or take all for names with --label_kind=class" in complain(capsys, [*flags, f"--train_file={tmp_path / 'b.csv'}"])
+
+
+def test_rows_that_are_trained_on_and_scored_are_counted(flags, tmp_path, capsys):
+    texts = [f"the cat {word}" for word in ("runs", "sleeps", "red", "blue")]
+    lines = [f"{texts[row % 4]},{'a' if row % 4 < 2 else 'b'}\n" for row in range(40)]
+    (tmp_path / "a.csv").write_text("text,label\n" + "".join(lines))
+    for words, said in (
+        ([], "warning: 4 of 4 evaluation rows have a text that is a training row's too"),
+        (["--folds=2", "--fold=0"], "warning: 20 of 20 fold_0 rows have a text that is a training row's too"),
+        ([f"--eval_file={tmp_path / 'a.csv'}"], "warning: 40 of 40 evaluation rows have a text that is a training row's too"),
+    ):
+        notes = run(capsys, [*flags, f"--train_file={tmp_path / 'a.csv'}", *words])["notes"]
+        assert notes.count(said) == 1 and any("kept out" in note for note in notes) != bool(words), notes
+
+
+def test_a_threshold_needs_a_metric_that_it_moves(flags, tmp_path, capsys):
+    path = write(tmp_path / "a.csv", [{"text": f"the cat {row}", "label": row % 2} for row in range(20)])
+    words = [*flags, f"--train_file={path}", "--selection=heldout", "--threshold=heldout"]
+    assert "auroc is the same at every threshold" in complain(capsys, [*words, "--metrics=auroc"])
+    assert "threshold" in run(capsys, [*words, "--metrics=macro_f1,auroc"])
+
+
+def test_a_field_in_quotes_that_swallows_rows_of_a_tsv_is_refused(flags, tmp_path, capsys):
+    (tmp_path / "a.tsv").write_text('label\ttext\n1\t"Hello world\n0\tgood\n1\tbad"\n')
+    assert "line 2: a field in quotes goes on to line 4" in complain(capsys, [*flags, f"--train_file={tmp_path / 'a.tsv'}"])
+
+
 def test_links_that_lead_nowhere_and_pipes_do_not_wait(flags, tmp_path, capsys):
     (tmp_path / "link.csv").symlink_to(tmp_path / "gone.csv")
     assert f"is a link to {tmp_path / 'gone.csv'}, which is not there" in complain(
@@ -244,6 +276,10 @@ def test_evaluation_labels_must_be_those_of_training(flags, tmp_path, capsys):
         (["--train_file=HERE/train.csv", *MOOD, "--metrics=spearman"], "--metrics=spearman: spearman cannot be had of 3 classes"),
         (["--train_file=HERE/train.csv", "--label_range=5,0"], "--label_range=5,0: must be two rising numbers"),
         (["--train_file=HERE/train.csv", "--eval_split=dev"], "--eval_split=dev: needs a hub: table"),
+        (["--train_file=hub:a/b", "--eval_file=HERE/train.csv", "--eval_split=dev"], "and evaluation rows come from"),
+        (["--train_file=HERE/train.csv", "--eval_file=hub:a/b", "--train_split=dev"], "--train_split=dev: needs --train_file=hub:"),
+        (["--train_file=HERE/train.csv", "--text_columns=review,", "--pooling_method=crossglot"], "--pooling_method=crossglot"),
+        (["--train_file=HERE/train.csv", "--folds=3", "--heldout_fraction=0.3"], "--heldout_fraction: has no effect in this run"),
         (["--train_file=HERE/train.csv", *MOOD, "--label_scale=raw"], "no effect"),
         (["--train_file=HERE/train.csv", "--data_dir=HERE"], "--data_dir: has no effect in this run"),
     ],

@@ -4,6 +4,7 @@ import dataclasses
 import gzip
 import hashlib
 import json
+import math
 import random
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 from conftest import single_rows, write_rows
 
-from glot.data import StressOptions, generate_stress, hold_out, load_hub_examples
+from glot.data import StressOptions, draw_rows, generate_stress, hold_out, load_hub_examples
 from glot.data.loader import TextIndex
 from glot.data.shortcuts import score_shortcuts
 from glot.data.stress import faithful_sample, needles_kept
@@ -207,6 +208,15 @@ def test_held_out_rows_are_stratified_disjoint_and_follow_the_seed():
     assert not set(kept.columns[0]) & set(held.columns[0])
     assert held.columns == hold_out(train, 0.1, 0, stratify=True)[1].columns
     assert held.columns != hold_out(train, 0.1, 1, stratify=True)[1].columns
+
+
+@pytest.mark.parametrize("counts", [(98, 2), (95, 5), (40, 40, 20, 3, 3)])
+def test_a_rare_class_is_on_both_sides_of_a_draw(counts):
+    classes = np.repeat(np.arange(len(counts)), counts)
+    for seed in range(30):
+        kept, held = draw_rows(len(classes), 0.1, seed, stratify=classes)
+        assert sorted([*kept, *held]) == list(range(len(classes))) and len(held) == math.ceil(0.1 * len(classes))
+        assert set(classes[held]) == set(classes[kept]) == set(classes)
 
 
 def test_row_words():

@@ -11,6 +11,7 @@ import yaml
 
 from glot.errors import ConfigError
 from glot.settings.choices import CROSS_GRAPHS, GRAPHS
+from glot.settings.commands import parse_export
 from glot.settings.config import RunConfig
 from glot.settings.effects import CONDITIONS
 from glot.settings.flags import STRESS_DEFAULTS, parse, to_yaml
@@ -219,7 +220,30 @@ def test_all_mistakes_come_together():
     assert len(problems("--task=x", "--tau=2", "--batch_size=-1", "--nope=1")) == 4
 
 
+def test_a_printed_configuration_can_be_varied_by_one_flag(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text(to_yaml(parse(["--selection=heldout", "--pooling_method=glot"]).config))
+    assert parse([f"--config={path}", "--selection=best"]).config.data.selection == "best"
+    assert parse([f"--config={path}", "--pooling_method=mean"]).config.pooler.pooling_method == "mean"
+    path.write_text(to_yaml(parse(["--selection=heldout", "--heldout_fraction=0.2"]).config))
+    with pytest.raises(ConfigError, match="--heldout_fraction: has no effect in this run"):
+        parse([f"--config={path}", "--selection=best"])
+    with pytest.raises(ConfigError, match="--heldout_fraction: has no effect in this run"):
+        parse(["--heldout_fraction=0.1"])
+
+
+def test_the_home_folder_is_known_behind_an_equals_sign(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    config = parse(["--output_dir=~/runs", "--store_dir=~/hidden", "--data_dir=~"]).config
+    assert config.output.output_dir == f"{tmp_path}/runs" and config.store.store_dir == f"{tmp_path}/hidden"
+    assert config.data.data_dir == str(tmp_path)
+    assert str(parse_export(["run", "--to=~/x"]).to) == f"{tmp_path}/x"
+
+
 def test_seeds():
+    for text in ("5..3", "0..", "..3", "0,0", "-1"):
+        with pytest.raises(ValueError):
+            parse_seeds(text)
     assert parse_seeds("0,1,5") == [0, 1, 5] and parse_seeds("0..3,9") == [0, 1, 2, 3, 9]
     assert parse(["--seeds=0..2"]).config.train.seeds == "0..2"
 

@@ -154,6 +154,12 @@ def test_labelled_tasks_take_a_prompt_only_from_the_users_file(prompted, mirror,
         sentences = result["store"]["sentences"]
     assert tokens == [tokens[0], tokens[0], tokens[0] + 2 * sentences, tokens[0]]
     assert prints[0] == prints[1] and len(set(prints)) == 3
+    (tmp_path / "others.json").write_text('{"sst2": "x"}')
+    assert main([*base, f"--prompts={tmp_path / 'others.json'}"]) == 0
+    assert any(
+        "has no prompt named cola, so none stands before the texts; it has sst2" in note
+        for note in json.loads(capsys.readouterr().out)["notes"]
+    )
     for flags, complaint in (
         (["--prompts=none", "--exclude_prompt=1"], "--exclude_prompt=1: has no effect with --prompts=none"),
         (["--prompts=~nobody-here/x"], "--prompts=~nobody-here/x: must be auto, none, or a JSON file that is there"),

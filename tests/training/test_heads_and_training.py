@@ -12,13 +12,16 @@ from sklearn import metrics as sklearn_metrics
 from torch.nn import functional as F
 
 from glot.data.loader import BatchLoader, TextIndex
+from glot.data.tasks import TASKS
 from glot.nn.heads import CosineHead, PairHead, SingleHead
 from glot.nn.losses import cosine_mse, cross_entropy
 from glot.nn.model import SentenceModel
 from glot.nn.poolers.fixed import MeanPooler
+from glot.settings.config import RunConfig
 from glot.training.evaluate import score
 from glot.training.metrics import METRICS, finite
 from glot.training.record import EpochKeeper, ModelRecord
+from glot.training.result import selection_in_words
 from glot.training.tracking import JsonlTracker
 from glot.training.train import FitOptions, fit
 from glot.types import Examples, TokenBatch
@@ -142,7 +145,7 @@ def test_fit_is_plain_adam_keeps_the_best_epoch_and_logs(tmp_path):
     assert [line["metrics/acc"] for line in lines if "metrics/acc" in line] == [0.1, None, 0.3, 0.3, 0.2]
 
 
-def test_a_model_that_never_scores_keeps_its_first_epoch():
+def test_a_model_that_never_scores_keeps_its_last_epoch_and_says_so():
     model = SentenceModel(MeanPooler(3), SingleHead(3, 2))
     batches = BatchLoader((np.arange(12),), (np.arange(12) % 2), Memory(), 5, CPU, 7)
 
@@ -154,4 +157,6 @@ def test_a_model_that_never_scores_keeps_its_first_epoch():
     keeper = EpochKeeper(list(model.parameters()), ("spearman",), Silent(), 2, verbose=False)
     record = ModelRecord(keeper, lambda: {"spearman": math.nan})
     fit(model, batches, cross_entropy, optimizer, record, FitOptions(2, 10, False))
-    assert keeper.result.best.epoch == 1
+    assert keeper.result.best.epoch == 2
+    said = selection_in_words(RunConfig().with_values(task="stsb", selection="heldout"), TASKS["stsb"], ["validation"], keeper.result)
+    assert said == "last epoch: none has a number for spearman on the rows that select"

@@ -3,6 +3,7 @@
 import csv
 import itertools
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -90,14 +91,15 @@ def test_full_features_against_a_loop():
     assert not torch.equal(dropping(u, v), dropping(u, v)) and torch.equal(dropping.eval()(u, v), dropping(u, v))
 
 
-@pytest.mark.parametrize("metric", ["mcc", "f1", "accuracy"])
+@pytest.mark.parametrize("metric", ["mcc", "f1", "macro_f1", "accuracy"])
 def test_a_threshold_is_the_best_of_all_that_tell_rows_apart(metric):
     generator = np.random.default_rng(1)
     outputs = generator.normal(size=(60, 2)).round(1)
     labels = (outputs[:, 1] - outputs[:, 0] + generator.normal(size=60) > 0.7).astype(int)
     found = best_threshold(outputs, labels, metric)
     margins = outputs[:, 1] - outputs[:, 0]
-    score = {"mcc": matthews_corrcoef, "f1": f1_score, "accuracy": lambda y, p: float((y == p).mean())}[metric]
+    macro = partial(f1_score, average="macro")
+    score = {"mcc": matthews_corrcoef, "f1": f1_score, "macro_f1": macro, "accuracy": lambda y, p: float((y == p).mean())}[metric]
     assert score(labels, margins > found) == pytest.approx(max(score(labels, margins > cut) for cut in np.arange(-4, 4, 0.01)))
     assert best_threshold(np.array([[0.0, 1.0], [1.0, 0.0]]), np.array([1, 0]), "accuracy") == 0  # nothing to gain
 

@@ -4,6 +4,7 @@ import importlib.util
 import json
 import os
 import struct
+import time
 from pathlib import Path
 
 from accelerate import tracking
@@ -31,14 +32,26 @@ def fail(capsys, flags: list[str]) -> list[str]:
 
 
 def offline_records(folder: Path) -> list[Record]:
-    """What wandb wrote offline: protocol buffers in the format of LevelDB's log, after a header of seven bytes."""
+    """What wandb wrote offline. Its service writes on for a moment after the run has finished."""
     (path,) = (folder / "wandb").glob("offline-run-*/*.wandb")
+    for _ in range(300):
+        records = read_records(path)
+        if any(record.HasField("exit") for record in records):
+            return records
+        time.sleep(0.1)
+    raise AssertionError(f"{path}: no record of the end")
+
+
+def read_records(path: Path) -> list[Record]:
+    """Protocol buffers in the format of LevelDB's log, after a header of seven bytes."""
     content, at, part, records = path.read_bytes(), 7, b"", []
     while at + 7 <= len(content):
         if 32768 - at % 32768 < 7:  # a block ends in padding where no header fits
             at += 32768 - at % 32768
             continue
         _, length, kind = struct.unpack("<IHB", content[at : at + 7])
+        if at + 7 + length > len(content):  # is being written
+            break
         part += content[at + 7 : at + 7 + length]
         at += 7 + length
         if kind in (1, 4):  # a whole record, or the last part of one
