@@ -8,6 +8,7 @@ from typing import Any
 from glot.errors import ConfigError, need
 from glot.given import split_paths
 from glot.report.tables import csv_text, markdown
+from glot.settings.choices import EVALUATIONS
 from glot.settings.commands import (
     parse_compare,
     parse_cost,
@@ -23,7 +24,7 @@ from glot.settings.commands import (
     parse_runs,
     parse_store,
 )
-from glot.settings.flags import parse
+from glot.settings.flags import DEMO_FLAGS, parse
 from glot.settings.seeds import parse_seeds
 from glot.trust import Trust
 
@@ -34,9 +35,6 @@ def load_recipes() -> ModuleType:
 
     recipes.quiet_libraries()
     return recipes
-
-
-DEMO_FLAGS = {"model_name_or_path", "trust_remote_code", "device", "output_dir", "store_dir", "overwrite", "verbose"}
 
 
 def do_demo(words: list[str], program: str) -> None:
@@ -55,6 +53,8 @@ def do_demo(words: list[str], program: str) -> None:
 def do_graph(words: list[str], program: str) -> None:
     """`glot graph --task=...`: how dense the token graph is at each tau."""
     parsed = parse(words, program, {"pooling_method": "glot"})
+    if parsed.config.data.task in EVALUATIONS:
+        raise ConfigError(f"--task={parsed.config.data.task}: has no texts of its own to look at; name a task that trains")
     if parsed.config.graph.graph_adj not in ("threshold", "random"):
         raise ConfigError(f"--graph_adj={parsed.config.graph.graph_adj}: has no tau to look at; use threshold")
     load_recipes()

@@ -68,15 +68,26 @@ EXAMPLES = """examples:
 Trains a pooler on the token states of a frozen language model. In braces: choices; in brackets: default. --help_all: rare flags too."""
 
 
+ABOUT = {
+    "glot demo": "Five poolers on the stress test: a table and a figure.\n\nexample:\n  glot demo --output_dir=runs",
+    "glot graph": "How dense the token graph of a task is at each tau.\n\nexample:\n  glot graph --task=cola --data_dir=MIRROR --tau=0.8",
+    "glot doctor": "What works on this machine.\n\nexample:\n  glot doctor --model_name_or_path=minilm",
+}
+"""Program -> its own description, in place of `EXAMPLES`."""
+DEMO_FLAGS = {"model_name_or_path", "trust_remote_code", "device", "output_dir", "store_dir", "overwrite", "verbose"}
+"""All that `glot demo` takes."""
+
+
 def make_parser(program: str, defaults: dict[str, Any], show_all: bool = False) -> argparse.ArgumentParser:
     """The parser behind both programs; every value stays text until `parse` converts it. Rare flags are shown with `show_all` alone."""
-    about, form = EXAMPLES.replace("PROGRAM", program), argparse.RawDescriptionHelpFormatter
+    about, form = ABOUT.get(program, EXAMPLES.replace("PROGRAM", program)), argparse.RawDescriptionHelpFormatter
     parser = Parser(prog=program, allow_abbrev=False, usage=f"{program} [--flag=value ...]", description=about, formatter_class=form)
     groups = {name: parser.add_argument_group(name) for name in GROUPS}
     for name, facts in flag_facts().items():
         allowed = f" {{{', '.join(facts.choices)}}}" if facts.choices else ""
         shown = "unset" if defaults[name] is None else _as_text(defaults[name])
-        text = f"{facts.help}{allowed} [{shown}]".replace("%", "%%") if show_all or not facts.rare else argparse.SUPPRESS
+        hidden = name not in DEMO_FLAGS if program == "glot demo" else facts.rare
+        text = f"{facts.help}{allowed} [{shown}]".replace("%", "%%") if show_all or not hidden else argparse.SUPPRESS
         optional: dict[str, Any] = {"nargs": "?", "const": "1"} if facts.switch else {}
         metavar = kinds()[name].__name__.upper().replace("BOOL", "0|1")
         groups[facts.group].add_argument(f"--{name}", metavar=metavar, help=text, default=argparse.SUPPRESS, **optional)

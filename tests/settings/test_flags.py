@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 import yaml
 
+from glot.cli import glot_main
 from glot.errors import ConfigError
 from glot.settings.choices import CROSS_GRAPHS, GRAPHS
 from glot.settings.commands import parse_export
 from glot.settings.config import RunConfig
 from glot.settings.effects import CONDITIONS
-from glot.settings.flags import STRESS_DEFAULTS, parse, to_yaml
+from glot.settings.flags import ABOUT, DEMO_FLAGS, STRESS_DEFAULTS, parse, to_yaml
 from glot.settings.index import flag_facts
 from glot.settings.seeds import parse_seeds
 from glot.training.released import released_name
@@ -286,6 +287,17 @@ def test_the_makefile_has_the_readme_targets():
     makefile = (ROOT / "Makefile").read_text()
     for target in re.findall(r"^make (\w+)", (ROOT / "README.md").read_text(), re.M):
         assert re.search(rf"^{target}:", makefile, re.M), target
+
+
+def test_commands_of_their_own_have_examples_that_they_take(mirror, capsys):
+    for program, about in ABOUT.items():
+        *_, example = about.splitlines()
+        words = example.replace("MIRROR", str(mirror)).split()
+        assert words[:2] == program.split()
+        explicit = parse(words[2:], program).explicit
+        assert program != "glot demo" or explicit <= DEMO_FLAGS
+    assert glot_main(["graph", "--task=mteb"]) == 2
+    assert capsys.readouterr().err == "error: --task=mteb: has no texts of its own to look at; name a task that trains\n"
 
 
 @pytest.mark.parametrize("words", [["main.py", "--help"], ["main.py", "--task=colaa"], ["-m", "glot"], ["main.py", "--print_config"]])
