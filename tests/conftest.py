@@ -1,12 +1,24 @@
 """Shared pieces: tiny models built in memory, a tiny data mirror, and the real data where it exists."""
 
+import atexit
 import gzip
 import json
 import logging
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before any library of the hub is imported: a look-up would retry for 23 s
+CACHE = Path(tempfile.mkdtemp(prefix="glot-tests-"))  # a user's own caches are neither read nor filled; each worker has its own
+(CACHE / "glot").mkdir()
+for _converted in (Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "glot").glob("SmolLM2-*"):
+    if _converted.suffix != ".lock":  # converting takes long
+        (CACHE / "glot" / _converted.name).symlink_to(_converted)
+os.environ |= {"XDG_CACHE_HOME": str(CACHE), "HF_MODULES_CACHE": str(CACHE / "modules")}
+atexit.register(shutil.rmtree, CACHE, ignore_errors=True)
+for _name in ("WANDB_SWEEP_ID", "RANK", "WORLD_SIZE"):
+    os.environ.pop(_name, None)
 os.environ.pop("WANDB_MODE", None)
 os.environ.pop("GLOT_DATA_DIR", None)
 os.environ.pop("GLOT_STORE_DIR", None)

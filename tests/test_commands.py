@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -67,18 +66,6 @@ def test_the_shell_completes_flags():
         env = {**own, "COMP_LINE": line, "COMP_POINT": str(len(line))}
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env)
         assert sorted(word.strip() for word in done.stdout.replace("\x0b", "\n").split("\n") if word.strip()) == expected.split("\n")
-
-
-@pytest.mark.slow
-def test_a_scheduler_s_warning_ends_a_run_in_one_line(tiny_flags, tmp_path):
-    words = [sys.executable, "-m", "glot", "run", *tiny_flags, "--pooling_method=glot", "--epochs=100000"]
-    process = subprocess.Popen(words, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    until = time.monotonic() + 90
-    while not list((tmp_path / "runs").glob("*/metrics.jsonl")) and time.monotonic() < until:
-        time.sleep(0.1)
-    process.terminate()
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 143 and err.splitlines()[-1].startswith("told to end; "), err
 
 
 def test_a_full_disk_is_one_line(tiny_flags, monkeypatch, capsys):

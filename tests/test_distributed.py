@@ -137,7 +137,7 @@ def test_a_mistake_is_said_by_every_process_in_one_line(tmp_path, tiny_flags):
     done = start_two([*tiny_flags, "--finetune_backbone=1"], tmp_path)
     lines = [line for line in done.stderr.splitlines() if "finetune_backbone" in line]
     assert sorted(line.split("--finetune")[0] for line in lines) == ["error: ", "process 1: error: "]
-    assert "Traceback" not in "".join(line for line in done.stderr.splitlines() if "glot" in line)
+    assert f'File "{ROOT / "glot"}' not in done.stderr  # no traceback of ours; torchrun has its own
 
 
 @pytest.mark.parametrize(

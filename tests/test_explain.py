@@ -198,6 +198,13 @@ def test_a_text_that_is_cut_says_so_and_a_run_without_labels_has_no_answer(runs,
     assert "no answer: the run was trained without labels" in capsys.readouterr().out
 
 
+def test_the_papers_fifth_figure_is_drawn(runs, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert glot_main(["explain", str(runs("glot")), "--rows", "0,2", "--compare", str(runs("mean")), "--figure5"]) == 0
+    drawn = sorted(tmp_path.glob("figure5*.png"))  # one per row
+    assert len(drawn) == 2 and all(path.read_bytes().startswith(b"\x89PNG") for path in drawn)
+
+
 def test_weight_over_a_split_is_the_mean_over_its_texts(runs, tmp_path, capsys):
     assert glot_main(["explain", str(runs("glot")), "--split", "validation", "--limit", "9", "--out", str(tmp_path / "s.json")]) == 0
     said = capsys.readouterr().out

@@ -13,6 +13,8 @@ from conftest import ROOT, single_rows, write_rows
 from loopback_hub import COMMITS, Hub, serve
 from safetensors.torch import load_file, save_file
 
+from glot.cli import glot_main
+
 pytestmark = pytest.mark.slow  # a process of its own per test: where the hub is, is read when the library is imported
 
 DRIVER = """
@@ -72,7 +74,11 @@ def command(model: str, *flags: str, data: Path | None = None) -> list[str]:
 
 def test_models_of_the_hub_train_load_and_stay_at_their_commit(call, hub, mirror, tmp_path):
     names = ("acme/tiny", "acme/tiny@v1", "solo")
-    answers = call(*(command(name, f"--run_name=run{index}", data=mirror) for index, name in enumerate(names)))
+    *answers, flagged, doubly = call(
+        *(command(name, f"--run_name=run{index}", data=mirror) for index, name in enumerate(names)),
+        command("acme/tiny", "--revision=v1", "--run_name=flag", data=mirror),
+        command("acme/tiny@v1", "--revision=main", data=mirror),
+    )
     assert [answer["code"] for answer in answers] == [0, 0, 0], answers
     results = [json.loads(answer["out"]) for answer in answers]
     identities = [result["backbone"]["identity"] for result in results]
@@ -80,9 +86,6 @@ def test_models_of_the_hub_train_load_and_stay_at_their_commit(call, hub, mirror
     assert len({result["fingerprint"] for result in results}) == 3
     stored = json.loads((Path(tmp_path / "runs/run1/config.json")).read_text())["resolved"]
     assert stored["backbone"] == identities[1] and stored["folder"] is None
-    flagged, doubly = call(
-        command("acme/tiny", "--revision=v1", "--run_name=flag", data=mirror), command("acme/tiny@v1", "--revision=main", data=mirror)
-    )
     assert json.loads(flagged["out"])["fingerprint"] != results[0]["fingerprint"]
     assert json.loads(flagged["out"])["store"]["path"] == results[1]["store"]["path"]  # one commit, however it is written
     assert doubly["code"] == 2 and "--revision=main: the name asks for another one (v1)" in doubly["err"]
@@ -147,11 +150,10 @@ def test_a_hub_that_cannot_be_reached_is_one_line(call, mirror):
 
 
 def test_data_sets_of_the_hub(call, hub, tiny_bert, mirror, tmp_path):
-    (answer,) = call(command(str(tiny_bert), "--run_name=a"))
-    assert answer["code"] == 0, answer
     local = tmp_path / "mirror/nyu-mll/glue/cola"
     shutil.copytree(hub.root / "datasets/nyu-mll/glue/cola", local)
-    (same,) = call(command(str(tiny_bert), "--run_name=b", data=tmp_path / "mirror"))
+    answer, same = call(command(str(tiny_bert), "--run_name=a"), command(str(tiny_bert), "--run_name=b", data=tmp_path / "mirror"))
+    assert answer["code"] == same["code"] == 0, (answer, same)
     assert json.loads(same["out"])["fingerprint"] == json.loads(answer["out"])["fingerprint"]  # the rows count, not their place
     np.testing.assert_equal(json.loads(same["out"])["best"], json.loads(answer["out"])["best"])
     hub.gated.add("nyu-mll/glue")
@@ -163,12 +165,10 @@ def test_data_sets_of_the_hub(call, hub, tiny_bert, mirror, tmp_path):
     assert "gated" in refused[0]["err"] and "nothing of that name" in refused[1]["err"]
 
 
-def test_an_export_is_pushed_and_loaded_from_the_hub(call, hub, mirror, tiny_bert, tmp_path):
-    (trained, exported) = call(
-        [*command(str(tiny_bert), "--run_name=run", data=mirror), f"--output_dir={tmp_path / 'runs'}"],
-        ["export", str(tmp_path / "runs/run"), f"--to={tmp_path / 'model'}"],
-    )
-    assert trained["code"] == exported["code"] == 0, (trained, exported)
+def test_an_export_is_pushed_and_loaded_from_the_hub(hub, mirror, tiny_bert, tmp_path):
+    trained = [*command(str(tiny_bert), "--run_name=run", data=mirror), f"--output_dir={tmp_path / 'runs'}"]
+    assert glot_main([*trained, f"--store_dir={tmp_path / 'hidden'}"]) == 0
+    assert glot_main(["export", str(tmp_path / "runs/run"), f"--to={tmp_path / 'model'}"]) == 0
     code = f"""
 from sentence_transformers import SentenceTransformer
 whole = SentenceTransformer({str(tmp_path / "model")!r}, trust_remote_code=True)

@@ -60,6 +60,8 @@ def test_threads_leave_the_switch_as_it_was(fresh, monkeypatch):
     for thread in threads:
         thread.start()
     first_is_in.wait(5)
+    time.sleep(0.1)
+    assert seen == []  # the second one waits at the door
     first_may_leave.set()
     for thread in threads:
         thread.join()

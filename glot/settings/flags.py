@@ -296,9 +296,9 @@ def read_yaml(path: Path) -> tuple[dict[str, str], list[str]]:
 
 
 def _read_run(path: Path) -> tuple[dict[str, str], list[str]]:
-    """The flags of a run, from its `config.json`; whether its model's own code may run is for this command to say."""
+    """The flags of a run, from its `config.json`; whose code may run is for this command to say."""
     try:
-        config = RunConfig.from_dict({**read_config(path)["flags"], "trust_remote_code": False})
+        config = RunConfig.from_dict({**read_config(path)["flags"], "trust_remote_code": False, "trust_pooler": False})
     except (CheckpointError, ConfigError) as error:
         return {}, [f"--config={error}"]
     return {name: _as_text(value) for name, value in yaml.safe_load(to_yaml(config)).items()}, []

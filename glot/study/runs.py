@@ -135,7 +135,7 @@ def rerun(folder: Path, output_dir: str | None, check: bool, trust: Trust = DIST
     saved = read_config(folder / CONFIG)
     old = read_result(folder)
     hold_sources(own_sources(folder, saved, trust.pooler) or {})
-    config = RunConfig.from_dict({**saved["flags"], "trust_remote_code": trust.remote_code}).with_values(
+    config = RunConfig.from_dict({**saved["flags"], "trust_remote_code": trust.remote_code, "trust_pooler": trust.pooler}).with_values(
         output_dir=output_dir or str(folder.absolute().parent), run_name=f"{folder.name}-again", overwrite=False, override_precompute=False
     )
     if config.data.task == "embedding":  # its .pth would meet that of the run itself

@@ -1,5 +1,6 @@
 """The command line: what parses, what it means, and what is said about mistakes."""
 
+import json
 import re
 import shlex
 import subprocess
@@ -219,6 +220,13 @@ def test_mistakes(words, message):
 
 def test_all_mistakes_come_together():
     assert len(problems("--task=x", "--tau=2", "--batch_size=-1", "--nope=1")) == 4
+
+
+def test_a_runs_configuration_trusts_nobody(tmp_path):
+    flags = RunConfig().with_values(task="mteb", trust_pooler=True, trust_remote_code=True).to_dict()
+    (tmp_path / "config.json").write_text(json.dumps({"flags": flags, "resolved": {"hidden_size": 16}}))
+    backbone = parse([f"--config={tmp_path / 'config.json'}"]).config.backbone
+    assert not backbone.trust_pooler and not backbone.trust_remote_code
 
 
 def test_a_printed_configuration_can_be_varied_by_one_flag(tmp_path):

@@ -12,6 +12,18 @@ from conftest import ROOT
 from glot.errors import ConfigError
 from glot.settings.config import RunConfig
 
+DRIVER = """
+import contextlib, io, json, sys
+from glot.cli import glot_main
+for words in json.loads(sys.argv[1]):
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            code = glot_main(words)
+        except SystemExit as stop:
+            code = stop.code or 0
+    print("\\n@" + json.dumps({"code": code, "out": out.getvalue(), "err": err.getvalue()}))
+"""
 FIELD = '    heads: int = flag(4, POOLER, "number of heads", bounds=(1, 64), acts="glot", ours=True, brought=WEIGHTS)\n'
 
 
@@ -24,30 +36,36 @@ def extended(tmp_path):
     before, after = sections.read_text().split("    jk_mode: str = flag(", 1)
     sections.write_text(before + FIELD + "    jk_mode: str = flag(" + after)
 
-    def call(*words: str) -> tuple[int, str, str]:
+    def call(*commands: list[str]) -> list[dict]:
+        """What each command gives, all in one new process."""
         own = {**os.environ, "PYTHONPATH": str(package.parent), "OMP_NUM_THREADS": "1"}
-        done = subprocess.run([sys.executable, "-m", "glot", *words], capture_output=True, text=True, env=own, cwd=tmp_path)
-        return done.returncode, done.stdout, done.stderr
+        done = subprocess.run([sys.executable, "-c", DRIVER, json.dumps(commands)], capture_output=True, text=True, env=own, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        return [json.loads(line[1:]) for line in done.stdout.splitlines() if line.startswith("@")]
 
     return call
 
 
 @pytest.mark.slow
 def test_a_flag_is_a_field(extended, tiny_flags, tmp_path):
-    code, out, _ = extended("run", "--help")
-    assert code == 0 and "--heads INT" in out and "number of heads [4]" in out
-    assert "--heads=65: must be between 1 and 64" in extended("run", *tiny_flags, "--pooling_method=glot", "--heads=65")[2]
-    assert "--heads: has no effect in this run" in extended("run", *tiny_flags, "--pooling_method=mean", "--heads=2")[2]
-    prints = []
-    for heads in (4, 7):
-        code, out, err = extended("run", *tiny_flags, "--pooling_method=glot", f"--heads={heads}", f"--run_name=h{heads}", "--epochs=1")
-        assert code == 0, err
-        prints.append(json.loads(out)["fingerprint"])
-    assert prints[0] != prints[1]
-    assert json.loads((tmp_path / "runs/h7/config.json").read_text())["flags"]["heads"] == 7
+    glot = ["run", *tiny_flags, "--pooling_method=glot"]
     mteb = ["run", "--task=mteb", f"--checkpoint_path={tmp_path / 'runs/h7'}", "--mteb_task=X", "--print_config"]
-    assert "heads: 7\n" in extended(*mteb)[1]
-    assert "--heads=4: " in extended(*mteb, "--heads=4")[2] and "was trained with 7" in extended(*mteb, "--heads=4")[2]
+    shown, wrong, idle, four, seven, brought, other = extended(
+        ["run", "--help"],
+        [*glot, "--heads=65"],
+        ["run", *tiny_flags, "--pooling_method=mean", "--heads=2"],
+        [*glot, "--heads=4", "--run_name=h4", "--epochs=1"],
+        [*glot, "--heads=7", "--run_name=h7", "--epochs=1"],
+        mteb,
+        [*mteb, "--heads=4"],
+    )
+    assert shown["code"] == 0 and "--heads INT" in shown["out"] and "number of heads [4]" in shown["out"]
+    assert "--heads=65: must be between 1 and 64" in wrong["err"] and "--heads: has no effect in this run" in idle["err"]
+    assert four["code"] == seven["code"] == 0, (four, seven)
+    assert json.loads(four["out"])["fingerprint"] != json.loads(seven["out"])["fingerprint"]
+    assert json.loads((tmp_path / "runs/h7/config.json").read_text())["flags"]["heads"] == 7
+    assert "heads: 7\n" in brought["out"]
+    assert "--heads=4: " in other["err"] and "was trained with 7" in other["err"]
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from zoo import make_model
 
 import glot
 from glot.cli import glot_main, main
-from glot.errors import StateError
+from glot.errors import ConfigError, StateError
 from glot.states.backbone import Backbone, LiveTokens, find_backbone
 from glot.training.checkpoint import load_run
 
@@ -117,6 +117,12 @@ def test_a_decoder_with_code_of_its_own_is_one_by_measurement(tmp_path, monkeypa
     result = json.loads(capsys.readouterr().out)
     assert result["backbone"]["kind"] == "decoder" and result["notes"] == []
     assert load_run(Path(result["run_dir"]))[0].pooler.last
+    own = result["run_dir"]  # whose config.json says that the code was trusted once
+    with pytest.raises(ConfigError, match="--trust_remote_code=1"):
+        glot.load(own)
+    for command in (["rerun", own], ["export", own, f"--to={tmp_path / 'ex'}"], ["explain", own, "--text=a"]):
+        assert glot_main(command) == 2 and "--trust_remote_code=1" in capsys.readouterr().err
+    assert glot.load(own, trust_remote_code=True).dim == 16
 
 
 def test_a_model_by_a_relative_path_is_found_from_another_folder(tiny_bert, mirror, tmp_path, monkeypatch, capsys):

@@ -5,10 +5,10 @@ import json
 import os
 import pickle
 import shutil
-import subprocess
-import sys
+import time
 from collections import namedtuple
 from pathlib import Path
+from threading import Event, Thread
 
 import numpy as np
 import pytest
@@ -342,21 +342,27 @@ def test_chunks_cover_every_sentence_once(monkeypatch):
     assert len(chunks) == 3
 
 
-@pytest.mark.slow
 def test_a_second_writer_waits_and_finds_the_work_done(tmp_path):
-    script = f"""
-import sys, time
-sys.path[:0] = [{str(Path(__file__).parent)!r}]
-import test_store as t
-def slow(rows, calls):
-    time.sleep(1.0)
-    yield from t.encode(rows, calls)
-calls = []
-t.write(__import__("pathlib").Path({str(tmp_path)!r}), calls=calls, source=slow)
-print(len(calls))
-"""
-    processes = [subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    assert sorted(int(process.communicate(timeout=60)[0]) for process in processes) == [0, 6]
+    inside, go = Event(), Event()
+    first: list[int] = []
+    second: list[int] = []
+
+    def slow(rows, calls):
+        inside.set()
+        go.wait(30)
+        yield from encode(rows, calls)
+
+    one = Thread(target=write, args=(tmp_path,), kwargs={"calls": first, "source": slow})  # each opens the lock for itself
+    other = Thread(target=write, args=(tmp_path,), kwargs={"calls": second})
+    one.start()
+    assert inside.wait(30)
+    other.start()
+    time.sleep(0.3)
+    assert other.is_alive() and second == []
+    go.set()
+    one.join()
+    other.join()
+    assert len(first) == 6 and second == []
 
 
 def test_a_folder_that_nobody_may_write_to_is_read(tiny_flags, monkeypatch, capsys, tmp_path):

@@ -14,6 +14,7 @@ from statsmodels.stats.weightstats import ttost_paired
 
 from glot.cli import glot_main
 from glot.errors import ConfigError
+from glot.report.tables import csv_text
 from glot.study.backbones import normalised
 from glot.study.comparisons import DIFFERENT, EQUAL, UNCLEAR, ArmRuns, compare_arms, comparison_table, verdicts
 from glot.study.files import read_study
@@ -97,6 +98,11 @@ def test_a_table_for_a_paper_is_bold_by_test_and_not_by_size():
     assert "cola (mcc)" in paper_table([*told, failed]) and "[" not in paper_table([arm("[CLS]", "a", 0.1)]).replace("{[}", "")
     turned = paper_table([arm("a", point, 0.1, 0.2) for point in ("cola", "rte")])
     assert r"cola (mcc) & 0.150 $\pm$ 0.635 \\" in turned  # more points than arms: the points run down
+
+
+def test_no_cell_of_a_table_is_a_formula():
+    cells = ["=1+1", "@x", "+a", "-a", "-", "-0.5", "+1e3"]
+    assert csv_text(["a"], [[cell] for cell in cells]).splitlines()[1:] == ["'=1+1", "'@x", "'+a", "'-a", "-", "-0.5", "+1e3"]
 
 
 def test_arms_that_no_seed_moves_are_neither_starred_nor_told_apart():
