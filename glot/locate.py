@@ -71,7 +71,12 @@ def _check_folder(name: str, folder: Path) -> Path:
         ConfigError: an adapter, or no configuration. The message says what the folder holds.
     """
     has_weights = any(True for pattern in WEIGHT_FILES for _ in folder.glob(pattern))
-    if (folder / ADAPTER_FILE).is_file() and not has_weights:
+    if (folder / ADAPTER_FILE).is_file():
+        if has_weights:  # transformers would add the adapter to them, or take its base in their place
+            raise ConfigError(
+                f"--model_name_or_path={name}: holds weights and an adapter beside them; "
+                f"where it is merged into the weights, remove {ADAPTER_FILE} and the adapter's own weights"
+            )
         raise ConfigError(adapter_line(name, folder / ADAPTER_FILE))
     for path in folder.iterdir():
         _check_file(name, path)

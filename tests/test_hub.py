@@ -42,6 +42,8 @@ def hub(tmp_path, tiny_bert):
     (root / "models/acme/cut/model.safetensors").rename(root / "models/acme/cut/pytorch_model.bin")
     (root / "models/acme/lora").mkdir()
     (root / "models/acme/lora/adapter_config.json").write_text('{"peft_type": "LORA", "base_model_name_or_path": "acme/tiny"}')
+    shutil.copytree(root / "models/acme/lora", root / "models/acme/both")  # an adapter beside a configuration, as some are pushed
+    shutil.copy(tiny_bert / "config.json", root / "models/acme/both")
     for split in ("train", "validation"):
         write_rows(root / "datasets/nyu-mll/glue/cola" / f"{split}.jsonl", single_rows(12))
     files = "".join(f"\n  - split: {split}\n    path: cola/{split}.jsonl" for split in ("train", "validation"))
@@ -125,6 +127,7 @@ def test_what_the_hub_refuses_is_one_line_with_the_way_out(call, mirror):
         "acme/missing": "the hub has nothing of that name, or it is private; check the name, or log in with `hf auth login`",
         "acme/tiny@v9": "it has no revision v9; name a branch, a tag or a commit that it has",
         "acme/lora": "is an adapter (LORA) for acme/tiny, not a model; merge it into its base",
+        "acme/both": "is an adapter (LORA) for acme/tiny, not a model; merge it into its base",
         "acme/cut": "the transfer was cut; run the same command again, it goes on where it stopped",
     }
     answers = call(*(command(name, data=mirror) for name in cases))

@@ -19,6 +19,7 @@ from glot.cli import demo_main, glot_main, main, stress_main
 from glot.data.stress import needle_tokens
 from glot.states.backbone import model as backbone_model
 from glot.states.store import writer
+from glot.states.tokens import padded_tokens
 from glot.training import splits
 from glot.training.checkpoint import load_run
 
@@ -297,6 +298,18 @@ def test_the_estimate_is_close(capsys, tiny_flags, layers):
     real = run(capsys, flags)["store"]
     assert estimate["sentences"] == real["sentences"] and estimate["tokens"] == real["tokens"] and estimate["bytes"] == real["bytes"]
     assert estimate["hours"] > 0
+
+
+def test_padding_is_that_of_all_texts_and_not_of_the_few_that_were_timed():
+    lengths = np.sort(np.random.default_rng(0).integers(5, 120, 20_000))[::-1].tolist()
+    start = padded = 0
+    while start < len(lengths):  # as `encode_sorted` cuts batches
+        part = lengths[start : start + max(1, 4096 // lengths[start])]
+        start, padded = start + len(part), padded + len(part) * part[0]
+    assert padded_tokens(lengths, 1.0) == padded
+    few = lengths[::40]
+    assert padded_tokens(few, 40.0) == pytest.approx(padded, rel=0.02)
+    assert padded_tokens(few, 1.0) * 40 > 1.05 * padded  # each of few batches spans more lengths
 
 
 def test_the_demo_takes_no_flag_that_would_change_it(capsys):

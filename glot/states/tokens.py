@@ -22,7 +22,7 @@ from glot.settings.backbone_sections import BackboneConfig
 from glot.settings.choices import EVALUATIONS
 from glot.settings.config import RunConfig, versions
 from glot.states.backbone import AUTO as AUTO_DTYPE
-from glot.states.backbone import SPREAD, Backbone, BackboneSource, LiveTokens, LoraOptions, find_backbone, pick_dtype
+from glot.states.backbone import PADDED_TOKENS, SPREAD, Backbone, BackboneSource, LiveTokens, LoraOptions, find_backbone, pick_dtype
 from glot.states.layered import LayeredTokens
 from glot.states.store import StoreKey, StorePlan, open_store, write_stores
 from glot.states.store.layout import DTYPES
@@ -252,6 +252,16 @@ class TokenIds(Sequence[list[int]]):
         return self._ids[end - int(self.lengths[place]) : end].tolist()
 
 
+def padded_tokens(lengths: list[int], times: float) -> int:
+    """Tokens and padding of the batches of `Backbone.encode_sorted`: of texts of falling `lengths`, each of which stands for `times`."""
+    texts, place, total = round(len(lengths) * times), 0, 0
+    while place < texts:
+        longest = lengths[min(int(place / times), len(lengths) - 1)]
+        count = min(max(1, PADDED_TOKENS // longest), texts - place)
+        place, total = place + count, total + count * longest
+    return total
+
+
 def estimate_store(config: RunConfig, source: BackboneSource, texts: Texts, device: torch.device) -> dict[str, object]:
     """The cost of storing the states of all texts, estimated from a sample: tokens, bytes, hours on this machine, free bytes."""
     count = min(len(texts), SAMPLED_TEXTS)
@@ -267,7 +277,9 @@ def estimate_store(config: RunConfig, source: BackboneSource, texts: Texts, devi
         for batches in backbone.encode_sorted(timed, layers):
             batches[0].tokens.cpu()  # wait for an accelerator to finish
     tokens = sum(map(len, ids)) * len(texts) / count
-    rate = sum(map(len, timed)) / clock.seconds["encode"]
+    lengths = sorted(map(len, ids), reverse=True)
+    # few texts, sorted, differ more in length than neighbours among all: what counts is the padded tokens of each
+    hours = clock.seconds["encode"] / 3600 * padded_tokens(lengths, len(texts) / count) / padded_tokens(list(map(len, timed)), 1.0)
     root = Path(config.store.store_dir).absolute()
     free = shutil.disk_usage(next(path for path in (root, *root.parents) if path.exists())).free
     return {
@@ -276,6 +288,6 @@ def estimate_store(config: RunConfig, source: BackboneSource, texts: Texts, devi
         "tokens": round(tokens),
         "bytes": round(tokens) * backbone.hidden_size * DTYPES[config.store.store_dtype].itemsize,
         "free_bytes": free,
-        "tokens_per_second": round(rate, 1),
-        "hours": tokens / rate / 3600,
+        "tokens_per_second": round(tokens / (3600 * hours), 1),
+        "hours": hours,
     }

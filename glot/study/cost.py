@@ -26,6 +26,7 @@ from glot.training.finish import finish_head
 from glot.training.folders import RESULT
 from glot.training.origin import CHECKOUT, find_commit
 from glot.training.run import load_inputs, make_loaders, own_device, read_texts, resolve
+from glot.training.switches import run_switches
 
 ROUNDS, STEPS, EVALUATED = 4, 4, 2
 """Rounds over all arms, steps of each arm in a round, and evaluation batches. The first round warms up and is not counted."""
@@ -80,8 +81,9 @@ class Cost(NamedTuple):
     def first_score(self, store: Store) -> float:
         """Seconds to the first score without loading: texts are encoded where states are stored, one epoch, evaluation."""
         is_frozen = self.stored is not None or self.fit is not None
-        per_text = self.pooled if is_frozen else sum(self.parts.values())
-        return store.seconds * is_frozen + self.epoch + self.evaluated * per_text
+        per_text = self.pooled if is_frozen else self.pooled + self.parts["backbone"]
+        tokenised = self.parts["tokeniser"] * store.texts  # once, by every run
+        return tokenised + store.seconds * is_frozen + self.epoch + self.evaluated * per_text
 
     def break_even(self, store: Store, other: float | None) -> int | None:
         """Epochs, over all seeds and poolers, after which storing has paid for itself against `other` seconds per epoch; None = never."""
@@ -90,6 +92,7 @@ class Cost(NamedTuple):
         return math.ceil(store.seconds / (other - self.epoch))
 
 
+@run_switches()
 def run_cost(arms: list[Arm], seeds: list[int] | None, explicit: frozenset[str] = frozenset(), are_defaults: bool = False) -> str:
     """Measure the arms. Table and figure go into a folder under `--output_dir`; the table is returned.
 

@@ -22,11 +22,14 @@ from glot.nn.layers import LayeredPooler
 from glot.nn.model import SentenceModel
 from glot.nn.poolers.crossglot import CrossGlotPooler
 from glot.nn.poolers.glot import GlotPooler
+from glot.progress import Clock
 from glot.settings.config import RunConfig
 from glot.states.backbone import LiveTokens
 from glot.states.tokens import find_source
+from glot.training.finish import finish_head
 from glot.training.optimizer import fit_options, make_optimizer
 from glot.training.run import Inputs, load_inputs, make_loaders, make_model
+from glot.training.switches import run_switches
 from glot.training.train import fit
 from glot.types import Batch, TokenBatch
 
@@ -143,13 +146,18 @@ def _peak_of(config: RunConfig, steps: int, threads: int) -> int:
 
     recipes.quiet_libraries()
     torch.set_num_threads(threads)
+    with run_switches():
+        return _peak_within(config, steps)
+
+
+def _peak_within(config: RunConfig, steps: int) -> int:
     _load_libraries(config)
     idle = _memory("VmRSS")
     _forget_peak()
     inputs = load_inputs(config.with_values(verbose=False))
     trainer = Trainer(config.with_values(verbose=False), inputs)
     if trainer.optimizer is None:
-        _pool_all(trainer)
+        finish_head(trainer.inputs.config, trainer.model, trainer.loaders, Clock("train", "evaluate"))
     else:
         trainer.train(steps)
     if inputs.device.type == "cuda":
@@ -165,13 +173,6 @@ def _load_libraries(config: RunConfig) -> None:
     optimizer.zero_grad()
     if config.backbone.is_trained:
         find_source(config.backbone).import_code()
-
-
-@torch.no_grad()
-def _pool_all(trainer: Trainer) -> None:
-    """What a run without gradient does before its solver: the vectors of every training row."""
-    for batch in trainer.loaders.train:
-        trainer.model.vectors(batch)
 
 
 def _memory(field: str) -> int:
@@ -194,12 +195,12 @@ def reading_parts(live: Inputs, count: int) -> dict[str, float]:
     """Seconds per text of tokeniser and backbone, over as many texts as `count` evaluation batches hold; of repetitions the median."""
     assert isinstance(live.tokens, LiveTokens)
     backbone, size = live.tokens.backbone, live.config.train.eval_batch_size
-    words = _first_texts(live, count * size)
-    ids, encoded = backbone.tokenise(words), 0.0
+    words, prompts = zip(*_first_texts(live, count * size), strict=True)
+    ids, encoded = backbone.tokenise(words, prompts), 0.0
     with torch.inference_mode():
         for start in range(0, len(ids), size):
             encoded += _median_time(partial(backbone.encode, ids[start : start + size]), live.device)
-    read = _median_time(lambda: backbone.tokenise(words), live.device)
+    read = _median_time(lambda: backbone.tokenise(words, prompts), live.device)
     return {"tokeniser": read / len(words), "backbone": encoded / len(words)}
 
 
@@ -214,9 +215,10 @@ def pooling_parts(trainer: Trainer, batches: list[Batch]) -> dict[str, float]:
     return {name: value / texts for name, value in seconds.items()}
 
 
-def _first_texts(inputs: Inputs, count: int) -> list[str]:
-    """So many of the run's texts, again from the first where they are fewer."""
-    return list(itertools.islice(itertools.chain.from_iterable(itertools.repeat(inputs.texts)), count))
+def _first_texts(inputs: Inputs, count: int) -> list[tuple[str, str]]:
+    """So many of the run's texts with their prompts, again from the first where they are fewer."""
+    drawn = [(text, inputs.texts.prompt(place)) for place, text in enumerate(itertools.islice(inputs.texts, count))]
+    return list(itertools.islice(itertools.cycle(drawn), count))
 
 
 def _model_parts(model: SentenceModel, batch: Batch, device: torch.device) -> dict[str, float]:

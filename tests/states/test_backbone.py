@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoTokenizer, BertConfig, LlamaConfig, MistralConfig, T5Config
 
@@ -25,6 +26,7 @@ from glot.states.backbone import (
     pick_device,
 )
 from glot.states.backbone import source as module
+from glot.states.backbone.states import ReaderOptions, StateReader
 
 CPU = torch.device("cpu")
 TEXTS = ["the big cat runs", "red", "a small dog sleeps not the cat", "dog"]
@@ -214,6 +216,35 @@ def test_only_large_files_are_remembered(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("x")
     assert file_sha256(tmp_path / "file") == hashlib.sha256(b"x").hexdigest()
     assert not (tmp_path / "cache").exists()
+
+
+def test_a_t5gemma_encoder_is_measured_by_its_own_part(tmp_path):
+    part = {"vocab_size": 20, "hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8}
+    torch.manual_seed(0)
+    config = transformers.T5GemmaConfig(
+        encoder=transformers.T5GemmaModuleConfig(num_hidden_layers=3, **part),
+        decoder=transformers.T5GemmaModuleConfig(num_hidden_layers=2, **part),
+        is_encoder_decoder=False,
+    )
+    transformers.T5GemmaEncoderModel(config).save_pretrained(tmp_path)
+    assert find_backbone(str(tmp_path)).num_layers == 3
+
+
+@pytest.mark.parametrize("rows", [6, 11, 20, 44, 48, 64])
+def test_a_decoder_is_causal_whatever_the_size_of_its_vocabulary(rows, tmp_path):
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1, "intermediate_size": 32}
+    model = transformers.LlamaModel(LlamaConfig(vocab_size=rows, max_position_embeddings=64, **sizes)).eval()
+    assert StateReader(model, ReaderOptions("llama", 2, 0, rows)).is_causal
+
+
+def test_long_texts_lose_their_end_whatever_the_tokenizer_says(tiny_bert, tmp_path):
+    shutil.copytree(tiny_bert, tmp_path / "left")
+    facts = json.loads((tmp_path / "left/tokenizer_config.json").read_text())
+    (tmp_path / "left/tokenizer_config.json").write_text(json.dumps({**facts, "truncation_side": "left"}))
+    text = "the red blue green big small cat dog runs"
+    for backbone in (load(tiny_bert, max_length=6), load(tmp_path / "left", max_length=6)):
+        assert backbone.tokenizer.convert_ids_to_tokens(backbone.tokenise([text])[0])[1:-1] == ["the", "red", "blue", "green"]
 
 
 def test_devices():

@@ -144,9 +144,12 @@ def test_folders_that_hold_no_model_say_what_they_are(tiny_bert, tiny_flags, tmp
     adapter.mkdir()
     (adapter / "adapter_config.json").write_text('{"peft_type": "LORA", "base_model_name_or_path": "big/model"}')
     shutil.copytree(tiny_bert, tmp_path / "outer/inner")
+    shutil.copytree(tiny_bert, tmp_path / "merged")
+    shutil.copy(adapter / "adapter_config.json", tmp_path / "merged")
     (tmp_path / "empty").mkdir()
     for name, words in {
         adapter: "is an adapter (LORA) for big/model, not a model; merge it into its base",
+        tmp_path / "merged": "holds weights and an adapter beside them; where it is merged into the weights, remove adapter_config.json",
         tmp_path / "outer": "it holds no config.json; it holds inner, name one of those",
         tmp_path / "empty": "it holds no config.json; name a folder that save_pretrained wrote",
         tiny_bert / "config.json": "is a file; name the folder that holds it",
@@ -254,6 +257,10 @@ def test_checkpoints_that_do_not_belong_to_their_configuration(tiny_bert, tiny_f
         folder = change(tiny_bert, tmp_path / word, "", lambda value, dtype=dtype: value.to(dtype))
         (line,) = fails(capsys, [*tiny_flags, f"--model_name_or_path={folder}"])
         assert "model.safetensors holds " in line and f" as {word}, not as floating-point numbers" in line
+        facts = json.loads((folder / "config.json").read_text())  # a method that transformers only warns about
+        (folder / "config.json").write_text(json.dumps({**facts, "quantization_config": {"quant_method": "modelopt"}}))
+        (line,) = fails(capsys, [*tiny_flags, f"--model_name_or_path={folder}"])
+        assert f" as {word}, not as floating-point numbers" in line
     flat = change(tiny_bert, tmp_path / "flat", "layer.1.output.LayerNorm", lambda value: value * 0)
     (line,) = fails(capsys, [*tiny_flags, f"--model_name_or_path={flat}"])
     assert "gives the same state for every token" in line

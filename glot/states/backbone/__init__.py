@@ -4,7 +4,7 @@ from glot.states.backbone.adapters import LoraOptions, need_adapters, with_adapt
 from glot.states.backbone.devices import SPREAD, pick_device
 from glot.states.backbone.facts import recall_facts
 from glot.states.backbone.live import LiveTokens
-from glot.states.backbone.model import Backbone, join_layers
+from glot.states.backbone.model import PADDED_TOKENS, Backbone, join_layers
 from glot.states.backbone.naming import NamedTokens, name_tokens
 from glot.states.backbone.precision import AUTO, pick_dtype, try_dtypes
 from glot.states.backbone.sizes import count_weights
@@ -22,6 +22,7 @@ from glot.states.backbone.weights import DTYPES
 __all__ = [
     "AUTO",
     "DTYPES",
+    "PADDED_TOKENS",
     "SPREAD",
     "Backbone",
     "BackboneSource",

@@ -68,11 +68,6 @@ class Backbone:
         self.tokeniser = Tokeniser(source)
         claim = min(self.tokeniser.limit, source.position_claim or NO_LIMIT)
         self._check_length(max_length, claim)
-        special = self.tokeniser.tokenizer.num_special_tokens_to_add(pair=False)
-        if max_length is not None and max_length <= special:  # transformers would not cut at all
-            raise ConfigError(
-                f"--max_length={max_length}: {source.name} puts {special} tokens around a text; must be at least {special + 1}"
-            )
         options = load_options or {}
         model = self._load_weights(options)
         self.model = (model if "device_map" in options else model.to(device)).eval().requires_grad_(False)
@@ -90,7 +85,10 @@ class Backbone:
         if self.source.merge is None:
             return load_weights(self.source, self.dtype, options)
         model = load_weights(self.source, "float32", options)  # half precision would round the adapter away while it is added
-        return self.source.merge(model).to(DTYPES[self.dtype])
+        merged = self.source.merge(model)
+        for weight in merged.parameters():  # buffers, such as rotary frequencies, stay in float32 as transformers loads them
+            weight.data = weight.data.to(DTYPES[self.dtype])
+        return merged
 
     def _open_reader(self) -> StateReader:
         """The StateReader of the loaded model.
@@ -127,6 +125,11 @@ class Backbone:
         return make_windows(self.source.name, self.limit, overlap, self.tokeniser.special_ends())
 
     def _check_length(self, max_length: int | None, limit: int) -> None:
+        special = self.tokeniser.tokenizer.num_special_tokens_to_add(pair=False)
+        if max_length is not None and max_length <= special:  # transformers would not cut at all
+            raise ConfigError(
+                f"--max_length={max_length}: {self.source.name} puts {special} tokens around a text; must be at least {special + 1}"
+            )
         if max_length is not None and max_length > limit and not self.windows:
             raise ConfigError(f"--max_length={max_length}: {self.source.name} reads at most {limit} tokens")
 

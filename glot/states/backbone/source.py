@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 import transformers
 from torch import nn
-from transformers import AutoConfig, AutoModel, AutoTokenizer
+from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from glot.errors import ConfigError, library_door, nearest, reason
@@ -177,21 +177,27 @@ class BackboneSource:
         return only_generates or own_decoder or bool(getattr(self.config, "is_decoder", False))
 
     @property
+    def _text_config(self) -> Any:
+        """The part that describes the model that is read: of an encoder without its decoder that of the encoder (T5Gemma)."""
+        encoder = getattr(self.config, "encoder", None) if lone_encoder(self.config) is not None else None
+        return (encoder if isinstance(encoder, PreTrainedConfig) else self.config).get_text_config()
+
+    @property
     def position_claim(self) -> int | None:
         """Number of positions that the configuration claims; None where it gives no usable value (absent, None, -1)."""
-        claim = getattr(self.config.get_text_config(), "max_position_embeddings", None)
+        claim = getattr(self._text_config, "max_position_embeddings", None)
         return claim if isinstance(claim, int) and claim > 0 else None
 
     @property
     def vocabulary_claim(self) -> int | None:
         """Vocabulary size that the configuration claims; None where it gives none."""
-        claim = getattr(self.config.get_text_config(), "vocab_size", None)
+        claim = getattr(self._text_config, "vocab_size", None)
         return claim if isinstance(claim, int) and claim > 0 else None
 
     @property
     def width_claim(self) -> int | None:
         """The width d that the configuration claims; None where it does not say."""
-        claim = getattr(self.config.get_text_config(), "hidden_size", None)
+        claim = getattr(self._text_config, "hidden_size", None)
         return claim if isinstance(claim, int) and claim > 0 else None
 
     def check_length(self, max_length: int) -> None:
@@ -210,7 +216,7 @@ class BackboneSource:
         Raises:
             ConfigError: neither the configuration nor the model's structure gives it.
         """
-        claim = getattr(self.config.get_text_config(), "num_hidden_layers", None)
+        claim = getattr(self._text_config, "num_hidden_layers", None)
         return claim if isinstance(claim, int) and claim > 0 else self._count_blocks()
 
     def _count_blocks(self) -> int:
@@ -337,13 +343,19 @@ def _find_commit(name: str, repository: str, revision: str | None) -> str:
     """
     try:
         with library_door(ConfigError, lambda error: _hub_line(name, error, revision)):
-            return fetch_file(repository, CONFIG_FILE, revision).parent.name
+            found = fetch_file(repository, CONFIG_FILE, revision).parent
     except ConfigError as refused:
         if type(refused.__cause__).__name__ != "RemoteEntryNotFoundError":
             raise
         with library_door(ConfigError, lambda _: f"--model_name_or_path={name}: the repository holds no {CONFIG_FILE}; name a model"):
             adapter = fetch_file(repository, ADAPTER_FILE, revision)
         raise ConfigError(adapter_line(name, adapter)) from refused
+    beside: Path | None = None
+    with contextlib.suppress(ConfigError), library_door(ConfigError, reason):  # that there is none is no mistake
+        beside = fetch_file(repository, ADAPTER_FILE, found.name)
+    if beside is not None:  # transformers would load its base in place of this repository
+        raise ConfigError(adapter_line(name, beside))
+    return found.name
 
 
 def _hub_line(name: str, error: BaseException, revision: str | None = None) -> str:

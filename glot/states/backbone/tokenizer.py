@@ -40,7 +40,7 @@ def load_tokenizer(source: BackboneSource) -> Any:
             f"--model_name_or_path={source.name}: its tokenizer knows {entries} tokens and the model {rows}; "
             "are the tokenizer's files missing?"
         )
-    tokenizer.padding_side = "right"
+    tokenizer.padding_side = tokenizer.truncation_side = "right"  # prompts stand in front, and offsets are counted from there
     return tokenizer
 
 

@@ -84,9 +84,9 @@ def _refuse_odd_dtypes(source: BackboneSource, model: nn.Module) -> None:
     """Refuse weights that are not floating-point in the file, because transformers casts any type.
 
     Raises:
-        ConfigError: a weight of another type, in a model that is not declared as quantised.
+        ConfigError: a weight of another type, in a model that transformers has not opened as a quantised one.
     """
-    if getattr(source.config, "quantization_config", None) is not None:
+    if getattr(model, "hf_quantizer", None) is not None:  # transformers only warns of a method that it does not know
         return
     weights = [name for name, _ in model.named_parameters()]
     for file in sorted(source.files.glob("model*.safetensors")):
