@@ -138,11 +138,26 @@ def as_word(name: str, value: Any) -> str:
 
 
 def _name_of_object(value: Any) -> str:
-    """The flag's word for a class or function: a pooler of this package by its name, a user's by its file."""
-    from glot.nn.own import name_of_object  # late: it imports torch
+    """The flag's word for a class or function: a pooler of this package by its name, a user's by its file.
+
+    Raises:
+        ConfigError: it stands in no file (a notebook), or inside a function.
+    """
+    from glot.nn.own import hand_over  # late: it imports torch
     from glot.nn.poolers.pairs import ALL_CLASSES
 
-    return next((name for name, kind in ALL_CLASSES.items() if kind is value), None) or name_of_object(value)
+    known = next((name for name, kind in ALL_CLASSES.items() if kind is value), None)
+    if known is not None:
+        return known
+    try:
+        file = inspect.getsourcefile(value)
+    except TypeError:
+        file = None
+    if file is None or not Path(file).is_file() or "." in value.__qualname__:
+        raise ConfigError(f"{value.__qualname__}: must stand at the top of a file, so that a run can be loaded again; save it as one")
+    name = f"{file}:{value.__qualname__}"
+    hand_over(name, value)
+    return name
 
 
 def load(checkpoint: str | Path, **options: Any) -> SentenceEncoder:

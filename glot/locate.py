@@ -1,6 +1,7 @@
 """Resolve a model's name to a local folder or a hub repository, without heavy imports, so that a wrong name fails at once."""
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,11 @@ def expand_user(text: str) -> Path:
         return Path(text).expanduser()
     except RuntimeError:
         return Path(text)
+
+
+def cache_folder() -> Path:
+    """Where converted models and remembered facts live: `$XDG_CACHE_HOME/glot`, else `~/.cache/glot`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "glot"
 
 
 def local_folder(name: str, folder: str | Path | None = None) -> Path | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from glot.errors import CheckpointError
-from glot.locate import read_facts
+from glot.locate import cache_folder, read_facts
 
 
 class Trust(NamedTuple):
@@ -18,11 +18,6 @@ class Trust(NamedTuple):
 
 
 DISTRUST = Trust()
-
-
-def cache_folder() -> Path:
-    """Where converted models and remembered facts live: `$XDG_CACHE_HOME/glot`, else `~/.cache/glot`."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "glot"
 
 
 def _trusted_file() -> Path:

@@ -1,9 +1,11 @@
 """`glot export`: write a run as a folder that `SentenceTransformer(folder, trust_remote_code=True)` loads without this package."""
 
+import ast
 import dataclasses
 import json
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +19,7 @@ from glot.errors import CheckpointError, ConfigError, disk_door
 from glot.integrations.bundle import bundle, defined_names
 from glot.integrations.card import model_card
 from glot.integrations.sentence_transformers import BUNDLE, BackboneModule, GlotPooling
-from glot.nn.own import cut_out, libraries, package_names
+from glot.nn.own import PACKAGE, cut_out
 from glot.nn.poolers import own_codes
 from glot.opening import with_folder
 from glot.prompts import DOCUMENT, Prompts
@@ -195,6 +197,23 @@ def carried_sources(config: RunConfig, known: dict[str, str]) -> dict[str, str]:
             raise ConfigError(f"{problem}: imports {missing} from glot, which an export cannot carry; write what is needed into the file")
         sources[name] = text
     return sources
+
+
+def package_names(source: str) -> list[str]:
+    """What a source imports from this package."""
+    nodes = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ImportFrom)]
+    names = [alias.name for node in nodes if str(node.module).partition(".")[0] == PACKAGE for alias in node.names]
+    return [name for name in names if name != "*"]
+
+
+def libraries(source: str) -> list[str]:
+    """Top-level modules that a source imports, but those of Python and of this package."""
+    names: list[str] = []
+    for node in ast.walk(ast.parse(source)):
+        names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        names += [str(node.module)] if isinstance(node, ast.ImportFrom) else []
+    first = dict.fromkeys(name.partition(".")[0] for name in names)
+    return [name for name in first if name not in sys.stdlib_module_names and name != PACKAGE]
 
 
 def requirements(config: RunConfig, sources: dict[str, str]) -> dict[str, str]:

@@ -21,13 +21,14 @@ from glot.nn.pooler import Pooler
 from glot.nn.poolers import build_pooler
 from glot.states.backbone.model import Backbone
 from glot.states.backbone.source import BackboneSource, find_backbone, open_folder
+from glot.states.backbone.weights import DTYPES
 from glot.types import TokenBatch
 
 BUNDLE = "glot_model.py"
 """The joined source file in the root of an export."""
 BACKBONE_FILE = "backbone.json"
 WEIGHTS_FILE = "model.safetensors"
-PLACE = ("token", "cache_folder", "revision", "local_files_only")
+PLACE = ("subfolder", "token", "cache_folder", "revision", "local_files_only")
 """Options of `load` that determine where a model is read from."""
 
 
@@ -61,7 +62,9 @@ class BackboneModule(InputModule):
 
     @max_seq_length.setter
     def max_seq_length(self, value: int | None) -> None:
-        self.backbone.max_length = min(value or self.backbone.longest, self.backbone.longest)
+        length = min(value or self.backbone.longest, self.backbone.longest)
+        self.backbone.check_length(length)
+        self.backbone.max_length = length
 
     def preprocess(self, inputs: Sequence[Any], prompt: str | None = None, **_: Any) -> dict[str, Any]:
         """Token ids and mask (B, L), padded to the right, and `prompt_length` where there is a prompt.
@@ -116,7 +119,7 @@ class BackboneModule(InputModule):
         """The inverse of `save`. A backbone by name is looked up on this machine or the hub.
 
         Raises:
-            ValueError: it is not the one that the pooler was trained on.
+            ValueError: it is not the one that the pooler was trained on; another precision or library.
         """
         place = {name: options[name] for name in PLACE if name in options}
         root = Path(str(cls.load_dir_path(model_name_or_path, **place)))
@@ -125,6 +128,8 @@ class BackboneModule(InputModule):
         source = _find_named(model_name_or_path, facts, trust) if facts["by_name"] else open_folder(str(root), root, trust)
         asked = given.pop("dtype", given.pop("torch_dtype", None))
         dtype = facts["dtype"] if asked in (None, "auto") else str(asked).removeprefix("torch.")
+        if dtype not in DTYPES or options.get("backend", "torch") != "torch":
+            raise ValueError(f"this model is read by torch in {', '.join(DTYPES)}; asked for: {options.get('backend')}, {dtype}")
         where = facts["layer"], torch.device("cpu"), given
         backbone = Backbone(source, facts["max_seq_length"], dtype, *where, facts.get("windows", ""))
         module = cls(backbone, facts["by_name"])
@@ -251,7 +256,7 @@ class GlotPooling(Module):
     @classmethod
     def load(cls, model_name_or_path: str, **options: Any) -> "GlotPooling":
         """The inverse of `save`."""
-        where = {name: options[name] for name in ("subfolder", *PLACE) if name in options}
+        where = {name: options[name] for name in PLACE if name in options}
         module = cls(**cls.load_config(model_name_or_path, **where))
         if module.state_dict():
             cls.load_torch_weights(model_name_or_path, model=module, **where)

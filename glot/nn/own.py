@@ -67,6 +67,11 @@ def hold_sources(sources: dict[str, str]) -> None:
     _sources.update(sources)
 
 
+def hand_over(name: str, kind: Any) -> None:
+    """Take a class or function that is at hand by the name that it has in a flag; its file is not run."""
+    _classes[name] = kind
+
+
 def is_own(name: str) -> bool:
     """Whether a value of `--pooling_method` or `--graph_adj` names a user's own definition."""
     return ":" in name or name in _sources or name in _entry_points()
@@ -109,23 +114,6 @@ def _module_file(module: str, problem: str) -> Path:
 
 def _entry_points() -> dict[str, str]:
     return {point.name: point.value for point in metadata.entry_points(group=GROUP)}
-
-
-def name_of_object(kind: Any) -> str:
-    """The name under which a class or function that is at hand can be named in a flag.
-
-    Raises:
-        ConfigError: it stands in no file (a notebook), or inside a function.
-    """
-    try:
-        file = inspect.getsourcefile(kind)
-    except TypeError:
-        file = None
-    if file is None or not Path(file).is_file() or "." in kind.__qualname__:
-        raise ConfigError(f"{kind.__qualname__}: must stand at the top of a file, so that a run can be loaded again; save it as one")
-    name = f"{file}:{kind.__qualname__}"
-    _classes[name] = kind
-    return name
 
 
 def cut_out(text: str, name: str, path: Path, problem: str) -> str:
@@ -280,23 +268,6 @@ def _everything() -> dict[str, Any]:
         return {name: value for name, value in globals().items() if not name.startswith("_")}
     package = importlib.import_module(PACKAGE)
     return {name: getattr(package, name) for name in package.__all__ if not name.startswith("_")}
-
-
-def package_names(source: str) -> list[str]:
-    """What a source imports from this package."""
-    nodes = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ImportFrom)]
-    names = [alias.name for node in nodes if str(node.module).partition(".")[0] == PACKAGE for alias in node.names]
-    return [name for name in names if name != "*"]
-
-
-def libraries(source: str) -> list[str]:
-    """Top-level modules that a source imports, but those of Python and of this package."""
-    names: list[str] = []
-    for node in ast.walk(ast.parse(source)):
-        names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-        names += [str(node.module)] if isinstance(node, ast.ImportFrom) else []
-    first = dict.fromkeys(name.partition(".")[0] for name in names)
-    return [name for name in first if name not in sys.stdlib_module_names and name != PACKAGE]
 
 
 def _without_docstrings(tree: ast.Module) -> ast.Module:

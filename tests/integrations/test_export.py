@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Router
 from sentence_transformers.sentence_transformer.evaluation import EmbeddingSimilarityEvaluator, InformationRetrievalEvaluator
 
 import glot
@@ -311,6 +312,24 @@ def test_the_librarys_evaluators_run_on_an_export(train, tiny_bert):
     queries, corpus = {str(row): text for row, text in enumerate(TEXTS)}, {f"d{row}": text for row, text in enumerate(TEXTS)}
     found = InformationRetrievalEvaluator(queries, corpus, {str(row): {f"d{row}"} for row in range(5)})(model)
     assert found["cosine_mrr@10"] == 1.0
+
+
+def test_what_an_export_cannot_do_is_refused(train, tiny_bert, tmp_path):
+    folder = str(export(train(tiny_bert, *POOLERS["mean"])))
+    for options in ({"backend": "onnx"}, {"model_kwargs": {"dtype": torch.float64}}):
+        with pytest.raises(ValueError, match="this model is read by torch in float32, float16, bfloat16"):
+            SentenceTransformer(folder, trust_remote_code=True, device="cpu", **options)
+    model = SentenceTransformer(folder, trust_remote_code=True, device="cpu")
+    with pytest.raises(Exception, match="puts 2 tokens around a text; must be at least 3"):  # the export's own ConfigError
+        model.max_seq_length = 2  # no text would be cut
+
+
+def test_its_modules_work_inside_a_router(train, tiny_bert, tmp_path):
+    model = SentenceTransformer(str(export(train(tiny_bert, *POOLERS["mean"]))), trust_remote_code=True, device="cpu")
+    routed = SentenceTransformer(modules=[Router.for_query_document([model[0]], [model[0]]), *list(model)[1:]])
+    routed.save(str(tmp_path / "routed"))
+    again = SentenceTransformer(str(tmp_path / "routed"), trust_remote_code=True, device="cpu")
+    np.testing.assert_allclose(again.encode_query(TEXTS), model.encode(TEXTS), atol=1e-6)
 
 
 def test_the_card_says_how_the_weights_came_about(train, tiny_bert):

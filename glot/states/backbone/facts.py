@@ -8,8 +8,7 @@ from typing import Any
 
 import transformers
 
-from glot.locate import read_facts
-from glot.trust import cache_folder
+from glot.locate import cache_folder, read_facts
 
 
 def recall_facts(identity: str) -> dict[str, Any]:

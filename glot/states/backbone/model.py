@@ -67,14 +67,14 @@ class Backbone:
         self.source, self.layer, self.dtype, self.device, self.windows = source, layer, dtype, device, windows
         self.tokeniser = Tokeniser(source)
         claim = min(self.tokeniser.limit, source.position_claim or NO_LIMIT)
-        self._check_length(max_length, claim)
+        self.check_length(max_length, claim)
         options = load_options or {}
         model = self._load_weights(options)
         self.model = (model if "device_map" in options else model.to(device)).eval().requires_grad_(False)
         self.tokeniser.rows = embedding_rows(self.model) or self.tokeniser.rows
         self.reader = self._open_reader()
         self.limit = self._find_limit(min(claim, position_rows(self.model)), max_length)
-        self._check_length(max_length, self.limit)
+        self.check_length(max_length, self.limit)
         self.max_length = max_length or self.longest
         self._pieces = self._make_windows() if windows else None
         if source.identity:
@@ -124,7 +124,12 @@ class Backbone:
         overlap = None if self.windows == QUARTERS else int(self.windows)
         return make_windows(self.source.name, self.limit, overlap, self.tokeniser.special_ends())
 
-    def _check_length(self, max_length: int | None, limit: int) -> None:
+    def check_length(self, max_length: int | None, limit: int = NO_LIMIT) -> None:
+        """Refuse a length that leaves no room for a text, or that exceeds a limit.
+
+        Raises:
+            ConfigError: it does.
+        """
         special = self.tokeniser.tokenizer.num_special_tokens_to_add(pair=False)
         if max_length is not None and max_length <= special:  # transformers would not cut at all
             raise ConfigError(

@@ -21,9 +21,8 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from glot.errors import ConfigError, library_door, nearest, reason
 from glot.hub import cache_where_unreachable, explain, fetch_file
-from glot.locate import ADAPTER_FILE, CONFIG_FILE, adapter_line, local_folder, read_facts, split_revision
+from glot.locate import ADAPTER_FILE, CONFIG_FILE, adapter_line, cache_folder, local_folder, read_facts, split_revision
 from glot.progress import say
-from glot.trust import cache_folder
 
 AGAIN = "check its files, or fetch the model again"
 LAYERS_IN_MEAN = 4
