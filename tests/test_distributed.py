@@ -145,6 +145,9 @@ def test_a_mistake_is_said_by_every_process_in_one_line(tmp_path, tiny_flags):
     [
         ("--pooling_method=mlp", "batch norm"),
         ("--pooling_method=glot --gnn_type=gin", "batch norm"),
+        ("--pooling_method=glot --gnn_type=gine", "batch norm"),
+        ("--backbone_dtype=auto", "auto"),
+        ("--seeds=0,1 --stack_seeds=1", "torchrun"),
         ("--task=mteb", "one process"),
         ("--finetune_backbone=1", "backbones apart"),
         ("--finetune_backbone=lora", "backbones apart"),

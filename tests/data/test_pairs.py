@@ -13,7 +13,7 @@ import torch
 from conftest import write_rows
 from torch.nn import functional as F
 
-from glot.data import PairFile, PairOptions
+from glot.data import PairFile, PairOptions, pair_rows
 from glot.data.loader import BatchLoader, DistinctBatches
 from glot.data.pair_rows import PairSpec, load_pair_data
 from glot.data.pairs import MISSING
@@ -96,7 +96,7 @@ def test_files_that_cannot_be_read(tmp_path):
             PairFile(tmp_path / name, PairOptions())
 
 
-def test_the_slice_is_apart_from_the_training_rows_and_follows_the_data_seed(tmp_path):
+def test_the_slice_is_apart_from_the_training_rows_and_follows_the_data_seed(tmp_path, monkeypatch):
     write_rows(tmp_path / "pairs.jsonl", [{"query": f"q{row}", "pos": [f"p{row}"], "neg": ["n"] * (row % 2)} for row in range(50)])
 
     def load(seed: int, rows: str = "full", negatives: int = 0) -> tuple:
@@ -107,6 +107,9 @@ def test_the_slice_is_apart_from_the_training_rows_and_follows_the_data_seed(tmp
     assert len(heldout) == 10 and not train & heldout and train | heldout == set(pairs.queries.tolist()) and len(data.train.sides) == 2
     assert load(3)[0].heldout.sides[0].tolist() == data.heldout.sides[0].tolist() != load(4)[0].heldout.sides[0].tolist()
     assert load(3)[0].sha256 == data.sha256 != load(4)[0].sha256
+    monkeypatch.setattr(pair_rows, "LARGEST_SLICE", 5)
+    assert len(load(3)[0].heldout) == 5
+    monkeypatch.undo()
     notes = load(0, rows="60", negatives=1)[0].notes
     assert (
         notes[0] == "60 training rows asked for, 50 are there"

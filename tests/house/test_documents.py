@@ -12,6 +12,7 @@ from glot.cli import COMMANDS
 from glot.errors import ConfigError
 from glot.settings import commands as command_lines
 from glot.settings.flags import STRESS_DEFAULTS, parse
+from glot.settings.index import flag_facts
 
 PAGES = [
     ROOT / "README.md",
@@ -109,13 +110,31 @@ def test_a_python_block_parses_and_names_what_is_there(place, text):
             assert hasattr(glot, node.attr), node.attr
 
 
+def anchors(page: Path) -> set[str]:
+    """What a link can name in a page: its headings in lower case, with hyphens for spaces and without signs."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 def test_links_between_documents_lead_somewhere():
-    broken = []
-    for page in [*PAGES, ROOT / "ARCHITECTURE.md"]:
-        for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
-            if not (page.parent / target).exists():
-                broken.append(f"{page.name}: {target}")
+    broken, pages = [], [*PAGES, *(ROOT / f"{name}.md" for name in ("ARCHITECTURE", "CHANGELOG", "DEVIATIONS", "SECURITY"))]
+    for page in dict.fromkeys(pages):
+        for target, anchor in re.findall(r"\]\(([^):\s#]*)(?:#([\w-]+))?\)", page.read_text(encoding="utf-8")):
+            place = page.parent / target if target else page
+            if not place.exists() or (anchor and anchor not in anchors(place)):
+                broken.append(f"{page.name}: {target}#{anchor}")
     assert not broken, broken
+
+
+def test_the_table_of_flags_without_effect_is_that_of_the_parser():
+    text = (ROOT / "DEVIATIONS.md").read_text(encoding="utf-8").split("## Flags of the release that have no effect in a run")[1]
+    named = {
+        name
+        for line in text.split("\n## ")[0].splitlines()
+        if line.startswith("| `")
+        for name in re.findall(r"`--(\w+)", line.split("|")[1])
+    }
+    assert named == {name for name, facts in flag_facts().items() if not facts.ours and facts.acts}
 
 
 def test_a_command_that_would_not_run_is_found():
