@@ -80,7 +80,7 @@ def open_text_states(config: RunConfig, encoder: SentenceEncoder) -> TextStates:
     """The token states of `--mteb_store=1`."""
     backbone = encoder.backbone
     length = backbone.max_length
-    dtypes = config.backbone.backbone_dtype, config.store.store_dtype
+    dtypes = backbone.dtype, config.store.store_dtype  # as it was settled: `auto` is another one elsewhere
     key = StoreKey(backbone.source.identity, backbone.layer, length, *dtypes, "", windows=windows_key(config.backbone))
     return TextStates(Path(config.store.store_dir), key, backbone, versions())
 

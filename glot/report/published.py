@@ -9,9 +9,19 @@ from importlib import resources
 
 
 @cache
-def _rows() -> list[dict[str, str]]:
-    text = resources.files("glot").joinpath("resources/scores.csv").read_text(encoding="utf-8")
+def _rows(name: str = "scores.csv") -> list[dict[str, str]]:
+    text = resources.files("glot").joinpath(f"resources/{name}").read_text(encoding="utf-8")
     return list(csv.DictReader(text.splitlines()))
+
+
+def published_costs(task: str) -> tuple[list[str], list[list[str]]] | None:
+    """The paper's Tables 9 and 17 as a table: weights, memory, time and the score on a task; None for tasks that they do not have."""
+    column = next((name for name in _rows("cost.csv")[0] if name.startswith(f"{task}_")), None)
+    if column is None:
+        return None
+    kept = {"table": "table", "backbone": "backbone", "method": "arm", "trainable_params": "weights", "memory_gb": "memory (GB)"}
+    kept |= {"ms_per_batch": "step (ms)", column: column.removeprefix(f"{task}_")}
+    return list(kept.values()), [[row[name] or "-" for name in kept] for row in _rows("cost.csv")]
 
 
 def published_score(backbone: str, pooler: str, task: str, metric: str | None, table: str | None = None) -> float | None:

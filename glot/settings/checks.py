@@ -228,8 +228,8 @@ def _check_head(config: "RunConfig") -> list[str]:
         problems.append(f"--head={head.head}: needs labels, and --task=embedding has none; use trained")
     if head.threshold == "heldout" and config.data.selection != "heldout":
         problems.append("--threshold=heldout: needs rows that are held out; add --selection=heldout")
-    if train.early_stop and config.data.selection == "last":
-        problems.append(f"--early_stop={train.early_stop}: needs a score to stop at; use --selection=heldout")
+    if train.early_stop and has_gradient(config) and config.data.selection != "heldout" and config.data.task != "embedding":
+        problems.append(f"--early_stop={train.early_stop}: stops by rows that are held out of training; add --selection=heldout")
     return problems
 
 

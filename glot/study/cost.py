@@ -13,6 +13,7 @@ import torch
 from glot.errors import ConfigError, GlotError
 from glot.machine import cpu_flags
 from glot.progress import Clock, counter, say
+from glot.report.published import published_costs
 from glot.report.tables import csv_text, latex, markdown
 from glot.settings.config import RunConfig, versions
 from glot.settings.effects import has_gradient
@@ -106,6 +107,8 @@ def run_cost(arms: list[Arm], seeds: list[int] | None, explicit: frozenset[str] 
         ConfigError, DataError: wrong flags or rows, before anything is measured.
     """
     source = find_source(arms[0].config.backbone)
+    if "backbone_dtype" not in explicit and any(arm.config.backbone.is_trained for arm in arms):
+        arms = [Arm(arm.name, arm.config.with_values(backbone_dtype=AUTO)) for arm in arms]  # autocast where it is faster, for all of them
     arms = settle_arms(arms, source, are_defaults)
     base = arms[0].config
     what = f"{base.files.task_name or base.data.task}-{Path(source.name).name}"
@@ -226,11 +229,14 @@ def write_cost(folder: Path, base: RunConfig, costs: list[Cost], store: Store, q
     from glot.report.cost_plots import plot_cost, plot_score_by_seconds  # matplotlib
 
     training, inference = training_table(costs, store, quality), inference_table(costs)
-    text = "\n\n".join([_title(base, store, costs), markdown(*training), _notes(), markdown(*inference), _ratios(costs)])
+    parts = [_title(base, store, costs), markdown(*training), _notes(), markdown(*inference), _ratios(costs)]
+    known = published_costs(base.data.task) if quality else None
+    parts += [] if known is None else [f"The paper's figures, on its own backbones (arXiv 2603.03389):\n\n{markdown(*known)}"]
+    text = "\n\n".join(parts)
     (folder / "cost.md").write_text(text + "\n", encoding="utf-8")
     (folder / "cost.csv").write_text(csv_text(*training) + "\n", encoding="utf-8")
     (folder / "inference.csv").write_text(csv_text(*inference) + "\n", encoding="utf-8")
-    (folder / "cost.tex").write_text(latex(*training), encoding="utf-8")
+    (folder / "cost.tex").write_text(f"{latex(*training)}\n{latex(*inference)}", encoding="utf-8")
     record = {
         "machine": machine(own_device(base)),
         "backbone_dtype": base.backbone.backbone_dtype,

@@ -14,6 +14,8 @@ from glot.training.finish import check_head
 
 FINETUNED = {"optimizer": "adamw", "lr_schedule": "linear", "warmup_ratio": 0.1, "grad_clip": 1.0, "precompute_hidden_states": False}
 """How a backbone is usually trained (Devlin et al. 2019, appendix A.3)."""
+TRAINED_UNTIL, POOLED_UNTIL = {"epochs": 5, "early_stop": 2}, {"epochs": 15, "early_stop": 3}
+"""How long a backbone, and a pooler on a frozen one, train at most when arms are scored."""
 ARMS: dict[str, dict[str, Any]] = {
     "probe": {"pooling_method": "mean", "head": "probe"},
     "lora": {"pooling_method": "mean", "finetune_backbone": "lora", **FINETUNED},
@@ -77,9 +79,13 @@ def make_arms(base: RunConfig, explicit: frozenset[str], names: str | None, qual
 def _config_of(base: RunConfig, explicit: frozenset[str], name: str, quality: bool) -> RunConfig:
     own = ARMS.get(name, {"pooling_method": name})
     own = {flag: value for flag, value in own.items() if flag not in explicit or flag in OF_ARMS}
-    if quality:
-        own |= {"selection": "heldout"} if base.data.task != "embedding" and "selection" not in explicit else {}
-        own |= {"early_stop": 2} if "finetune_backbone" in own and "early_stop" not in explicit else {}
+    if own.get("head") == "probe" and reads_pairs(base) and "pair_features" not in explicit:
+        own |= {"pair_features": "full"}  # side by side, a linear head cannot compare two texts
+    if quality and base.data.task != "embedding":
+        further = {"selection": "heldout", **(TRAINED_UNTIL if "finetune_backbone" in own else POOLED_UNTIL)}
+        if base.data.selection != "heldout" and "selection" in explicit:
+            del further["early_stop"]  # which needs rows that are held out
+        own |= {flag: value for flag, value in further.items() if flag not in explicit}
     return base.with_values(**own)
 
 

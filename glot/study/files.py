@@ -37,7 +37,7 @@ KEYS_EXPLAINED = """keys of a study file (glot init study.yaml writes a commente
   baseline          arm that the others are tested against
   compare           pairs of arms that are compared, named before they are run: [[a, b], [a, c]]
   margins           metric: difference within which two arms count as equal
-  published         table N of the paper's figures, shown beside ours
+  published         table N of the paper's figures, shown beside ours; table N, BACKBONE takes those of another backbone
   program           main.py or diagnostic_stress_test.py, whose defaults hold"""
 
 

@@ -263,23 +263,24 @@ def _published(table: str, result: dict[str, Any], metric: str, point: dict[str,
     """The paper's figure for a result. Names of stress tasks in the paper's table include their ratio."""
     ratio = point.get("distractor_ratio")
     task = f"{result['task']}@{float(ratio):g}" if ratio else result["task"]
-    return published_score(result["model"], result["pooler"], task, metric, table)
+    number, _, backbone = table.partition(",")  # of another backbone, where the study says so
+    return published_score(backbone.strip() or result["model"], result["pooler"], task, metric, number)
 
 
 def explain(study: dict[str, Any], rows: list[Row], over_rows: bool) -> str:
     """The meaning of the columns, and the study's cost."""
     failed = sum(row.failed for row in rows)
-    against = (
-        f"`difference`, `p` and `detectable` are against the arm {study['baseline']!r}: paired t-test over seeds, "
-        if study["baseline"]
-        else ""
-    )
+    against = ""
+    if study["baseline"]:
+        kind = "exploratory, " if study.get("compare") else ""
+        against = f"`difference`, `p` and `detectable` are {kind}against the arm {study['baseline']!r}: paired t-test over seeds, "
     sentences = [
         "Mean ± half-width of the 95 % t-interval over seeds; * = p below 0.05 after Holm. `sd` is over seeds.",
         "An arm that no seed moves has no interval over seeds, and two of them have no test." if any(map(_is_still, rows)) else "",
         f"{against}p corrected by Holm over the table, and the smallest difference that these seeds could have shown." if against else "",
         "`seconds` of training and evaluating, mean over the runs.",
         "`floor` is what a constant answer scores (majority class; F1 of answering 1 to everything).",
+        f"`published` is the paper's figure, {study['published']}." if any(row.published is not None for row in rows) else "",
         f"{failed} runs failed and are not counted." if failed else "",
         "In the figure, the band of an arm that no seed moves, or that has one seed, is that of a bootstrap over rows."
         if over_rows
@@ -310,9 +311,9 @@ def caveats(cells: list[dict[str, Any]]) -> str:
             tried = sorted({float(point[flag]) for point in cell["tuned"]["scores"] if _is_float(point[flag])})
             if len(tried) > 1 and _is_float(value) and float(value) in (tried[0], tried[-1]):
                 edges.append(f"{name} {flag}={float(value):g}")
-        results = [read_result(Path(run["run_dir"])) for run in cell["runs"] if run["run_dir"] is not None]
-        trained = [result for result in results if result.get("history")]
-        last = sum(result["best"]["epoch"] == len(result["history"]) for result in trained)
+        folders = [Path(run["run_dir"]) for run in cell["runs"] if run["run_dir"] is not None]
+        trained = [part for folder in folders for part in _parts_of(folder) if part.get("history")]
+        last = sum(part["best"]["epoch"] == len(part["history"]) for part in trained)
         if trained and 2 * last > len(trained) and trained[0].get("selection", {}).get("rule") != "last":
             late.append(f"{name} {last} of {len(trained)}")
     found = {
@@ -320,6 +321,12 @@ def caveats(cells: list[dict[str, Any]]) -> str:
         "Arms whose best epoch is the last in most runs, so more epochs may score better:": late,
     }
     return "\n\n".join(f"{sentence} {', '.join(names)}." for sentence, names in found.items() if names)
+
+
+def _parts_of(folder: Path) -> list[dict[str, Any]]:
+    """The results of what was trained in a run: its own, or of a cross-validated one those of its folds."""
+    result = read_result(folder)
+    return [read_result(fold) for fold in sorted(folder.glob("fold-*"))] if "folds" in result else [result]
 
 
 def _is_float(value: object) -> bool:

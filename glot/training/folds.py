@@ -23,6 +23,10 @@ COMMON = (
 """Fields of a fold's result that are the run's too."""
 
 
+OF_EACH = ("probe", "svm", "threshold")
+"""Fields of a fold's result that the run lists, one for each fold."""
+
+
 def fold_configs(config: RunConfig, folder: Path) -> list[RunConfig]:
     """The run of each fold, in folders `fold-<n>` under the run's."""
     here = {"output_dir": str(folder), "seeds": None, "stack_seeds": False, "data_seed": config.data_seed, "order_seed": config.order_seed}
@@ -55,7 +59,7 @@ def join_folds(config: RunConfig, folder: Path, fingerprint: str, data: TaskData
         "best": {"epoch": epoch, "metrics": scores},
         "last": None,
         "history": [],
-        "folds": [one["best"] for one in folds],
+        "folds": [{**one["best"], "epochs": len(one["history"])} for one in folds],
         "select_by": f"in each of {len(folds)} folds: {first['select_by']}",
         "floor": {name: found[name] for name in task.metrics},
         "rows": {pool.split: len(pool)},
@@ -65,6 +69,12 @@ def join_folds(config: RunConfig, folder: Path, fingerprint: str, data: TaskData
         "run_dir": str(folder),
         "fingerprint": fingerprint,
     }
+    heads = [one["trained_head"] for one in folds if one.get("trained_head")]
+    if heads:
+        result["trained_head"] = {
+            name: fmean(one[name] for one in heads) for name in heads[0] if all(one[name] is not None for one in heads)
+        }
+    result |= {name: [one[name] for one in folds] for name in OF_EACH if name in first}
     weights = [one["layer_weights"] for one in folds if "layer_weights" in one]
     if weights:
         result["layer_weights"] = {layer: round(fmean(one[layer] for one in weights), 6) for layer in weights[0]}

@@ -64,12 +64,12 @@ class EpochKeeper:
         self._lines, self._step, self._best = state["lines"], state["step"], None
         if state["best"] is not None:
             self._best, kept = self.history[state["best"]], state["kept"] or self.tensors
-            self._kept = [tensor.detach().to(own.device, copy=True) for tensor, own in zip(kept, self.tensors, strict=True)]
+            self._kept = [tensor.detach().to("cpu", copy=True) for tensor in kept]
         self.tracker.go_on(self._lines, self._step)
 
     def state(self) -> dict[str, Any]:
         """What `begin` takes up. Weights of the best epoch are left out where they are the present ones."""
-        present = self._best is not None and all(map(torch.equal, self._kept, self.tensors))
+        present = self._best is not None and all(torch.equal(kept, own.cpu()) for kept, own in zip(self._kept, self.tensors, strict=True))
         return {
             "history": [asdict(epoch) for epoch in self.history],
             "lines": self._lines,
@@ -92,7 +92,7 @@ class EpochKeeper:
         self.history.append(epoch)
         best = -math.inf if self._best is None else self._score(self._best)
         if not self.select_by or self._score(epoch) > best or best == -math.inf:  # without any number, the last one is kept
-            self._best, self._kept = epoch, [tensor.detach().clone() for tensor in self.tensors]
+            self._best, self._kept = epoch, [tensor.detach().to("cpu", copy=True) for tensor in self.tensors]
 
     @torch.no_grad()
     def restore(self) -> int | None:

@@ -5,8 +5,12 @@ import pytest
 import torch
 
 from glot.cli import glot_main
+from glot.encoder import SentenceEncoder
+from glot.encoders import open_text_states
 from glot.errors import StoreError
-from glot.settings.config import versions
+from glot.nn.poolers.fixed import MeanPooler
+from glot.prompts import Prompts
+from glot.settings.config import RunConfig, versions
 from glot.states.backbone import Backbone, find_backbone
 from glot.states.by_text import TextStates
 from glot.states.store import StoreKey
@@ -61,6 +65,12 @@ def test_another_precision_is_another_folder(tmp_path, backbone):
     half.add(TEXTS)
     assert whole.folder != half.folder
     assert 0 < float((whole.gather(TEXTS).tokens - half.gather(TEXTS).tokens).abs().max()) < 1e-2
+
+
+def test_the_precision_that_a_trial_picked_is_in_the_key(tmp_path, backbone):
+    config = RunConfig().with_values(task="mteb", backbone_dtype="auto", mteb_store=True, store_dir=str(tmp_path))
+    encoder = SentenceEncoder(backbone, MeanPooler(backbone.hidden_size), "mean", {}, Prompts())
+    assert open_text_states(config, encoder)._key.backbone_dtype == "float32"
 
 
 def test_half_a_write_is_not_there_and_damage_is_found(tmp_path, backbone):

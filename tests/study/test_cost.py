@@ -88,7 +88,7 @@ def test_a_scored_comparison_is_found_again(pairs, tmp_path, capsys, monkeypatch
             "--task=cola --arms=mean,crossglot",
             "--arms=crossglot: --pooling_method=crossglot: scores pairs of texts, and --task=cola has none",
         ),
-        ("--task=stsb --arms=probe", "--arms=probe: --head=probe: scores of pairs need --pair_features=full"),
+        ("--task=stsb --arms=probe --pair_features=concat", "--arms=probe: --head=probe: scores of pairs need --pair_features=full"),
         ("--task=cola --pooling_method=mean", "--pooling_method: the arms say it; name them with --arms"),
         ("--task=cola --finetune_backbone=lora", "--finetune_backbone: the arms say it"),
         ("--task=cola --arms=mean --lora_r=4", "--lora_r: has no effect in any of these arms; leave it out"),
@@ -112,8 +112,8 @@ def test_default_arms_are_those_that_the_task_can_have():
         return [arm.name for arm in make_arms(RunConfig().with_values(**values), frozenset(values), None, False)]
 
     assert names(task="cola") == ["mean", "probe", "adapool", "glot", "lora", "full"]
-    assert names(task="stsb") == ["mean", "adapool", "glot", "crossglot", "lora", "full"]
-    assert "probe" in names(task="stsb", pair_features="full")
+    assert names(task="stsb") == ["mean", "probe", "adapool", "glot", "crossglot", "lora", "full"]
+    assert "probe" not in names(task="stsb", pair_features="concat")
     with pytest.raises(ConfigError, match="backbone_dtype=float16"):
         names(task="cola", backbone_dtype="float16")
 
@@ -152,9 +152,9 @@ def test_default_arms_that_the_rows_cannot_have_are_left_out_before_anything_is_
         csv.writer(stream).writerows([("a", "b", "label"), *((f"the cat {n}", f"a dog {n}", n / 7) for n in range(20))])
     monkeypatch.setattr(cost, "measure", lambda arms: pytest.fail(",".join(arm.name for arm in arms)))
     with pytest.raises(pytest.fail.Exception, match=r"^mean,adapool,glot,crossglot,lora,full$"):
-        glot_main(["cost", *pairs])
+        glot_main(["cost", *pairs, "--pair_features=concat"])
     assert "left out, arms=probe: --head=probe: scores of pairs need --pair_features=full" in capsys.readouterr().err
-    assert glot_main(["cost", *pairs, "--arms=mean,probe"]) == 2
+    assert glot_main(["cost", *pairs, "--pair_features=concat", "--arms=mean,probe"]) == 2
     assert "--arms=probe: --head=probe: scores of pairs" in capsys.readouterr().err
     assert not list((tmp_path / "runs").glob("cost*"))
     assert glot_main(["cost", *pairs[1:], "--task=custom", "--train_file=/no/such.csv"]) == 2

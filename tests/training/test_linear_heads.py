@@ -230,7 +230,8 @@ def test_the_heads_flags_reach_the_head(capsys, tiny_flags):
         (["--task=stsb", "--head=svm", "--pair_features=full"], "--head=svm: takes classes, and the task has scores; use probe"),
         (["--task=stsb", "--head=probe"], "scores of pairs need --pair_features=full; a sum over both vectors cannot compare them"),
         (["--pair_features=full"], "--pair_features: has no effect in this run, it needs a task of pairs"),
-        (["--early_stop=2", "--selection=last"], "--early_stop=2: needs a score to stop at; use --selection=heldout"),
+        (["--early_stop=2", "--selection=last"], "--early_stop=2: stops by rows that are held out of training; add --selection=heldout"),
+        (["--early_stop=2"], "--early_stop=2: stops by rows that are held out of training; add --selection=heldout"),
         (
             ["--head=probe", "--pooling_method=mean", "--early_stop=2"],
             "--early_stop: has no effect in this run, it needs a task that trains, with",
