@@ -21,49 +21,52 @@ from glot.types import TokenBatch
 pytestmark = pytest.mark.slow
 
 SMALL_CHUNKS = """
-import sys
+import json, sys
 from glot.states.store import writer
 writer.CHUNK_TOKENS = 12
 {before}
+from glot import distributed
 from glot.cli import main
-raise SystemExit(main(sys.argv[1:]))
+commands, leave, code = json.loads(sys.argv[1]), distributed.Processes.leave, 0
+for place, words in enumerate(commands):
+    distributed.Processes.leave = leave if place == len(commands) - 1 else lambda self: None  # one group for all commands
+    code = main(words) or code
+raise SystemExit(code)
 """
 
 
-def start_two(flags: list[str], folder: Path, before: str = "") -> subprocess.CompletedProcess:
-    """`main.py` with chunks of a few texts, in two processes."""
+def start_two(commands: list[list[str]], folder: Path, before: str = "") -> subprocess.CompletedProcess:
+    """`main.py` with chunks of a few texts, in two processes, for one command line after the other."""
     program = folder / "program.py"
     program.write_text(SMALL_CHUNKS.format(before=before))
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    words = [sys.executable, *launcher, str(program), *flags, "--report_to=none"]
-    return subprocess.run(words, capture_output=True, text=True, env=environment, cwd=folder)
+    asked = json.dumps([[*flags, "--report_to=none"] for flags in commands])
+    return subprocess.run([sys.executable, *launcher, str(program), asked], capture_output=True, text=True, env=environment, cwd=folder)
 
 
-def assert_two_processes_equal_one(tmp_path: Path, capsys, monkeypatch, flags: list[str]) -> list[dict]:
-    """The same flags in one process and in two, each with a store of its own; both results, weights and scores found equal."""
-    monkeypatch.setattr(writer, "CHUNK_TOKENS", 12)
-    words = [
-        [*flags, f"--output_dir={folder / 'runs'}", f"--store_dir={folder / 'hidden'}", "--run_name=run", "--verbose=0"]
-        for folder in (tmp_path / "with-1", tmp_path / "with-2")
-    ]
-    capsys.readouterr()
-    assert main(words[0]) == 0
-    two_processes = start_two(words[1], tmp_path)
-    assert two_processes.returncode == 0, two_processes.stderr[-2000:]
-    assert "Warning" not in two_processes.stderr
-    one, two = json.loads(capsys.readouterr().out), json.loads(two_processes.stdout)  # the first process's result and no other
+def results_of(text: str) -> list[dict]:
+    """The JSON objects that commands printed, one behind the other."""
+    found, at, decoder = [], 0, json.JSONDecoder()
+    while text[at:].strip():
+        at += len(text[at:]) - len(text[at:].lstrip())
+        result, at = decoder.raw_decode(text, at)
+        found.append(result)
+    return found
+
+
+def assert_equal(one: dict, two: dict, folders: list[Path]) -> None:
+    """The results of one process and of two, their weights, scores and stores."""
     weights = [load_file(Path(result["run_dir"]) / "model.safetensors") for result in (one, two)]
     unseen = "pooler.score_layer.2.bias"  # the softmax cancels it: its gradient is rounding, which Adam makes a step of
     for name, weight in [(name, weight) for name, weight in weights[0].items() if name != unseen]:
         assert torch.allclose(weight, weights[1][name], atol=1e-4), name
     assert [epoch["train_loss"] for epoch in one["history"]] == pytest.approx([epoch["train_loss"] for epoch in two["history"]], abs=1e-4)
     assert one["best"]["metrics"] == pytest.approx(two["best"]["metrics"], abs=1e-4)
-    stores = [next(tmp_path.glob(f"with-{count}/hidden/*")) for count in (1, 2)]
+    stores = [next((folder / "hidden").glob("*")) for folder in folders]
     assert (stores[0] / "tokens.bin").read_bytes() == (stores[1] / "tokens.bin").read_bytes()
     assert len((stores[1] / "1.chunks.jsonl").read_text().splitlines()) > 1  # the second process did its share
-    assert [path.name for path in tmp_path.glob("with-2/runs/*")] == ["run"]  # and left no folder of its own
-    return one["history"]
+    assert [path.name for path in (folders[1] / "runs").glob("*")] == ["run"]  # and left no folder of its own
 
 
 @pytest.fixture
@@ -88,22 +91,38 @@ def pair_flags(tiny_bert, tmp_path) -> list[str]:
     ]
 
 
-def test_labelled_rows_train_as_in_one_process(tmp_path, capsys, monkeypatch, tiny_bert, mirror):
-    flags = [f"--model_name_or_path={tiny_bert}", f"--data_dir={mirror}", "--task=cola", "--max_length=16", "--batch_size=8"]
-    flags += ["--pooling_method=glot", "--gat_hidden_dim=8", "--tau=0.2", "--lr=1e-2"]
-    assert_two_processes_equal_one(tmp_path, capsys, monkeypatch, flags)  # 41 rows: in the last batch one process has none
-
-
-def test_contrastive_batches_see_the_negatives_of_all_processes(tmp_path, capsys, monkeypatch, pair_flags):
-    history = assert_two_processes_equal_one(tmp_path, capsys, monkeypatch, [*pair_flags, "--pooling_method=adapool"])
-    assert history[-1]["train_loss"] < history[0]["train_loss"]
-
-
-def test_weights_without_gradient_do_not_stop_the_others(tmp_path, capsys, monkeypatch, tiny_bert, mirror):
-    flags = [f"--model_name_or_path={tiny_bert}", f"--data_dir={mirror}", "--task=stsb", "--max_length=16", "--epochs=1"]
-    assert_two_processes_equal_one(
-        tmp_path, capsys, monkeypatch, [*flags, "--pooling_method=glot", "--gat_hidden_dim=8", "--graph_adj=none"]
-    )
+def test_two_processes_train_as_one(tmp_path, capsys, monkeypatch, tiny_bert, mirror, pair_flags):
+    """Rows of labels, of which one process has none in the last batch; negatives of all processes; weights that get no gradient."""
+    labelled = [
+        f"--model_name_or_path={tiny_bert}",
+        f"--data_dir={mirror}",
+        "--max_length=16",
+        "--pooling_method=glot",
+        "--gat_hidden_dim=8",
+    ]
+    kinds = {
+        "rows": [*labelled, "--task=cola", "--batch_size=8", "--tau=0.2", "--lr=1e-2"],  # 41 rows
+        "pairs": [*pair_flags, "--pooling_method=adapool"],
+        "no edges": [*labelled, "--task=stsb", "--epochs=1", "--graph_adj=none"],
+    }
+    monkeypatch.setattr(writer, "CHUNK_TOKENS", 12)
+    commands: dict[int, list[list[str]]] = {1: [], 2: []}
+    for count in commands:
+        for kind, flags in kinds.items():
+            folder = tmp_path / kind / str(count)
+            own = [f"--output_dir={folder / 'runs'}", f"--store_dir={folder / 'hidden'}", f"--save_dir={folder / 'saved'}"]
+            own = [word for word in own if kind == "pairs" or "save_dir" not in word]
+            commands[count].append([*flags, *own, "--run_name=run", "--verbose=0"])
+    capsys.readouterr()
+    assert [main(words) for words in commands[1]] == [0, 0, 0]
+    alone = results_of(capsys.readouterr().out)
+    two_processes = start_two(commands[2], tmp_path)
+    assert two_processes.returncode == 0, two_processes.stderr[-2000:]
+    assert "Warning" not in two_processes.stderr
+    together = results_of(two_processes.stdout)  # the first process's results and no other
+    for kind, one, two in zip(kinds, alone, together, strict=True):
+        assert_equal(one, two, [tmp_path / kind / str(count) for count in commands])
+    assert alone[1]["history"][-1]["train_loss"] < alone[1]["history"][0]["train_loss"]
 
 
 def test_a_store_that_a_dead_process_left_is_completed(tmp_path, capsys, monkeypatch, tiny_flags):
@@ -118,7 +137,7 @@ def _remember(path, done, mode="w"):
         os._exit(9)
 writer._remember = _remember
 """
-    dead = start_two(tiny_flags, tmp_path, dies)
+    dead = start_two([tiny_flags], tmp_path, dies)
     assert dead.returncode != 0
     (folder,) = (tmp_path / "hidden").iterdir()
     assert not (folder / "manifest.json").exists()
@@ -134,7 +153,7 @@ writer._remember = _remember
 
 
 def test_a_mistake_is_said_by_every_process_in_one_line(tmp_path, tiny_flags):
-    done = start_two([*tiny_flags, "--finetune_backbone=1"], tmp_path)
+    done = start_two([[*tiny_flags, "--finetune_backbone=1"]], tmp_path)
     lines = [line for line in done.stderr.splitlines() if "finetune_backbone" in line]
     assert sorted(line.split("--finetune")[0] for line in lines) == ["error: ", "process 1: error: "]
     assert f'File "{ROOT / "glot"}' not in done.stderr  # no traceback of ours; torchrun has its own
@@ -207,11 +226,11 @@ recipes.training_loss = make
 
 def test_two_processes_go_on_with_a_training_that_two_others_left(tiny_flags, tmp_path):
     words = [*tiny_flags, "--pooling_method=glot", "--gat_hidden_dim=8", "--epochs=3", "--run_name=run", "--lr=1e-2", "--batch_size=16"]
-    calm = start_two([*words, f"--output_dir={tmp_path}/calm"], tmp_path)
+    calm = start_two([[*words, f"--output_dir={tmp_path}/calm"]], tmp_path)
     assert calm.returncode == 0, calm.stderr[-2000:]
-    assert start_two(words, tmp_path, DIES).returncode != 0
+    assert start_two([words], tmp_path, DIES).returncode != 0
     assert len(list((tmp_path / "runs/run").glob("training-00000003-*.pt"))) == 1  # three steps per epoch
-    done = start_two(words, tmp_path)
+    done = start_two([words], tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
     assert any(note.startswith("went on from epoch 2, step 3") for note in json.loads(done.stdout)["notes"])
     for name in ("model.safetensors", "predictions.csv", "metrics.jsonl"):
