@@ -190,7 +190,7 @@ class OutputConfig:
     log_every: int = flag(
         10, OUTPUT, "steps between two logged losses", bounds=(1, VAST), acts="trains", ours=True, identity=False, rare=True
     )
-    verbose: bool = flag(True, OUTPUT, "0 = no bars and no line an epoch", identity=False)
+    verbose: bool = flag(True, OUTPUT, "0 = no bars and no line per epoch", identity=False)
     estimate: bool = flag(
         False,
         OUTPUT,

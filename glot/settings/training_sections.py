@@ -12,7 +12,7 @@ class TrainConfig:
     """The training loop."""
 
     epochs: int = flag(2, TRAINING, "passes over the training rows", bounds=(1, MANY), acts="gradient")
-    batch_size: int = flag(32, TRAINING, "sentences (or pairs) a step", bounds=(1, MANY), acts="trains")
+    batch_size: int = flag(32, TRAINING, "sentences (or pairs) per step", bounds=(1, MANY), acts="trains")
     eval_batch_size: int = flag(
         64,
         TRAINING,
