@@ -1,6 +1,6 @@
 """What a caller in Python gives as texts or rows: any iterable of them, and nothing whose order would be a guess."""
 
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ def list_of(rows: Any, name: str) -> list[Any]:
     Raises:
         ConfigError: a table, a mapping, a set or no iterable at all, whose order or column would be a guess.
     """
-    if isinstance(rows, Mapping | bytes | Set) or hasattr(rows, "columns") or not isinstance(rows, Iterable):
+    if isinstance(rows, Mapping | bytes | set | frozenset) or hasattr(rows, "columns") or not isinstance(rows, Iterable):
         raise ConfigError(f"{name}: takes a text or a list of them, got {type(rows).__name__}; of a table give one column")
     return list(rows)
 

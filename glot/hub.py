@@ -37,15 +37,20 @@ UNREACHED = ("TransportError", "ConnectionError", "Timeout")
 """Base classes of the errors of a failed connection, in either HTTP library that huggingface_hub may use."""
 
 
+def is_cached(repository: str, name: str, revision: str | None) -> bool:
+    """Whether a file of a commit is on this machine; of a branch it may be another one by now."""
+    is_commit = revision is not None and re.fullmatch(COMMIT, revision)
+    return bool(is_commit) and isinstance(try_to_load_from_cache(repository, name, revision=revision), str)
+
+
 def fetch_file(repository: str, name: str, revision: str | None) -> Path:
     """The cached path of a repository's file, which is fetched if missing. Its folder is named by the commit.
 
     Raises:
         Exception: any error of huggingface_hub; `explain` describes it.
     """
-    known = None if revision is None or not re.fullmatch(COMMIT, revision) else try_to_load_from_cache(repository, name, revision=revision)
-    if isinstance(known, str):  # a commit does not change
-        return Path(known)
+    if is_cached(repository, name, revision):  # a commit does not change
+        return Path(str(try_to_load_from_cache(repository, name, revision=revision)))
     with cache_where_unreachable():
         return Path(hf_hub_download(repository, name, revision=revision))
 

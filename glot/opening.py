@@ -106,7 +106,7 @@ def open_encoder(config: RunConfig, shared: Backbone | None = None) -> tuple[Sen
     if shared is None and config.mteb.mteb_max_length > backbone.max_length:
         wanted, limit = config.mteb.mteb_max_length, backbone.max_length
         remarks.append(f"--mteb_max_length={wanted}: {backbone.source.name} reads at most {limit} tokens")
-    backbone.check_length(config.mteb.mteb_max_length)
+    backbone.check_length(config.mteb.mteb_max_length, flag="--mteb_max_length")
     backbone.max_length = min(config.mteb.mteb_max_length, backbone.max_length)
     if path is None:
         config = config.with_values(decoder_cls_last_token=config.pooler.decoder_cls_last_token and backbone.is_causal)

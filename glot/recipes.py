@@ -166,7 +166,9 @@ def choose_training(config: RunConfig) -> Callable[[RunConfig], Result]:
 def run_seeds(config: RunConfig) -> Result:
     """`run_task` for each of `--seeds`, in folders `seed-<n>` under one, stacked if asked for; mean, sd and n of every metric."""
     config = config.checked()
-    config, _ = settle_dtype(config, find_source(config.backbone), own_device(config))
+    config, picked = settle_dtype(config, find_source(config.backbone), own_device(config))
+    for line in picked:
+        say(line, config.output.verbose)
     fingerprint_of(config.with_values(seeds=None, stack_seeds=False))  # what is wrong with rows or lengths is said before a folder is made
     root, name, asked = Path(config.output.output_dir), run_name(config, config.fingerprint()), config.fingerprint(config.train.seeds or "")
     folder, lock = open_run_folder(root, name, config.output.overwrite, asked, config.store.resume)

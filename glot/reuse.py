@@ -43,7 +43,13 @@ def stack_or_reuse(configs: list[RunConfig], runs_dir: Path, anew: bool = False)
     found = find_finished_stack(rows, names)
     missing = [row for row, result in zip(rows, found, strict=True) if anew or result is None]
     if missing:
-        train_stack(missing)
+        try:
+            train_stack(missing)
+        except FolderTakenError:  # as above
+            for name in names:
+                wait_until_free(runs_dir / name)
+            if not all(find_finished_stack(rows, names)):
+                raise
     return [str(runs_dir / name) for name in names]
 
 

@@ -20,19 +20,23 @@ class Trust(NamedTuple):
 DISTRUST = Trust()
 
 
+NAMED = "name:"
+"""Before the names of own code in the file; several may share a hash, for of an installed package it is that of a module."""
+
+
 def _trusted_file() -> Path:
     return cache_folder() / "trusted-code.json"
 
 
 def remember_trusted(sha256: str, name: str) -> None:
     """Write down that the user named this code in a command of their own."""
-    known = read_facts(_trusted_file())
-    if sha256 in known:
+    known, named = read_facts(_trusted_file()), f"{NAMED}{name}"
+    if sha256 in known and named in known:
         return
     with contextlib.suppress(OSError):  # where nothing can be remembered, --trust_pooler=1 is needed to load the run
         _trusted_file().parent.mkdir(parents=True, exist_ok=True)
         partial = _trusted_file().with_suffix(f".{os.getpid()}")
-        partial.write_text(json.dumps({**known, sha256: name}, indent=1), encoding="utf-8")
+        partial.write_text(json.dumps({**known, sha256: name, named: sha256}, indent=1), encoding="utf-8")
         partial.replace(_trusted_file())
 
 
@@ -42,7 +46,8 @@ def check_named(name: str, where: Path) -> None:
     Raises:
         CheckpointError: the name is not known here.
     """
-    if name not in read_facts(_trusted_file()).values():
+    known = read_facts(_trusted_file())
+    if f"{NAMED}{name}" not in known and name not in known.values():  # as older versions wrote it
         raise CheckpointError(
             f"{where}: takes code of an installed package ({name}) that was never trained with here; look at that package, "
             "then run it with --trust_pooler=1 (in Python trust_pooler=True)"

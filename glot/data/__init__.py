@@ -53,14 +53,16 @@ def draw_rows(
     except ValueError as error:
         raise DataError(f"--heldout_fraction={fraction:g}: cannot be taken from {count} training rows ({error})") from error
     if stratify is not None:
-        kept, held = _with_every_class(kept, held, stratify, np.random.default_rng(seed))
+        generator = np.random.default_rng(seed)
+        kept, held = _with_every_class(kept, held, stratify, generator)
+        held, kept = _with_every_class(held, kept, stratify, generator)
     return np.sort(kept), np.sort(held)
 
 
 def _with_every_class(
     kept: np.ndarray, held: np.ndarray, classes: np.ndarray, generator: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The same draw, where a class that it left out of the held-out rows takes the place of a row of their commonest class.
+    """The same draw, where a class that the second part lacks takes the place there of a row of its commonest class.
 
     Stratified drawing rounds the share of a rare class, often to nothing. A class of one row stays where it is.
     """

@@ -1,4 +1,4 @@
-"""Rows {query, pos, neg} for contrastive training, streamed from JSON lines: what stays in memory is a few numbers per row, never the texts.
+"""Rows {query, pos, neg} for contrastive training, streamed from JSON lines: what stays in memory is a few numbers per row, no texts.
 
 Source of the layout: the release's `msmarco-triplets.jsonl`; the first entry of `pos` is the positive.
 """

@@ -10,9 +10,11 @@ from glot.encoder import SentenceEncoder
 from glot.encoders import Opened, SharedPass
 from glot.errors import ConfigError
 from glot.integrations.mteb import VERSION, MtebModel, MtebScore
+from glot.nn.poolers import own_codes
+from glot.nn.poolers.pairs import ALL_CLASSES
 from glot.progress import say
 from glot.report.mteb_tables import write_mteb_tables
-from glot.settings.config import versions
+from glot.settings.config import RunConfig, read_saved, versions
 from glot.states.backbone import count_weights
 from glot.training.checkpoint import write_config, write_result
 from glot.training.code import code_hash
@@ -20,6 +22,7 @@ from glot.training.folders import create_run_folder
 from glot.training.result import Result, make_mteb_result
 from glot.training.run import folder_of
 from glot.training.tracking import make_tracker, names_of
+from glot.trust import remember_trusted
 
 
 class MtebRun:
@@ -33,14 +36,14 @@ class MtebRun:
 
     Examples:
         >>> run = MtebRun(opened, folder, "none", None)
-        >>> run.add(evaluate_task(run.model, task, cache, 64, verbose=False))
+        >>> run.add(evaluate_task(run.model, task, cache, {"batch_size": 64, "show_progress_bar": False}))
         >>> result = run.close({"evaluate": 3.2})
     """
 
     def __init__(self, opened: Opened, folder: Path, report_to: str, shared: SharedPass | None) -> None:
         self.encoder, self.config, self.notes = opened
         self.folder, self.scores = folder, list[MtebScore]()
-        self.revision = _revision(self.encoder)
+        self.revision = _revision(self.encoder, self.config.pooler.pooling_method)
         self.model = MtebModel(self.encoder, self.revision, {"max_length": self.encoder.backbone.max_length}, shared)
         self._tracker = make_tracker(report_to, folder)
         self._tracker.start(self.config.to_dict())
@@ -68,9 +71,11 @@ class MtebRun:
         return result
 
 
-def _revision(encoder: SentenceEncoder) -> str:
+def _revision(encoder: SentenceEncoder, pooler: str) -> str:
     """16 hex digits over everything that a score depends on: the encoder, versions of libraries and this package's code."""
-    facts = [encoder.fingerprint(), {**versions(), "mteb": VERSION}, code_hash(type(encoder.pooler).__module__)]
+    kind = ALL_CLASSES.get(pooler)  # None of a user's own, whose code is in the encoder's fingerprint
+    code = code_hash("glot.encoder", *([] if kind is None else [kind.__module__]))
+    facts = [encoder.fingerprint(), {**versions(), "mteb": VERSION}, code]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -93,10 +98,20 @@ def open_mteb_runs(opened: list[Opened], tasks: list[Any], report_to: str, share
         name = names[-1]
         folder = create_run_folder(Path(config.output.output_dir), name, config.output.overwrite)
         source = encoder.backbone.source
-        facts = {"hidden_size": encoder.backbone.hidden_size, "backbone": source.identity, "folder": folder_of(source)}
+        facts: dict[str, Any] = {"hidden_size": encoder.backbone.hidden_size, "backbone": source.identity, "folder": folder_of(source)}
+        facts |= _own_sources(config)
         write_config(folder, config, {**facts, "prompts": encoder.prompts.to_dict(), "data": [task.metadata.name for task in tasks]})
         runs.append(MtebRun(one, folder, report_to, shared))
     return runs
+
+
+def _own_sources(config: RunConfig) -> dict[str, Any]:
+    """The user's own code that a run takes, as a run folder carries it."""
+    saved = None if config.mteb.checkpoint is None else read_saved(config.mteb.checkpoint)
+    codes = own_codes(config.pooler, config.graph, None if saved is None else saved["resolved"].get("sources"))
+    for name, code in codes.items():
+        remember_trusted(code.sha256, name)
+    return {"sources": {name: code.source for name, code in codes.items() if code.module is None}} if codes else {}
 
 
 def _name_of(opened: Opened, is_one_of_several: bool) -> str:

@@ -63,7 +63,7 @@ class BackboneModule(InputModule):
     @max_seq_length.setter
     def max_seq_length(self, value: int | None) -> None:
         length = min(value or self.backbone.longest, self.backbone.longest)
-        self.backbone.check_length(length)
+        self.backbone.check_length(length, flag="max_seq_length")
         self.backbone.max_length = length
 
     def preprocess(self, inputs: Sequence[Any], prompt: str | None = None, **_: Any) -> dict[str, Any]:
@@ -129,7 +129,7 @@ class BackboneModule(InputModule):
         asked = given.pop("dtype", given.pop("torch_dtype", None))
         dtype = facts["dtype"] if asked in (None, "auto") else str(asked).removeprefix("torch.")
         if dtype not in DTYPES or options.get("backend", "torch") != "torch":
-            raise ValueError(f"this model is read by torch in {', '.join(DTYPES)}; asked for: {options.get('backend')}, {dtype}")
+            raise ValueError(f"this model is read by torch in {', '.join(DTYPES)}; not by {options.get('backend', 'torch')} in {dtype}")
         where = facts["layer"], torch.device("cpu"), given
         backbone = Backbone(source, facts["max_seq_length"], dtype, *where, facts.get("windows", ""))
         module = cls(backbone, facts["by_name"])

@@ -117,9 +117,9 @@ def _check_named_files(config: "RunConfig") -> list[str]:
     if not named["train_file"]:
         problems.append("--train_file: --task=custom needs it; csv, tsv, jsonl, json or parquet, also .gz, or hub:owner/name")
     source = named["eval_file"] or named["train_file"]  # of the evaluation rows
-    if config.data.eval_split is not None and not str(source).startswith(HUB):
+    if config.data.eval_split is not None and source and not source.startswith(HUB):
         problems.append(f"--eval_split={config.data.eval_split}: needs a hub: table, and evaluation rows come from {source}; leave it out")
-    if config.files.train_split is not None and not str(named["train_file"]).startswith(HUB):
+    if config.files.train_split is not None and named["train_file"] and not named["train_file"].startswith(HUB):
         problems.append(f"--train_split={config.files.train_split}: needs --train_file=hub:owner/name; leave it out")
     for flag, text in named.items():
         try:
@@ -228,7 +228,8 @@ def _check_head(config: "RunConfig") -> list[str]:
         problems.append(f"--head={head.head}: needs labels, and --task=embedding has none; use trained")
     if head.threshold == "heldout" and config.data.selection != "heldout":
         problems.append("--threshold=heldout: needs rows that are held out; add --selection=heldout")
-    if train.early_stop and has_gradient(config) and config.data.selection != "heldout" and config.data.task != "embedding":
+    watched = ("heldout", "best") if config.data.task == "embedding" else ("heldout",)  # which ranks a slice that it holds out anyway
+    if train.early_stop and has_gradient(config) and config.data.selection not in watched:
         problems.append(f"--early_stop={train.early_stop}: stops by rows that are held out of training; add --selection=heldout")
     return problems
 

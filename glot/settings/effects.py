@@ -43,7 +43,7 @@ CONDITIONS: dict[str, tuple[str, Callable[["RunConfig"], bool]]] = {
     "window": ("--graph_adj=window", lambda c: _has_graph(c, "window")),
     "scores": (
         "--task=stsb, or --task=custom with two --text_columns",
-        lambda c: c.data.task == "stsb" or (c.data.task == "custom" and "," in c.files.text_columns),
+        lambda c: c.data.task == "stsb" or (c.data.task == "custom" and reads_pairs(c)),
     ),
     "custom": ("--task=custom", lambda c: c.data.task == "custom"),
     "table": ("--task=custom with a hub: table", lambda c: c.data.task == "custom" and _reads_hub(c)),
@@ -65,7 +65,10 @@ CONDITIONS: dict[str, tuple[str, Callable[["RunConfig"], bool]]] = {
         "a task with named splits",
         lambda c: c.data.task not in ("stress", "embedding", "mteb", "custom") or (c.data.task == "custom" and _reads_hub(c)),
     ),
-    "heldout": ("--selection=heldout, --task=embedding, or --task=custom without --eval_file", lambda c: _trains(c) and _holds_out(c)),
+    "heldout": (
+        "--selection=heldout, --task=embedding, or custom without --eval_file and --folds",
+        lambda c: _trains(c) and _holds_out(c),
+    ),
     "data_seed": (
         "--task=stress or embedding, --task=custom without --eval_file, --selection=heldout, --folds, --head=probe or svm, a random graph "
         "or several hidden layers",

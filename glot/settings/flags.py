@@ -106,13 +106,13 @@ def parse(argv: list[str], program: str = "main.py", defaults: dict[str, Any] | 
     Raises:
         ConfigError: every mistake that can be found without reading data or a model, all in one.
     """
-    config, explicit, problems, print_config = _read_words(argv, program, defaults)
+    config, explicit, problems, print_config, defaulted = _read_words(argv, program, defaults)
     if config.data.task == "mteb" and not problems:
         config, problems = adopt_checkpoints(config, set(explicit))
     problems += _check_paths_too(config)
     if problems:
         raise ConfigError(*problems)
-    return Parsed(config, explicit, inert_flags(config, explicit), print_config)
+    return Parsed(config, explicit, inert_flags(config, explicit - defaulted), print_config)
 
 
 def parse_shared(argv: list[str], program: str) -> tuple[RunConfig, frozenset[str]]:
@@ -121,7 +121,7 @@ def parse_shared(argv: list[str], program: str) -> tuple[RunConfig, frozenset[st
     Raises:
         ConfigError: a flag that is unknown, or a value that it does not take.
     """
-    config, explicit, problems, print_config = _read_words(argv, program, None)
+    config, explicit, problems, print_config, _ = _read_words(argv, program, None)
     if print_config:
         problems.append(f"--print_config: is for one run; {program} has several")
     if problems:
@@ -129,8 +129,26 @@ def parse_shared(argv: list[str], program: str) -> tuple[RunConfig, frozenset[st
     return config, explicit
 
 
-def _read_words(argv: list[str], program: str, defaults: dict[str, Any] | None) -> tuple[RunConfig, frozenset[str], list[str], bool]:
-    """The configuration that words and files make, the flags that were given, mistakes in them, and whether only to print."""
+class Words(NamedTuple):
+    """A command line as it was given.
+
+    Attributes:
+        config: what words and files make.
+        explicit: the flags that were given.
+        problems: mistakes in them.
+        print_config: whether only to print.
+        defaulted: those of `explicit` that a file gives with their default, which need not have an effect.
+    """
+
+    config: RunConfig
+    explicit: frozenset[str]
+    problems: list[str]
+    print_config: bool
+    defaulted: frozenset[str]
+
+
+def _read_words(argv: list[str], program: str, defaults: dict[str, Any] | None) -> Words:
+    """What words and files make."""
     _refuse_dashes(argv)
     base = RunConfig().with_values(**(defaults or {})).to_dict()
     spaces, unknown = make_parser(program, base).parse_known_args(argv)
@@ -144,12 +162,12 @@ def _read_words(argv: list[str], program: str, defaults: dict[str, Any] | None) 
     given = {name: os.environ[variable] for name, variable in variables.items() if os.environ.get(variable)}
     explicit: dict[str, str] = {}
     for file in files:
-        from_file, mistakes = read_yaml(Path(file))
+        from_file, mistakes = read_yaml(expand_user(file))
         explicit.update(from_file)
         problems += mistakes
     explicit.update(typed)
     if is_task_file(explicit.get("task", "")):
-        explicit = {**read_task_file(Path(explicit["task"]), problems), **explicit, "task": "custom"}
+        explicit = {**read_task_file(expand_user(explicit["task"]), problems), **explicit, "task": "custom"}
     values: dict[str, Any] = {}
     for name, raw in {**given, **explicit}.items():
         try:
@@ -162,8 +180,8 @@ def _read_words(argv: list[str], program: str, defaults: dict[str, Any] | None) 
         values["pooling_method"] = "glot"  # the release's default, max, has no weights to train
     config = RunConfig.from_dict({**base, **values})
     written = config.to_dict()  # a file that --print_config wrote holds every flag: there a default says nothing
-    said = {name for name in explicit if name in typed or name not in base or written[name] != base[name]}
-    return config, frozenset(said), problems, print_config
+    defaulted = frozenset(name for name in explicit if name not in typed and name in base and written[name] == base[name])
+    return Words(config, frozenset(explicit), problems, print_config, defaulted)
 
 
 def _refuse_dashes(argv: list[str]) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from glot.given import split_paths
+from glot.locate import expand_user
 from glot.settings.backbone_sections import BackboneConfig
 from glot.settings.choices import (
     CROSS_GRAPHS,
@@ -245,7 +246,7 @@ class ContrastiveConfig:
     @property
     def pairs_file(self) -> str:
         """The file of pairs: `--train_file`, or its default."""
-        return self.train_file or DEFAULT_PAIRS
+        return str(expand_user(self.train_file)) if self.train_file else DEFAULT_PAIRS
 
 
 @dataclass(frozen=True)

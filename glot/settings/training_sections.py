@@ -74,7 +74,7 @@ class TrainConfig:
     early_stop: int = flag(
         0,
         TRAINING,
-        "epochs without a better score after which training ends; 0 = never",
+        "epochs without a better score on held-out rows after which training ends; 0 = never",
         bounds=(0, MANY),
         acts="gradient",
         ours=True,

@@ -135,6 +135,8 @@ def _scored_rows(labels: np.ndarray, ours: np.ndarray, theirs: np.ndarray, resul
     draws = resampled(metric, labels, theirs, counts) - resampled(metric, labels, ours, counts)
     difference = results[1]["best"]["metrics"][metric] - results[0]["best"]["metrics"][metric]
     error, low, high = interval(draws)
+    if np.isnan(error):
+        return [f"The difference of {metric} is {difference:+.4f}; it is not defined on most resamples of the rows, so they tell nothing."]
     p, _ = wald(difference, error, None)
     return [
         f"The difference of {metric} is {difference:+.4f}, 95 % over rows [{low:+.4f}, {high:+.4f}], p = {p:.4f} "

@@ -150,7 +150,7 @@ def comparison_table(found: list[Comparison]) -> tuple[list[str], list[list[str]
     lines = []
     for one, (p, word) in zip(found, verdicts(found), strict=True):
         seeds = "-" if math.isnan(one.over_seeds) else f"± {one.over_seeds:.4f}"
-        rows = f"[{one.over_rows[0]:+.4f}, {one.over_rows[1]:+.4f}]"
+        rows = "-" if math.isnan(one.over_rows[0]) else f"[{one.over_rows[0]:+.4f}, {one.over_rows[1]:+.4f}]"
         margin = "-" if one.margin is None else f"{one.margin:g}"
         names = f"{one.arms[0]} - {one.arms[1]}"
         shown = "-" if math.isnan(p) else f"{p:.4f}"
@@ -164,6 +164,7 @@ EXPLAINED = (
     f"({RESAMPLES:,} draws, seed 0; those on which the metric is not defined are left out). "
     "`equal within the margin`: two one-sided tests at 0.05, over seeds and over rows. Else one cannot tell. "
     "A dash over seeds: seeds change nothing in these arms, or there is one alone, from which one cannot tell. "
+    "A dash over rows: the metric is not defined on most draws. "
     "Comparisons outside this table are exploratory."
 )
 

@@ -4,12 +4,10 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from glot.report.plots import plot_arms, plot_comparisons, plot_layer_weights, plot_lines
 from glot.settings.config import read_config
 from glot.study.comparisons import Comparison, row_scores, verdicts
-from glot.study.statistics import LEVEL, Spread, spread
+from glot.study.statistics import Spread, interval, spread
 from glot.training.checkpoint import CONFIG, PREDICTIONS, read_result
 
 if TYPE_CHECKING:
@@ -65,13 +63,14 @@ def draw(rows: "list[Row]", cells: Cells, floors: dict[str, float], shortcuts: d
     metrics = {place(cell)[0]: row.metric for row, cell in zip(rows, cells, strict=True)}
     grey = {place(cells[at]): scores for at, scores in shortcuts.items()}
     plot_lines(lines, grey, axis, metrics, path)
-    return any(found != row_spread(row) for row, found in zip(rows, bands, strict=True))
+    return any(found.sd == 0 and found.half_width > 0 for found in bands)  # which only the rows give
 
 
 def own_layer(cell: dict[str, Any]) -> str:
     """The hidden layer of a cell as its runs resolved it: 6, where the grid says -1 of a model of six."""
     folder = next(Path(run["run_dir"]) for run in cell["runs"] if run["run_dir"] is not None)
-    return str(read_config(folder / CONFIG)["flags"]["hidden_layer"])
+    part = folder / "fold-0"  # of a cross-validated run its folds know
+    return str(read_config((part if part.is_dir() else folder) / CONFIG)["flags"]["hidden_layer"])
 
 
 def _brief(point: dict[str, str]) -> str:
@@ -89,8 +88,8 @@ def band(row: "Row", cell: dict[str, Any]) -> Spread:
     folder = next((Path(run["run_dir"]) for run in cell["runs"] if run["run_dir"] is not None), None)
     if found.sd > 0 or folder is None or not (folder / PREDICTIONS).is_file() or "prediction" not in _header(folder / PREDICTIONS):
         return found
-    low, high = np.quantile(row_scores(folder / PREDICTIONS, row.metric)[1], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Spread(found.mean, 0.0, max(found.n, 2), float(high - low) / 2)
+    _, low, high = interval(row_scores(folder / PREDICTIONS, row.metric)[1])
+    return Spread(found.mean, 0.0, max(found.n, 2), (high - low) / 2)
 
 
 def _header(path: Path) -> str:

@@ -19,7 +19,8 @@ from glot.study.comparisons import ArmRuns, comparison_table, named_comparisons,
 from glot.study.drawings import draw, draw_comparisons, draw_layer_weights, label, row_spread
 from glot.study.paper_table import paper_table
 from glot.study.statistics import LEVEL, Paired, Spread, holm, paired
-from glot.training.checkpoint import read_result
+from glot.training.checkpoint import peek_result, read_result
+from glot.training.folders import RESULT
 from glot.training.metrics import floors
 from glot.training.result import main_score
 
@@ -294,7 +295,7 @@ def explain(study: dict[str, Any], rows: list[Row], over_rows: bool) -> str:
 def run_seconds(cells: list[dict[str, Any]]) -> float:
     """Seconds of training and evaluating the finished runs, each counted once though it may serve several seeds."""
     folders = {run["run_dir"] for cell in cells for run in cell["runs"] if run["run_dir"] is not None}
-    spent = [read_result(Path(folder)).get("seconds", {}) for folder in sorted(folders)]
+    spent = [peek_result(Path(folder) / RESULT).get("seconds", {}) for folder in sorted(folders)]
     return sum(one.get("train", 0.0) + one.get("evaluate", 0.0) for one in spent)
 
 
@@ -325,8 +326,12 @@ def caveats(cells: list[dict[str, Any]]) -> str:
 
 def _parts_of(folder: Path) -> list[dict[str, Any]]:
     """The results of what was trained in a run: its own, or of a cross-validated one those of its folds."""
-    result = read_result(folder)
-    return [read_result(fold) for fold in sorted(folder.glob("fold-*"))] if "folds" in result else [result]
+    result = peek_result(folder / RESULT)
+    if "folds" not in result:
+        return [result]
+    if all("epochs" in fold for fold in result["folds"]):
+        return [{"best": fold, "history": [None] * fold["epochs"], "selection": result.get("selection", {})} for fold in result["folds"]]
+    return [peek_result(fold / RESULT) for fold in sorted(folder.glob("fold-*"))]  # results of before
 
 
 def _is_float(value: object) -> bool:

@@ -35,9 +35,10 @@ from glot.nn.heads import FeatureHead, FittedHead
 from glot.nn.model import SentenceModel
 from glot.nn.own import OwnCode, is_own
 from glot.nn.pooler import Pooler
-from glot.nn.poolers import RESERVED
+from glot.nn.poolers import RESERVED, acting_names
 from glot.nn.poolers.pairs import build_model_pooler
 from glot.settings.checks import value_problems
+from glot.settings.choices import EVALUATIONS
 from glot.settings.config import RunConfig, read_config
 from glot.settings.effects import has_gradient
 from glot.states.backbone import BackboneSource, find_backbone, identity_of, with_adapter
@@ -171,9 +172,11 @@ def own_sources(where: Path, saved: dict[str, Any], trust: bool) -> dict[str, st
         CheckpointError: it was never trained with here, and is not trusted; or it names code in a file, which it must carry.
     """
     sources: dict[str, str] = saved["resolved"].get("sources") or {}
-    named = [str(saved["flags"].get(flag)) for flag in ("pooling_method", "graph_adj")]
+    config = RunConfig.from_dict(saved["flags"])
+    named = acting_names(config.pooler, config.graph).values()
+    is_old_score = config.data.task in EVALUATIONS and trust  # older folders of scores carry no code
     for name in [name for name in named if name not in sources and name not in RESERVED and is_own(name)]:
-        if name.rpartition(":")[0].endswith(".py"):  # it would be read from whatever folder this command runs in
+        if name.rpartition(":")[0].endswith(".py") and not is_old_score:  # it would be read from whatever folder this command runs in
             raise CheckpointError(f"{where}: names code that it does not carry ({name}), so it was not made by a training; do not use it")
         if not trust:
             check_named(name, where)
@@ -260,7 +263,7 @@ def find_trained_backbone(checkpoint: Path, saved: dict[str, Any], config: RunCo
     if trained.is_trained and not (run / BACKBONE).is_dir():
         raise CheckpointError(f"{checkpoint}: was trained together with its backbone, which is not in {run}; give the run's folder")
     if trained.is_trained and not checkpoint.is_dir():  # a .pth, whose backbone lies in the run's folder
-        read_result(run)
+        peek_result(run / RESULT)
         if read_config(run / CONFIG)["flags"] != saved["flags"]:
             raise CheckpointError(f"{checkpoint}: {run} holds another run by now; give the folder of its own run")
     name, trained_on = config.backbone.model_name_or_path, resolved["backbone"]

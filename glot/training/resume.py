@@ -196,7 +196,7 @@ def _random_states() -> dict[str, Any]:
     states["numpy"] = (kind, torch.from_numpy(np.asarray(keys).astype(np.int64)), *rest)
     if torch.cuda.is_available():
         states["cuda"] = torch.cuda.get_rng_state_all()
-    if torch.mps.is_available():
+    if torch.backends.mps.is_available():
         states["mps"] = torch.mps.get_rng_state()
     return states
 
@@ -208,5 +208,5 @@ def _set_random_states(states: dict[str, Any]) -> None:
     torch.set_rng_state(states["torch"])
     if "cuda" in states and torch.cuda.is_available():
         torch.cuda.set_rng_state_all(states["cuda"][: torch.cuda.device_count()])
-    if "mps" in states and torch.mps.is_available():
+    if "mps" in states and torch.backends.mps.is_available():
         torch.mps.set_rng_state(states["mps"])

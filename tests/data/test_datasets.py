@@ -217,6 +217,8 @@ def test_a_rare_class_is_on_both_sides_of_a_draw(counts):
         kept, held = draw_rows(len(classes), 0.1, seed, stratify=classes)
         assert sorted([*kept, *held]) == list(range(len(classes))) and len(held) == math.ceil(0.1 * len(classes))
         assert set(classes[held]) == set(classes[kept]) == set(classes)
+        kept, held = draw_rows(len(classes), 0.9, seed, stratify=classes)  # few are kept
+        assert set(classes[held]) == set(classes[kept]) == set(classes)
 
 
 def test_row_words():

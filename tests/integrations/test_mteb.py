@@ -126,10 +126,11 @@ def test_only_the_subsets_of_a_task_count(capsys, flags, data, tmp_path):
     model = MtebModel(encoder, "1", {})
     cached, fresh = tmp_path / "cached", tmp_path / "fresh"
     whole = find_tasks("AmazonCounterfactualClassification", tmp_path / "two", tmp_path)
+    options = {"batch_size": 32, "show_progress_bar": False}
     for part in whole:
-        evaluate_task(model, part, cached, 32, False)
-    one, other = (evaluate_task(model, task, cache, 32, False).score for cache in (cached, fresh))
-    assert one == other != pytest.approx(both, abs=1e-6)
+        evaluate_task(model, part, cached, options)
+    one, other = (evaluate_task(model, task, cache, options).score for cache in (cached, fresh))
+    assert one is not None and one == other != pytest.approx(both, abs=1e-6)
 
 
 def test_one_failing_task_does_not_stop_the_others(capsys, flags):

@@ -14,6 +14,7 @@ from glot.cli import glot_main, main
 from glot.errors import CheckpointError, ConfigError
 from glot.integrations.export import export_run
 from glot.nn.own import find_code, run_code
+from glot.trust import check_named, check_trusted, remember_trusted
 
 CODE = '''"""Mine. The line at the end must never run."""
 import math
@@ -285,6 +286,22 @@ def test_code_of_a_run_that_was_never_trained_with_here_needs_a_word(mine, tiny_
     assert glot.load(result["run_dir"], trust_pooler=True).dim == 5
     assert glot_main(["export", result["run_dir"], f"--to={tmp_path / 'ex'}"]) == 2
     assert glot_main(["export", result["run_dir"], f"--to={tmp_path / 'ex'}", "--trust_pooler=1"]) == 0
+
+
+def test_a_rule_that_a_run_does_not_take_is_no_code_of_it(mine, tiny_flags, capsys):
+    result = run(capsys, [*tiny_flags, "--pooling_method=mean", f"--graph_adj={mine}:near", "--epochs=1"])
+    assert glot.load(result["run_dir"]).predict(["the cat"])  # the flag is without effect there
+
+
+def test_two_definitions_of_one_module_are_two_names(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    for name in ("pkg.mod:A", "pkg.mod:B"):
+        with pytest.raises(CheckpointError, match="installed package"):
+            check_named(name, tmp_path)
+        remember_trusted("one hash of both", name)
+    for name in ("pkg.mod:A", "pkg.mod:B"):
+        check_named(name, tmp_path)
+    check_trusted("one hash of both", "pkg.mod:A", tmp_path)
 
 
 def test_a_run_folder_cannot_name_code_that_it_does_not_carry(mine, tiny_flags, tmp_path, capsys, monkeypatch):

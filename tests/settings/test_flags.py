@@ -241,6 +241,12 @@ def test_a_printed_configuration_can_be_varied_by_one_flag(tmp_path):
         parse(["--heldout_fraction=0.1"])
 
 
+def test_a_flag_in_a_file_counts_as_given_though_it_is_the_default(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("epochs: 2\nbackbone_dtype: float32\n")
+    assert {"epochs", "backbone_dtype"} <= parse([f"--config={path}"]).explicit
+
+
 def test_the_home_folder_is_known_behind_an_equals_sign(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     config = parse(["--output_dir=~/runs", "--store_dir=~/hidden", "--data_dir=~"]).config

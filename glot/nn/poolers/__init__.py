@@ -113,16 +113,21 @@ def make_rule(config: "PoolerConfig", graph: "GraphConfig", graph_seed: int = 0,
     return replace(rule, function=run_code(codes[graph.graph_adj], f"--graph_adj={graph.graph_adj}"))
 
 
+def acting_names(config: "PoolerConfig", graph: "GraphConfig") -> dict[str, str]:
+    """The pooler and, where it takes one, the graph rule that a configuration names, by flag."""
+    named = {"pooling_method": config.pooling_method}
+    if (config.pooling_method == "glot" and config.num_layers > 0) or (config.pooling_method == "crossglot" and graph.cross_inside):
+        named["graph_adj"] = graph.graph_adj
+    return named
+
+
 def own_codes(config: "PoolerConfig", graph: "GraphConfig", sources: Mapping[str, str] | None = None) -> dict[str, OwnCode]:
     """The user's own definitions that a configuration names, by the names in it; from `sources` where they hold them.
 
     Raises:
         ConfigError: see `find_code`.
     """
-    named = {"pooling_method": config.pooling_method}
-    if (config.pooling_method == "glot" and config.num_layers > 0) or (config.pooling_method == "crossglot" and graph.cross_inside):
-        named["graph_adj"] = graph.graph_adj
-    held = sources or {}
+    named, held = acting_names(config, graph), sources or {}
     own = {flag: name for flag, name in named.items() if name in held or (name not in RESERVED and is_own(name))}
     return {name: OwnCode(name, held[name]) if name in held else find_code(name, flag) for flag, name in own.items()}
 

@@ -124,7 +124,7 @@ class Backbone:
         overlap = None if self.windows == QUARTERS else int(self.windows)
         return make_windows(self.source.name, self.limit, overlap, self.tokeniser.special_ends())
 
-    def check_length(self, max_length: int | None, limit: int = NO_LIMIT) -> None:
+    def check_length(self, max_length: int | None, limit: int = NO_LIMIT, flag: str = "--max_length") -> None:
         """Refuse a length that leaves no room for a text, or that exceeds a limit.
 
         Raises:
@@ -133,7 +133,7 @@ class Backbone:
         special = self.tokeniser.tokenizer.num_special_tokens_to_add(pair=False)
         if max_length is not None and max_length <= special:  # transformers would not cut at all
             raise ConfigError(
-                f"--max_length={max_length}: {self.source.name} puts {special} tokens around a text; must be at least {special + 1}"
+                f"{flag}={max_length}: {self.source.name} puts {special} tokens around a text; must be at least {special + 1}"
             )
         if max_length is not None and max_length > limit and not self.windows:
             raise ConfigError(f"--max_length={max_length}: {self.source.name} reads at most {limit} tokens")

@@ -20,7 +20,7 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from glot.errors import ConfigError, library_door, nearest, reason
-from glot.hub import cache_where_unreachable, explain, fetch_file
+from glot.hub import cache_where_unreachable, explain, fetch_file, is_cached
 from glot.locate import ADAPTER_FILE, CONFIG_FILE, adapter_line, cache_folder, local_folder, read_facts, split_revision
 from glot.progress import say
 
@@ -340,6 +340,7 @@ def _find_commit(name: str, repository: str, revision: str | None) -> str:
     Raises:
         ConfigError: the hub gives no configuration; the message says why and what to do.
     """
+    asks = not is_cached(repository, CONFIG_FILE, revision)
     try:
         with library_door(ConfigError, lambda error: _hub_line(name, error, revision)):
             found = fetch_file(repository, CONFIG_FILE, revision).parent
@@ -349,11 +350,11 @@ def _find_commit(name: str, repository: str, revision: str | None) -> str:
         with library_door(ConfigError, lambda _: f"--model_name_or_path={name}: the repository holds no {CONFIG_FILE}; name a model"):
             adapter = fetch_file(repository, ADAPTER_FILE, revision)
         raise ConfigError(adapter_line(name, adapter)) from refused
-    beside: Path | None = None
-    with contextlib.suppress(ConfigError), library_door(ConfigError, reason):  # that there is none is no mistake
-        beside = fetch_file(repository, ADAPTER_FILE, found.name)
-    if beside is not None:  # transformers would load its base in place of this repository
-        raise ConfigError(adapter_line(name, beside))
+    if asks:
+        with contextlib.suppress(ConfigError), library_door(ConfigError, reason):  # that there is no adapter is no mistake
+            fetch_file(repository, ADAPTER_FILE, found.name)
+    if is_cached(repository, ADAPTER_FILE, found.name):  # transformers would load its base in place of this repository
+        raise ConfigError(adapter_line(name, found / ADAPTER_FILE))
     return found.name
 
 
