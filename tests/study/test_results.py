@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from glot.study.statistics import equivalence
+
 RESULTS = Path(__file__).parents[2] / "benchmarks/results"
 STUDIES = sorted(path.name.removesuffix("-seeds.csv") for path in RESULTS.glob("*-seeds.csv"))
 NAMED = [name for name in STUDIES if (RESULTS / f"{name}-comparisons.csv").is_file()]
@@ -53,6 +55,9 @@ def test_named_comparisons_can_be_recomputed(name):
         if row["verdict"] == "different":
             assert float(row["p (Holm)"]) < 0.05
             assert row["95 % over seeds"] == "-" or stats.ttest_1samp(difference, 0).pvalue <= float(row["p (Holm)"]) + 1e-4
+        elif row["verdict"] == "equal within the margin":
+            assert abs(difference.mean()) < float(row["margin"])
+            assert row["95 % over seeds"] == "-" or equivalence(difference, np.zeros(len(seeds)), float(row["margin"])) < 0.05
 
 
 def test_there_are_studies_to_recompute():
