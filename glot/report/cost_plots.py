@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from glot.report.plots import PLAIN, looks_of, name_all, save_figure, subplots
+from glot.report.plots import PLAIN, log_axis, looks_of, name_all, save_figure, subplots
 
 
 @PLAIN
@@ -23,7 +23,7 @@ def plot_cost(rows: list[tuple[str, float | None, float | None]], path: Path) ->
             if value is not None:
                 axes.barh(place + offset, 1000 * value, height=0.34, color=colour, label=name)
                 axes.annotate(f" {1000 * value:.1f}", (1000 * value, place + offset), va="center", fontsize=8)
-    axes.set_xscale("log")
+    log_axis(axes)
     axes.set_yticks(range(len(shown)), [name for name, _, _ in shown])
     axes.invert_yaxis()
     axes.set_xlabel("milliseconds per training step")
@@ -48,7 +48,7 @@ def plot_score_by_seconds(rows: list[tuple[str, str, list[tuple[float, float]]]]
         seconds, scores = zip(*curve, strict=True)
         colour, marker = looks[arm]
         axes.plot(seconds, scores, marker=marker, markersize=4, color=colour, label=arm)
-    axes.set_xscale("log")
+    log_axis(axes)
     axes.set_xlabel("seconds: encoding, where states are stored, and training")
     axes.set_ylabel(f"{rows[0][1]} on held-out rows")
     axes.grid(color="#e5e5e5")

@@ -10,6 +10,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullFormatter
 
 COLOURS = {
     "cls": "#8c6d46",
@@ -32,6 +33,13 @@ def subplots(rows: int = 1, columns: int = 1, *, figsize: tuple[float, float], d
     """A figure and its axes, made without pyplot, because pyplot would choose a backend for the whole process."""
     figure = Figure(figsize=figsize, dpi=dpi)
     return figure, figure.subplots(rows, columns, **options)
+
+
+def log_axis(axes: Any) -> None:
+    """A logarithmic x axis whose numbers are plain: matplotlib writes its powers as formulas, which `PLAIN` shows as they are."""
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 @PLAIN
@@ -253,7 +261,7 @@ def plot_sizes(rows: list[tuple[int, str, str, Any]], path: Path) -> None:
     names: dict[int, str] = {}
     for size, name in sorted({(size, name) for size, name, _, _ in rows}):
         names[size] = f"{names[size]}, {name}" if size in names else name
-    axes.set_xscale("log")
+    log_axis(axes)
     axes.set_xticks(list(names), [f"{name}\n{size / 1e6:,.3g} million" for size, name in names.items()], fontsize=8)
     axes.minorticks_off()
     axes.set_xlabel("weights of the backbone")

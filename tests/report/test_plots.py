@@ -2,7 +2,7 @@
 
 import pytest
 
-from glot.report import plots
+from glot.report import cost_plots, plots
 from glot.study.statistics import spread
 
 SCORES = {
@@ -19,7 +19,8 @@ SCORES = {
 def drawn(monkeypatch):
     """The figures that are saved, in order."""
     figures = []
-    monkeypatch.setattr(plots, "save_figure", lambda figure, path: figures.append(figure))
+    for module in (plots, cost_plots):
+        monkeypatch.setattr(module, "save_figure", lambda figure, path: figures.append(figure))
     return figures
 
 
@@ -62,3 +63,12 @@ def test_odd_names_and_equal_sizes_are_shown(drawn, tmp_path):
     (axes,) = drawn[0].axes
     assert [label.get_text().split("\n")[0] for label in axes.get_xticklabels()] == ["one, two", "three"]
     assert [text.get_text().strip() for text in axes.get_legend().get_texts()] == ["_x", "run"]
+
+
+def test_no_number_of_an_axis_is_a_formula(drawn, tmp_path):
+    cost_plots.plot_cost([("mean", 0.0017, 0.25), ("lora", None, 1.1)], tmp_path / "a.png")
+    cost_plots.plot_score_by_seconds([("mean", "mcc", [(8.0, 0.1), (900.0, 0.2)])], tmp_path / "b.png")
+    assert len(drawn) == 2
+    for figure in drawn:
+        words = [label.get_text() for label in figure.axes[0].get_xticklabels()]
+        assert "100" in words and not any("$" in word for word in words), words
