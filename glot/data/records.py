@@ -16,6 +16,7 @@ from typing import Any, BinaryIO, NamedTuple, cast
 
 from glot.errors import ConfigError, DataError, reason
 from glot.files import HUB, find_files, kind_of
+from glot.progress import warn
 
 STDIN = "-"
 HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
@@ -108,10 +109,10 @@ def _read_csv(path: Path, delimiter: str = ",") -> Iterator[Record]:
                         f"{path}: line {start}: has {len(row)} fields, the first line names {len(header)} columns; "
                         "check its quotes and separators"
                     )
-                if delimiter == "\t" and table.line_num > start:  # most tables with tabs take a quote for a letter
-                    raise DataError(
-                        f"{path}: line {start}: a field in quotes goes on to line {table.line_num}; double a quote that belongs to a text "
-                        '("" inside of "..."), or save the file as .jsonl'
+                if delimiter == "\t" and any(line.count("\t") == len(header) - 1 for field in row for line in field.split("\n")[1:]):
+                    warn(
+                        f"{path}: line {start}: a field in quotes holds lines that look like rows, up to line {table.line_num}; "
+                        "where a quote is a letter there, double it inside of quotes, or save the file as .jsonl"
                     )
                 yield Record(dict(zip(header, row, strict=True)), str(path), start)
             start = table.line_num + 1
