@@ -252,7 +252,7 @@ baseline: glot
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("jobs", [1, 2])
+@pytest.mark.parametrize("jobs", [2])
 def test_a_study_that_is_told_to_end_saves_its_running_trainings(jobs, tiny_bert, mirror, tmp_path, monkeypatch, one_thread):
     study = tmp_path / "study.yaml"
     study.write_text(STUDY.replace("MODEL", str(tiny_bert)))
