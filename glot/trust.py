@@ -1,6 +1,7 @@
 """Sources of own poolers that this user has run: what comes with somebody else's run folder is not run unasked."""
 
 import contextlib
+import fcntl
 import json
 import os
 from pathlib import Path
@@ -30,14 +31,16 @@ def _trusted_file() -> Path:
 
 def remember_trusted(sha256: str, name: str) -> None:
     """Write down that the user named this code in a command of their own."""
-    known, named = read_facts(_trusted_file()), f"{NAMED}{name}"
-    if sha256 in known and named in known:
+    file, named = _trusted_file(), f"{NAMED}{name}"
+    if {sha256, named} <= read_facts(file).keys():
         return
     with contextlib.suppress(OSError):  # where nothing can be remembered, --trust_pooler=1 is needed to load the run
-        _trusted_file().parent.mkdir(parents=True, exist_ok=True)
-        partial = _trusted_file().with_suffix(f".{os.getpid()}")
-        partial.write_text(json.dumps({**known, sha256: name, named: sha256}, indent=1), encoding="utf-8")
-        partial.replace(_trusted_file())
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with file.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # of two runs that start together, one would forget the code of the other
+            partial = file.with_suffix(f".{os.getpid()}")
+            partial.write_text(json.dumps({**read_facts(file), sha256: name, named: sha256}, indent=1), encoding="utf-8")
+            partial.replace(file)
 
 
 def check_named(name: str, where: Path) -> None:

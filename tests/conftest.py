@@ -10,13 +10,17 @@ import tempfile
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before any library of the hub is imported: a look-up would retry for 23 s
-CACHE = Path(tempfile.mkdtemp(prefix="glot-tests-"))  # a user's own caches are neither read nor filled; each worker has its own
-(CACHE / "glot").mkdir()
-for _converted in (Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "glot").glob("SmolLM2-*"):
-    if _converted.suffix != ".lock":  # converting takes long
-        (CACHE / "glot" / _converted.name).symlink_to(_converted)
-os.environ |= {"XDG_CACHE_HOME": str(CACHE), "HF_MODULES_CACHE": str(CACHE / "modules")}
-atexit.register(shutil.rmtree, CACHE, ignore_errors=True)
+if "GLOT_TEST_CACHE" not in os.environ:  # a user's own caches are neither read nor filled; workers and subprocesses inherit this one
+    _cache = Path(tempfile.mkdtemp(prefix="glot-tests-"))
+    (_cache / "glot").mkdir()
+    for _converted in (Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "glot").glob("SmolLM2-*"):
+        if _converted.suffix != ".lock":  # converting takes long
+            (_cache / "glot" / _converted.name).symlink_to(_converted)
+    os.environ["GLOT_TEST_CACHE"] = str(_cache)
+    atexit.register(shutil.rmtree, _cache, ignore_errors=True)
+CACHE = Path(os.environ["GLOT_TEST_CACHE"])
+_modules = f"modules-{os.environ.get('PYTEST_XDIST_WORKER', 'one')}"  # two workers must not write one module of a model at once
+os.environ |= {"XDG_CACHE_HOME": str(CACHE), "HF_MODULES_CACHE": str(CACHE / _modules)}
 for _name in ("WANDB_SWEEP_ID", "RANK", "WORLD_SIZE"):
     os.environ.pop(_name, None)
 os.environ.pop("WANDB_MODE", None)
