@@ -1,11 +1,9 @@
 """Resolve a model's name to a local folder or a hub repository, without heavy imports, so that a wrong name fails at once."""
 
-import json
-import os
 import re
 from pathlib import Path
-from typing import Any
 
+from glot.cache import read_facts
 from glot.errors import ConfigError, reason
 
 CONFIG_FILE, ADAPTER_FILE = "config.json", "adapter_config.json"
@@ -21,11 +19,6 @@ def expand_user(text: str) -> Path:
         return Path(text).expanduser()
     except RuntimeError:
         return Path(text)
-
-
-def cache_folder() -> Path:
-    """Where converted models and remembered facts live: `$XDG_CACHE_HOME/glot`, else `~/.cache/glot`."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "glot"
 
 
 def local_folder(name: str, folder: str | Path | None = None) -> Path | None:
@@ -120,12 +113,3 @@ def adapter_line(name: str, file: Path) -> str:
         f"--model_name_or_path={name}: is an adapter ({facts.get('peft_type', 'of peft')}) for {facts.get('base_model_name_or_path')}, "
         "not a model; merge it into its base (peft: merge_and_unload, then save_pretrained) and name that folder"
     )
-
-
-def read_facts(path: Path) -> dict[str, Any]:
-    """A JSON object from a file; empty where the file is missing, damaged or holds something else."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}

@@ -1,14 +1,10 @@
 """Sources of own poolers that this user has run: what comes with somebody else's run folder is not run unasked."""
 
-import contextlib
-import fcntl
-import json
-import os
 from pathlib import Path
 from typing import NamedTuple
 
+from glot.cache import cache_folder, read_facts, remember
 from glot.errors import CheckpointError
-from glot.locate import cache_folder, read_facts
 
 
 class Trust(NamedTuple):
@@ -31,16 +27,7 @@ def _trusted_file() -> Path:
 
 def remember_trusted(sha256: str, name: str) -> None:
     """Write down that the user named this code in a command of their own."""
-    file, named = _trusted_file(), f"{NAMED}{name}"
-    if {sha256, named} <= read_facts(file).keys():
-        return
-    with contextlib.suppress(OSError):  # where nothing can be remembered, --trust_pooler=1 is needed to load the run
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with file.with_suffix(".lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # of two runs that start together, one would forget the code of the other
-            partial = file.with_suffix(f".{os.getpid()}")
-            partial.write_text(json.dumps({**read_facts(file), sha256: name, named: sha256}, indent=1), encoding="utf-8")
-            partial.replace(file)
+    remember(_trusted_file(), {sha256: name, f"{NAMED}{name}": sha256})  # where it cannot, loading the run takes --trust_pooler=1
 
 
 def check_named(name: str, where: Path) -> None:

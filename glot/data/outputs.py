@@ -12,8 +12,8 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
+from glot.cache import read_facts
 from glot.errors import ConfigError, DataError, library_door, reason
-from glot.locate import read_facts
 from glot.utf8 import is_utf8
 
 STDOUT = "-"

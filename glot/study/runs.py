@@ -5,8 +5,8 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from glot.cache import read_facts
 from glot.errors import CheckpointError, ConfigError, nearest
-from glot.locate import read_facts
 from glot.nn.own import hold_sources
 from glot.progress import warn
 from glot.recipes import choose_recipe

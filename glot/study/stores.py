@@ -6,8 +6,8 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+from glot.cache import read_facts
 from glot.errors import ConfigError, GlotError, StoreError, nearest
-from glot.locate import read_facts
 from glot.states.store.checksums import checksum, checksum_of_file
 from glot.states.store.layout import MANIFEST, PLAN, TOKENS, Manifest
 from glot.states.store.reader import StoredTokens, open_store_folder

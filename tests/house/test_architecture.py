@@ -28,7 +28,22 @@ STOREYS = (
     ("states", "nn"),
     ("settings",),
     ("distributed",),
-    ("hub", "hub_card", "files", "utf8", "locate", "prompts", "types", "progress", "trust", "interrupts", "machine", "given", "errors"),
+    (
+        "hub",
+        "hub_card",
+        "files",
+        "utf8",
+        "cache",
+        "locate",
+        "prompts",
+        "types",
+        "progress",
+        "trust",
+        "interrupts",
+        "machine",
+        "given",
+        "errors",
+    ),
 )
 """A wing imports only from storeys below its own; wings of one storey do not import each other, but the ground floor is one house."""
 STOREY = {name: level for level, names in enumerate(STOREYS) for name in names}

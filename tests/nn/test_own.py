@@ -1,10 +1,8 @@
 """Poolers and graph rules of a user's own: trained, compared, loaded, exported."""
 
-import fcntl
 import json
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +14,6 @@ from glot.cli import glot_main, main
 from glot.errors import CheckpointError, ConfigError
 from glot.integrations.export import export_run
 from glot.nn.own import find_code, run_code
-from glot.trust import check_named, check_trusted, remember_trusted
 
 CODE = '''"""Mine. The line at the end must never run."""
 import math
@@ -293,32 +290,6 @@ def test_code_of_a_run_that_was_never_trained_with_here_needs_a_word(mine, tiny_
 def test_a_rule_that_a_run_does_not_take_is_no_code_of_it(mine, tiny_flags, capsys):
     result = run(capsys, [*tiny_flags, "--pooling_method=mean", f"--graph_adj={mine}:near", "--epochs=1"])
     assert glot.load(result["run_dir"]).predict(["the cat"])  # the flag is without effect there
-
-
-def test_two_definitions_of_one_module_are_two_names(monkeypatch, tmp_path):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    for name in ("pkg.mod:A", "pkg.mod:B"):
-        with pytest.raises(CheckpointError, match="installed package"):
-            check_named(name, tmp_path)
-        remember_trusted("one hash of both", name)
-    for name in ("pkg.mod:A", "pkg.mod:B"):
-        check_named(name, tmp_path)
-    check_trusted("one hash of both", "pkg.mod:A", tmp_path)
-
-
-def test_two_runs_that_start_together_remember_both_codes(monkeypatch, tmp_path):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    file = tmp_path / "glot" / "trusted-code.json"
-    remember_trusted("first", "a.py:A")
-    with file.with_suffix(".lock").open() as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        other = threading.Thread(target=remember_trusted, args=("second", "b.py:B"))
-        other.start()
-        other.join(0.2)
-        assert other.is_alive()  # it waits for the one that writes
-        file.write_text(json.dumps({**json.loads(file.read_text()), "third": "c.py:C"}))
-    other.join(10)
-    assert {"first", "second", "third"} <= json.loads(file.read_text()).keys()
 
 
 def test_a_run_folder_cannot_name_code_that_it_does_not_carry(mine, tiny_flags, tmp_path, capsys, monkeypatch):

@@ -40,7 +40,7 @@ def test_names_equal_tables():
     assert set(names.DTYPES) == set(store.layout.DTYPES)
     assert set(names.BACKBONE_DTYPES) == {*backbone.DTYPES, backbone.AUTO}
     assert set(names.STRESS_VARIANTS) == set(VARIANTS)
-    assert set(names.EMBEDDED_BACKBONES) == set(backbone.source.EMBEDDED)
+    assert set(names.EMBEDDED_BACKBONES) == set(backbone.embedded.EMBEDDED)
 
 
 def test_poolers_without_weights():

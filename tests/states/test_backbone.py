@@ -19,13 +19,14 @@ from glot.states.backbone import (
     Backbone,
     BackboneSource,
     LiveTokens,
+    embedded,
     file_sha256,
     find_backbone,
     find_embedded,
+    hashes,
     kept_characters,
     pick_device,
 )
-from glot.states.backbone import source as module
 from glot.states.backbone.states import ReaderOptions, StateReader
 
 CPU = torch.device("cpu")
@@ -197,9 +198,9 @@ def test_states_do_not_depend_on_how_many_texts_follow(tiny_bert):
 
 
 def test_an_unwritable_or_damaged_cache_costs_only_time(tmp_path, monkeypatch):
-    (tmp_path / "file").write_bytes(bytes(module.REMEMBERED_FROM))
+    (tmp_path / "file").write_bytes(bytes(hashes.REMEMBERED_FROM))
     digest = file_sha256(tmp_path / "file")
-    assert digest == hashlib.sha256(bytes(module.REMEMBERED_FROM)).hexdigest()
+    assert digest == hashlib.sha256(bytes(hashes.REMEMBERED_FROM)).hexdigest()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     assert file_sha256(tmp_path / "file") == digest
     (tmp_path / "cache/glot").mkdir(parents=True)
@@ -256,11 +257,11 @@ def test_devices():
 
 
 def test_embedded_weights_are_checked(monkeypatch):
-    row = module.EMBEDDED["minilm"]
-    monkeypatch.setitem(module.EMBEDDED, "minilm", row._replace(sha256="0" * 64))
+    row = embedded.EMBEDDED["minilm"]
+    monkeypatch.setitem(embedded.EMBEDDED, "minilm", row._replace(sha256="0" * 64))
     with pytest.raises(ConfigError, match=r"has SHA-256 53aa51172d.*expected 0000"):
         find_embedded("minilm")
-    monkeypatch.setitem(module.EMBEDDED, "minilm", row._replace(distribution="no-such-package"))
+    monkeypatch.setitem(embedded.EMBEDDED, "minilm", row._replace(distribution="no-such-package"))
     with pytest.raises(ConfigError, match=r"no-such-package is not installed; pip install 'glot-toolkit\[minilm\]'"):
         find_embedded("minilm")
 
@@ -271,7 +272,7 @@ def test_hashes_are_remembered_until_the_file_changes(tmp_path, monkeypatch):
     file.write_text("one")
     first = file_sha256(file)
     with monkeypatch.context() as patch:
-        patch.setattr(module.hashlib, "file_digest", lambda *_: pytest.fail("read twice"))
+        patch.setattr(hashes.hashlib, "file_digest", lambda *_: pytest.fail("read twice"))
         assert file_sha256(file) == first
     file.write_text("other")
     assert file_sha256(file) != first

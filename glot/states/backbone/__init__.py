@@ -2,7 +2,9 @@
 
 from glot.states.backbone.adapters import LoraOptions, need_adapters, with_adapter
 from glot.states.backbone.devices import SPREAD, pick_device
+from glot.states.backbone.embedded import find_embedded
 from glot.states.backbone.facts import recall_facts
+from glot.states.backbone.hashes import file_sha256
 from glot.states.backbone.live import LiveTokens
 from glot.states.backbone.model import PADDED_TOKENS, Backbone, join_layers
 from glot.states.backbone.naming import NamedTokens, name_tokens
@@ -10,9 +12,7 @@ from glot.states.backbone.precision import AUTO, pick_dtype, try_dtypes
 from glot.states.backbone.sizes import count_weights
 from glot.states.backbone.source import (
     BackboneSource,
-    file_sha256,
     find_backbone,
-    find_embedded,
     identity_of,
     quiet_library,
 )

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from glot.errors import CheckpointError, ConfigError, disk_door, library_door, need, reason
+from glot.states.backbone.hashes import hash_folder
 from glot.states.backbone.model import Backbone
-from glot.states.backbone.source import BackboneSource, hash_folder
+from glot.states.backbone.source import BackboneSource
 from glot.states.backbone.weights import numberless
 
 LORA_FLAG = "--finetune_backbone=lora"

@@ -1,14 +1,12 @@
 """Facts measured on a loaded backbone, kept in the user's cache folder so that a later run knows them without loading it."""
 
 import hashlib
-import json
-import os
 from pathlib import Path
 from typing import Any
 
 import transformers
 
-from glot.locate import cache_folder, read_facts
+from glot.cache import cache_folder, read_facts, remember
 
 
 def recall_facts(identity: str) -> dict[str, Any]:
@@ -18,18 +16,7 @@ def recall_facts(identity: str) -> dict[str, Any]:
 
 def remember_facts(identity: str, facts: dict[str, Any]) -> None:
     """Cache facts beside those that are known. Where the cache folder cannot be written, they are measured again next time."""
-    path = _file(identity)
-    known = read_facts(path)
-    facts = known | facts
-    if known == facts:
-        return
-    partial = path.with_suffix(f".{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(json.dumps(facts), encoding="utf-8")
-        partial.replace(path)
-    except OSError:
-        return
+    remember(_file(identity), facts)
 
 
 def _file(identity: str) -> Path:

