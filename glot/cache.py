@@ -1,11 +1,12 @@
 """The user's cache folder, and the JSON files of facts that are kept there."""
 
 import contextlib
-import fcntl
 import json
 import os
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock
 
 
 def cache_folder() -> Path:
@@ -31,10 +32,9 @@ def remember(path: Path, facts: dict[str, Any]) -> None:
     """
     if facts.items() <= read_facts(path).items():
         return
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, NotImplementedError):  # the latter of a file system without locks
         path.parent.mkdir(parents=True, exist_ok=True)
-        with (path.parent / ".lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # of two processes that write together, one would forget the facts of the other
+        with FileLock(path.parent / ".lock"):  # of two processes that write together, one would forget the facts of the other
             partial = path.with_suffix(f".{os.getpid()}")
             partial.write_text(json.dumps({**read_facts(path), **facts}, indent=0), encoding="utf-8")
             partial.replace(path)

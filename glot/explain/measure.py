@@ -248,7 +248,7 @@ def _without_words(encoder: SentenceEncoder, texts: Sequence[str], place: int, o
     tried = spans[: max(owners, default=len(spans)) + 1]
     if owners:  # without its longest word, most words move up from behind the cut; the words behind those are not read
         longest = without_span(text, *spans[max(set(owners), key=owners.count)])
-        reached = max(name_tokens(encoder.backbone.tokeniser, longest, encoder.backbone.max_length, encoder.before).word_of)
+        reached = max(name_tokens(encoder.backbone.tokeniser, longest, encoder.backbone.max_length, encoder.before).word_of, default=-1)
         text = text[: spans[min(len(spans), reached + SPARE_WORDS) - 1][1]]
     read = text
     changed = [without_span(read, start, end) for start, end in tried]

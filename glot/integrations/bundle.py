@@ -6,32 +6,35 @@ from pathlib import Path
 
 import glot
 from glot.errors import ConfigError
+from glot.nn.cutting import is_future, is_import, made, reached
 
 ROOT_MODULE = "glot.integrations.sentence_transformers"
+EVERYTHING = "*"
+"""In place of a name: all that the modules define."""
 
 
 @cache
-def bundle(root: str = ROOT_MODULE) -> str:
-    """`root` and all modules of this package that it needs, as one source file: first their imports without repeats, then their code.
+def bundle(names: frozenset[str] = frozenset(), root: str = ROOT_MODULE) -> str:
+    """One source file: of `root` and the modules of this package that it needs, what `root` and `names` refer to, imports first.
+
+    Args:
+        names: further definitions to hold, such as what a user's own pooler imports; `*` for all.
+        root: module that is held as a whole.
 
     Raises:
         ConfigError: see `modules_needed`.
     """
-    imports: dict[str, None] = {"import importlib": None, "from typing import Any": None}
-    bodies, for_annotations = [], set()
-    for name in modules_needed(root):
-        text = _file(name).read_text(encoding="utf-8")
-        lines = text.splitlines()
-        for index, node in enumerate(ast.parse(text).body):
-            is_import = isinstance(node, ast.Import | ast.ImportFrom)
-            if is_import and not _is_own(node) and not (isinstance(node, ast.ImportFrom) and node.module == "__future__"):
-                imports[ast.unparse(node)] = None
-            if _is_for_types(node):
-                for_annotations |= {alias.name for inner in ast.walk(node) for alias in _own_names(inner)}
-            is_docstring = index == 0 and isinstance(node, ast.Expr)
-            if is_import or is_docstring or _is_for_types(node):
-                lines[node.lineno - 1 : node.end_lineno] = [""] * ((node.end_lineno or node.lineno) - node.lineno + 1)
-        bodies.append(f"# {name.removeprefix('glot.')}\n" + "\n".join(lines).strip("\n"))
+    texts = {name: _file(name).read_text(encoding="utf-8") for name in modules_needed(root)}
+    trees = {name: ast.parse(text) for name, text in texts.items()}
+    nodes = [node for tree in trees.values() for node in tree.body if not (_is_for_types(node) or _is_own(node) or is_future(node))]
+    wanted = set(names).union(*(made(node) for node in (nodes if EVERYTHING in names else trees[root].body)))
+    kept = reached(nodes, wanted)
+    typed = [node for tree in trees.values() for node in tree.body if _is_for_types(node)]
+    for_annotations = {alias.name for node in typed for inner in ast.walk(node) for alias in _own_names(inner)}
+    whole = {id(node) for node in kept if not is_import(node)}
+    imports = _merged([*ast.parse("import importlib; from typing import Any").body, *(node for node in kept if is_import(node))])
+    parts = {name: _lines_of(texts[name], tree.body, whole) for name, tree in trees.items()}
+    bodies = [f"# {name.removeprefix('glot.')}\n{part}" for name, part in parts.items() if part]
     notice = f'"""The pooler of a GLOT export, version {glot.__version__} of glot-toolkit, MIT licence. Written by `glot export`."""'
     joined = "\n".join(
         [
@@ -48,6 +51,29 @@ def bundle(root: str = ROOT_MODULE) -> str:
         ]
     )
     return _import_pyg_late(joined)
+
+
+def _merged(imports: list[ast.stmt]) -> list[str]:
+    """Imports with one line per module."""
+    lines: dict[str, None] = {}
+    names: dict[str, set[str]] = {}
+    for node in imports:
+        if isinstance(node, ast.ImportFrom):
+            names.setdefault(str(node.module), set()).update(ast.unparse(alias) for alias in node.names)
+        else:
+            lines[ast.unparse(node)] = None
+    return [*sorted(lines), *(f"from {module} import {', '.join(sorted(names[module]))}" for module in sorted(names))]
+
+
+def _lines_of(text: str, body: list[ast.stmt], kept: set[int]) -> str:
+    """Of a module the kept statements, each with the comment above it and the string below it that describes it."""
+    lines, end, held, parts = text.splitlines(), 0, False, []
+    for node in body:
+        is_string = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+        held = id(node) in kept or (is_string and held)
+        parts += lines[end : node.end_lineno] if held else []
+        end = node.end_lineno or end
+    return "\n".join(parts).strip("\n")
 
 
 def defined_names(text: str) -> set[str]:

@@ -16,10 +16,10 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Normalize
 
 from glot.errors import CheckpointError, ConfigError, disk_door
-from glot.integrations.bundle import bundle, defined_names
+from glot.integrations.bundle import EVERYTHING, bundle, defined_names
 from glot.integrations.card import model_card
 from glot.integrations.sentence_transformers import BUNDLE, BackboneModule, GlotPooling
-from glot.nn.own import PACKAGE, cut_out
+from glot.nn.cutting import PACKAGE, cut_out
 from glot.nn.poolers import own_codes
 from glot.opening import with_folder
 from glot.prompts import DOCUMENT, Prompts
@@ -83,7 +83,7 @@ def export_run(
     with _written_beside(folder) as partial:
         with disk_door(partial):
             whole.save(str(partial), create_model_card=False)
-        _make_independent(partial, requirements(config, sources))
+        _make_independent(partial, sources, requirements(config, sources))
         (partial / "README.md").write_text(card, encoding="utf-8")
         _check_export(partial, whole, backbone.dtype)
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
@@ -163,9 +163,10 @@ def _check_target(folder: Path) -> None:
         raise ConfigError(f"--to={folder}: cannot be made ({parent} is not a writable folder)")
 
 
-def _make_independent(folder: Path, needed: dict[str, str]) -> None:
+def _make_independent(folder: Path, sources: dict[str, str], needed: dict[str, str]) -> None:
     """Replace references to this package by the joined source, and declare the required packages."""
-    (folder / BUNDLE).write_text(bundle(), encoding="utf-8")
+    names = frozenset(name for text in sources.values() for name in package_names(text))
+    (folder / BUNDLE).write_text(bundle(names), encoding="utf-8")
     modules = json.loads((folder / "modules.json").read_text())
     for module in modules:
         package, _, name = module["type"].rpartition(".")
@@ -191,7 +192,7 @@ def carried_sources(config: RunConfig, known: dict[str, str]) -> dict[str, str]:
             continue
         code, problem = codes[name], f"--{flag}={name}"
         text = code.source if code.module is None else cut_out(code.source, code.attribute, code.path, problem)
-        held = defined_names(bundle())
+        held = {EVERYTHING, *defined_names(bundle(frozenset({EVERYTHING})))}
         missing = next((item for item in package_names(text) if item not in held), None)
         if missing is not None:
             raise ConfigError(f"{problem}: imports {missing} from glot, which an export cannot carry; write what is needed into the file")
@@ -200,10 +201,9 @@ def carried_sources(config: RunConfig, known: dict[str, str]) -> dict[str, str]:
 
 
 def package_names(source: str) -> list[str]:
-    """What a source imports from this package."""
+    """What a source imports from this package; `*` for all."""
     nodes = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ImportFrom)]
-    names = [alias.name for node in nodes if str(node.module).partition(".")[0] == PACKAGE for alias in node.names]
-    return [name for name in names if name != "*"]
+    return [alias.name for node in nodes if str(node.module).partition(".")[0] == PACKAGE for alias in node.names]
 
 
 def libraries(source: str) -> list[str]:

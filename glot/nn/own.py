@@ -1,8 +1,4 @@
-"""A user's own pooler or graph rule: found by `file.py:Name`, `package.module:Name` or an entry point, cut out of its file, and run.
-
-Of a file only the named definition, what it refers to, and their imports are kept. That source is what a run remembers and an export
-carries, so that a script which trains can hold its own pooler.
-"""
+"""A user's own pooler or graph rule: found by `file.py:Name`, `package.module:Name` or an entry point, cut out of its file, and run."""
 
 import ast
 import hashlib
@@ -21,12 +17,12 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from glot.errors import ConfigError, library_door, nearest, reason
+from glot.nn.cutting import PACKAGE, cut_out
 from glot.nn.pooler import Pooler
 from glot.types import TokenBatch
 
 GROUP = "glot.poolers"
 """Entry points of installed packages that are poolers."""
-PACKAGE = "glot"
 
 
 class OwnCode(NamedTuple):
@@ -114,111 +110,6 @@ def _module_file(module: str, problem: str) -> Path:
 
 def _entry_points() -> dict[str, str]:
     return {point.name: point.value for point in metadata.entry_points(group=GROUP)}
-
-
-def cut_out(text: str, name: str, path: Path, problem: str) -> str:
-    """The definition of `name` in a file, with every statement that makes or changes what it refers to, and their imports.
-
-    Raises:
-        ConfigError: no such definition, or an import that cannot be carried.
-    """
-    tree = ast.parse(text)
-    imports = [node for node in tree.body if _is_import(node)]
-    rest = [node for node in tree.body if not _is_import(node) and not _is_main_block(node)]
-    makes = {id(node): _made(node) for node in rest}
-    defined = {made for names in makes.values() for made in names}
-    if not any(name in makes[id(node)] for node in rest if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.Assign)):
-        kinds = [node.name for node in rest if isinstance(node, ast.ClassDef | ast.FunctionDef)]
-        raise ConfigError(f"{problem}: {path.name} defines no {name}{nearest(name, kinds)}; it defines {', '.join(kinds) or 'nothing'}")
-    wanted, kept = {name}, dict[int, ast.stmt]()
-    while True:
-        more = [node for node in rest if id(node) not in kept and makes[id(node)] & wanted]
-        if not more:
-            break
-        kept |= {id(node): node for node in more}
-        wanted |= {used for node in more for used in _used(node)} & defined
-    used = set().union(*(_used(node) for node in kept.values()))
-    used |= {name for node in imports if _bound(node) & used for name in _used(node)}  # `try: ... except ImportError: quick = json`
-    needed = [node for node in imports if _is_future(node) or "*" in _bound(node) or _bound(node) & used]
-    for node in [*needed, *kept.values()]:
-        _refuse_imports(node, path, problem)
-    nodes = sorted([*kept.values(), *needed], key=lambda node: node.lineno)
-    return "\n\n".join(ast.unparse(node) for node in nodes) + "\n"
-
-
-def _is_import(node: ast.stmt) -> bool:
-    """An import, or a `try` whose body holds nothing but imports."""
-    tried = isinstance(node, ast.Try) and all(isinstance(inner, ast.Import | ast.ImportFrom) for inner in node.body)
-    return tried or isinstance(node, ast.Import | ast.ImportFrom)
-
-
-def _is_future(node: ast.stmt) -> bool:
-    return isinstance(node, ast.ImportFrom) and node.module == "__future__"
-
-
-def _is_main_block(node: ast.stmt) -> bool:
-    """`if __name__ == "__main__":`, which is not run on an import either."""
-    return isinstance(node, ast.If) and any(isinstance(inner, ast.Name) and inner.id == "__name__" for inner in ast.walk(node.test))
-
-
-def _bound(node: ast.AST) -> set[str]:
-    """Names that imports bind; `*` for all of a module."""
-    inside = [inner for inner in ast.walk(node) if isinstance(inner, ast.Import | ast.ImportFrom)]
-    return {alias.asname or alias.name.partition(".")[0] for inner in inside for alias in inner.names}
-
-
-def _made(node: ast.stmt) -> set[str]:
-    """Names that a top-level statement binds or changes: `K = 3`, `T["a"] = 1`, `L.append(2)`, also inside `if`, `for`, `with`."""
-    if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-        return {node.name}
-    made: set[str] = set()
-    for inner in ast.walk(node):
-        if isinstance(inner, ast.ClassDef | ast.FunctionDef):
-            made.add(inner.name)
-        elif isinstance(inner, ast.Name | ast.Attribute | ast.Subscript) and isinstance(inner.ctx, ast.Store | ast.Del):
-            made.add(_root(inner))
-        elif (
-            isinstance(inner, ast.Call)
-            and isinstance(inner.func, ast.Attribute)
-            and isinstance(node, ast.Expr | ast.For | ast.If | ast.With)
-        ):
-            made.add(_root(inner.func))
-    return made
-
-
-def _root(node: ast.AST) -> str:
-    """`T` of `T["a"].b`."""
-    while isinstance(node, ast.Attribute | ast.Subscript | ast.Call):
-        node = node.func if isinstance(node, ast.Call) else node.value
-    return node.id if isinstance(node, ast.Name) else ""
-
-
-def _used(node: ast.AST) -> set[str]:
-    return {inner.id for inner in ast.walk(node) if isinstance(inner, ast.Name)}
-
-
-def _refuse_imports(node: ast.AST, path: Path, problem: str) -> None:
-    """Imports that a run or an export cannot carry: of files beside, and of this package as a whole or inside a function."""
-    for inner in ast.walk(node):
-        if not isinstance(inner, ast.Import | ast.ImportFrom):
-            continue
-        where = f"{problem}: line {inner.lineno} of {path.name}"
-        module = "." * inner.level + (inner.module or "") if isinstance(inner, ast.ImportFrom) else ""
-        for name in [module] if isinstance(inner, ast.ImportFrom) else [alias.name for alias in inner.names]:
-            first = name.partition(".")[0]
-            if first == PACKAGE and (isinstance(inner, ast.Import) or inner is not node):
-                raise ConfigError(f"{where} imports {name}; write `from glot import Pooler, ...` at the top, which an export can carry")
-            if first != PACKAGE and (name.startswith(".") or _is_beside(first, path.parent)):
-                raise ConfigError(
-                    f"{where} imports {name}, a file beside it: no run can carry it; "
-                    "put what is needed into the same file, or make an installed package of it"
-                )
-
-
-def _is_beside(module: str, folder: Path) -> bool:
-    """Whether a module is a file of the folder, and neither Python's nor of an installed package."""
-    there = (folder / f"{module}.py").is_file() or (folder / module / "__init__.py").is_file()
-    return there and module not in sys.stdlib_module_names and module not in metadata.packages_distributions()
 
 
 def run_code(code: OwnCode, problem: str) -> Any:

@@ -150,7 +150,7 @@ def study_part(folder: Path) -> Part:
                 _svg(lambda to: plot_arms(arms, to, floors, dots)),
             )
         )
-        if len({row.metric for row in scored}) and _has_axis(scored):
+        if _has_axis(scored):
             figures.append(Figure("Score over the grid.", _svg(lambda to: over_rows.append(draw_rows_of(pairs, to)))))
     figures += _curves(runs)
     layers = _maybe_svg(lambda to: draw_layer_weights(study["cells"], to))

@@ -19,7 +19,7 @@ import glot
 import glot.integrations.export as export_module
 from glot.cli import glot_main, main
 from glot.errors import ConfigError
-from glot.integrations.bundle import ROOT_MODULE, bundle, modules_needed
+from glot.integrations.bundle import ROOT_MODULE, bundle, defined_names, modules_needed
 from glot.integrations.export import requirements
 from glot.nn.poolers import POOLERS as POOLER_TABLE
 from glot.nn.poolers import build_pooler
@@ -250,7 +250,13 @@ def test_the_joined_source_names_nothing_twice_and_needs_no_package_of_ours():
     assert [name for name, count in named.items() if count > 1] == []
     modules = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
     modules |= {str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-    assert not {name for name in modules if name.split(".")[0] in ("glot", "torch_geometric")}
+    assert not {name for name in modules if name.split(".")[0] in ("glot", "torch_geometric", "fcntl", "pwd", "resource")}
+
+
+def test_the_joined_source_holds_what_it_can_reach_and_what_is_asked_for():
+    held, asked, everything = (defined_names(bundle(frozenset(names))) for names in ((), ("StoreError",), ("*",)))
+    assert {"GlotPooling", "BackboneModule", "GlotPooler", "TokenBatch"} <= held <= everything and "StoreError" not in held
+    assert asked - held == {"StoreError"} and {"StoreError", "Batch"} <= everything
 
 
 def test_the_joined_source_has_every_module_it_needs_and_no_undefined_name(tmp_path):

@@ -19,6 +19,7 @@ CODE = '''"""Mine. The line at the end must never run."""
 import math
 import somewhere_else_entirely
 from glot import Pooler, TokenBatch, segment_softmax, segment_sum
+from glot.errors import DataError
 from torch import nn
 
 SCALE = 2.0
@@ -26,6 +27,8 @@ SCALE = 2.0
 
 def scaled(x):
     """Doubled."""
+    if x.isnan().any():
+        raise DataError("not a number")
     return SCALE * x
 
 
@@ -236,6 +239,17 @@ OPTIONS["scale"] = 2.0
 NAMES = []
 for name in ("a", "b"):
     NAMES.append(name)
+class Left:
+    size = 0
+class Right:
+    size = 0
+class Third:
+    size = 0
+for side in (Left, Right):
+    setattr(side, "size", 10)
+Third.size = 100
+for other in (Left, Right):
+    open("nowhere.txt")
 if OPTIONS["scale"] > 1:
     BIG = True
 else:
@@ -249,12 +263,14 @@ class P(nn.Module):
     def __init__(self, in_dim):
         super().__init__()
         self.out_dim, self.scale = in_dim, OPTIONS["scale"] * sqrt(4) + len(NAMES) + BIG + quick.loads("1")
+        self.sizes = Left.size, Right.size, Third.size
 if __name__ == "__main__":
     raise SystemExit("a script")
 """)
     code = find_code(f"{path}:P", "pooling_method")
     made = run_code(code, "--pooling_method=x")(3)
-    assert made.scale == 2 * 2 + 2 + 1 + 1 and "UNUSED" not in code.source and "__main__" not in code.source
+    assert made.scale == 2 * 2 + 2 + 1 + 1 and made.sizes == (10, 10, 100)
+    assert "UNUSED" not in code.source and "__main__" not in code.source
 
 
 def test_a_run_is_done_again_though_its_poolers_file_is_gone(mine, tiny_flags, capsys):
@@ -323,8 +339,10 @@ def test_a_run_folder_cannot_name_code_that_it_does_not_carry(mine, tiny_flags, 
 def test_an_export_carries_the_source_and_loads_without_this_package(mine, tiny_flags, tmp_path, capsys):
     result = run(capsys, [*tiny_flags, f"--pooling_method={mine}:Gated", "--pooler_options={heads: 2}", "--epochs=1"])
     rule = run(capsys, [*tiny_flags, "--pooling_method=glot", "--gat_hidden_dim=8", f"--graph_adj={mine}:near", "--epochs=1"])
+    mine.write_text("from glot import *\n" + CODE.replace("from glot import Pooler, TokenBatch, segment_softmax, segment_sum\n", ""))
+    starred = run(capsys, [*tiny_flags, f"--pooling_method={mine}:Gated", "--epochs=1"])
     mine.unlink()
-    for place, one in (("a", result), ("b", rule)):
+    for place, one in (("a", result), ("b", rule), ("c", starred)):
         export_run(Path(one["run_dir"]), tmp_path / place)
         expected = glot.load(one["run_dir"]).encode(["the red cat", "a dog"])
         whole = SentenceTransformer(str(tmp_path / place), trust_remote_code=True)
