@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from glot.errors import ConfigError
 from glot.locate import expand_user
 from glot.progress import say
-from glot.report.tables import read_csv
+from glot.report.tables import markdown, read_csv
 from glot.settings.config import RunConfig
 from glot.settings.effects import has_gradient
 from glot.settings.sections import OutputConfig
@@ -241,13 +241,15 @@ def list_runs(path: Path, seeds: list[int] | None) -> Iterator[str]:
     configs = resolve_cells(path, replace(study, cells=cells))
     for file in sorted(missing):
         yield f"not there yet: --checkpoint_path={file}"
-    total, trials = 0, len(study.tune_seeds) * len(list(crossed(study.tune))) if study.tune else 0
+    table, total, trials = list[list[str]](), 0, len(study.tune_seeds) * len(list(crossed(study.tune))) if study.tune else 0
     for cell, config in zip(study.cells, configs, strict=True):
         point = " ".join(f"{name}={value}" for name, value in cell.grid.items())
         moves = has_gradient(config)  # else one run serves for all seeds, and there is nothing to tune
         count, tuning = len(seeds or study.seeds or [0]) if moves else 1, trials if moves else 0
         total += count + tuning
-        yield f"{cell.arm or '-':20} {point:40} {config.pooler.pooling_method}, {count} seeds, {tuning} tuning runs"
+        what = f"{count} seed{'s' * (count > 1)}", f"{tuning} tuning runs" if tuning else "nothing to tune"
+        table.append([cell.arm or "-", point, config.pooler.pooling_method, *what])
+    yield from markdown(["arm", "point", "pooler", "seeds", "tuning"], table).splitlines()
     if study.search is not None:
         total = study.search.runs
         yield f"method bayes: {total} runs are drawn one after the other, by {study.search.metric} ({study.search.goal})"
