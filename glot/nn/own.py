@@ -9,6 +9,8 @@ import linecache
 import sys
 import tokenize
 import types
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -68,6 +70,22 @@ def hand_over(name: str, kind: Any) -> None:
     _classes[name] = kind
 
 
+@contextmanager
+def from_sources() -> Iterator[None]:
+    """Inside, definitions are made of their sources, as a run that is loaded makes them, also those that are at hand."""
+    kept = dict(_classes)
+    _classes.clear()
+    try:
+        yield
+    finally:
+        _classes.update(kept)
+
+
+def is_at_hand(name: str) -> bool:
+    """Whether a class or function was handed over by this name."""
+    return name in _classes
+
+
 def is_own(name: str) -> bool:
     """Whether a value of `--pooling_method` or `--graph_adj` names a user's own definition."""
     return ":" in name or name in _sources or name in _entry_points()
@@ -122,7 +140,8 @@ def run_code(code: OwnCode, problem: str) -> Any:
         return _classes[code.name]
 
     def describe(error: Exception) -> str:
-        return f"{problem}: its code cannot be run ({reason(error)}); mend it"
+        advice = "mend it, or put what a script alone needs under if __name__ == '__main__'"
+        return f"{problem}: its code cannot be run ({reason(error)}); {advice}"
 
     with library_door(ConfigError, describe):
         if code.module is not None:

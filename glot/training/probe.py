@@ -4,6 +4,8 @@ import torch
 from torch import Tensor
 
 from glot.errors import ConfigError
+from glot.nn.own import from_sources, is_at_hand
+from glot.nn.pooler import Pooler
 from glot.nn.poolers import own_codes
 from glot.nn.poolers.pairs import build_model_pooler
 from glot.settings.config import RunConfig
@@ -14,7 +16,7 @@ PROBE_WIDTH = 384
 
 
 def probe_pooler(config: RunConfig, width: int) -> None:
-    """Try a user's own pooler before anything slow: shapes, finite numbers, no look at other sentences of the batch, a gradient.
+    """Try a user's own pooler before anything slow: shapes, finite numbers, no look at other sentences, the same from its source.
 
     Raises:
         ConfigError: what it does wrong.
@@ -31,6 +33,7 @@ def probe_pooler(config: RunConfig, width: int) -> None:
     alone = torch.cat([pooler(*[one] * pooler.sides) for one in single])
     twin.load_state_dict(pooler.state_dict())
     loaded = twin(*[TokenBatch.from_lengths(tokens.clone(), lengths)] * pooler.sides)
+    same = not any(map(is_at_hand, codes)) or _alike(together, _from_source(config, width, pooler, batch))
     torch.set_rng_state(state)
     complaints = {
         "changes the token states that it is given; work on a copy": torch.equal(batch.tokens, tokens),
@@ -38,6 +41,7 @@ def probe_pooler(config: RunConfig, width: int) -> None:
         "gives other vectors for the same batch in evaluation mode; mend it": torch.allclose(together, again, atol=1e-5, rtol=1e-4),
         "makes a sentence's vector depend on the other sentences of its batch; use batch.segment": _alike(together, alone),
         "keeps numbers that a checkpoint does not hold; make them an nn.Parameter or a buffer": _alike(together, loaded),
+        "gives other vectors than its source, as far as it could be cut out of its file; put what it needs into the class": same,
     }
     for complaint, holds in complaints.items():
         if not holds:
@@ -46,5 +50,16 @@ def probe_pooler(config: RunConfig, width: int) -> None:
         raise ConfigError(f"{name}: has no weights, so there is nothing to train; use it with --task=mteb as it is")
 
 
+def _from_source(config: RunConfig, width: int, pooler: Pooler, batch: TokenBatch) -> Tensor:
+    """Vectors of the same weights in the pooler that a loaded run will have; none where its source has other weights."""
+    with from_sources():
+        cut = build_model_pooler(config.pooler, config.graph, width, config.data_seed).eval()
+        found, known = ({name: value.shape for name, value in one.state_dict().items()} for one in (cut, pooler))
+        if found != known:
+            return torch.empty(0)
+        cut.load_state_dict(pooler.state_dict())
+        return cut(*[batch] * cut.sides)
+
+
 def _alike(one: Tensor, other: Tensor) -> bool:
-    return torch.allclose(one, other, atol=1e-4, rtol=1e-3)
+    return one.shape == other.shape and torch.allclose(one, other, atol=1e-4, rtol=1e-3)

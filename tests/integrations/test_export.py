@@ -247,6 +247,8 @@ def test_the_joined_source_names_nothing_twice_and_needs_no_package_of_ours():
     targets = [target for node in tree.body if isinstance(node, ast.Assign) for target in node.targets]
     named += Counter(name.id for target in targets for name in ast.walk(target) if isinstance(name, ast.Name))
     named += Counter(node.target.id for node in tree.body if isinstance(node, ast.AnnAssign))
+    imported = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+    named += Counter({alias.asname or alias.name for node in imported for alias in node.names})
     assert [name for name, count in named.items() if count > 1] == []
     modules = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
     modules |= {str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}

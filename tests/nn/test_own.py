@@ -273,6 +273,58 @@ if __name__ == "__main__":
     assert "UNUSED" not in code.source and "__main__" not in code.source
 
 
+WAYS = {
+    "a registry": "def register(name):\n    def add(kind):\n        T[name] = kind\n        return kind\n    return add\n"
+    "@register('a')\nclass Big: pass",
+    "a function that changes its argument": "def fill(t): t['a'] = 1\nfill(T)",
+    "another name": "A = T\nA['a'] = 1",
+    "global": "def setup():\n    global S\n    S = 9\nsetup()",
+    "while": "while len(L) < 3: L.append(1)",
+    "try": "try:\n    L.append(1)\nexcept ValueError: pass",
+    "the value of a method": "L += [1, 2]\nfirst = L.pop()",
+    "a comprehension": "_ = [L.append(i) for i in range(3)]",
+    "map": "list(map(L.append, range(3)))",
+    "pairs": "PAIRS = [(T, 3)]\nfor table, value in PAIRS: table['a'] = value",
+    "a method of a class": "dict.update(T, a=1)",
+    "a subclass that reports itself": "class Base:\n    def __init_subclass__(cls): L.append(cls)\nclass One(Base): pass",
+    "a class's own setattr": "type.__setattr__(N, 'size', 3)",
+    "an import in a try": "try:\n    import json\n    S = 3\nexcept ImportError:\n    S = 4",
+    "else of a script's block": "if __name__ == '__main__':\n    S = 4\nelse:\n    S = 5",
+    "match": "match [7, 8]:\n    case [S, *rest]: L.extend(rest)",
+}
+
+
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+def test_a_cut_source_computes_what_the_whole_file_does(way, tmp_path):
+    text = f"""
+class N:
+    size = 1
+T, L, S = {{}}, [], 1
+OPTIONS = {{"lr": 1}}
+{way}
+def value(): return (sorted(map(str, T)), len(L), S, N.size, OPTIONS)
+class P: found = value()
+def main(): open("nowhere.txt" + str(P) + str(OPTIONS))
+"""
+    names: dict = {"__name__": "whole"}
+    exec(text, names)
+    path = tmp_path / "m.py"
+    path.write_text(text + "main()\nfor option in OPTIONS: main()\nrun = open('nowhere.txt', P)\n")
+    cut = run_code(find_code(f"{path}:P", "pooling_method"), "--pooling_method=x")
+    assert cut.found == names["P"].found != ([], 0, 1, 1, {"lr": 1})
+
+
+def test_a_class_at_hand_that_differs_from_its_source_is_refused(tiny_bert, mirror, tmp_path, monkeypatch):
+    (tmp_path / "twin_of_mine.py").write_text(
+        CODE.replace('raise SystemExit("this file is a script")', "globals()['SCALE'] = 5.0").replace("import somewhere_else_entirely", "")
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    from twin_of_mine import Gated
+
+    with pytest.raises(ConfigError, match=r"twin_of_mine\.py:Gated: gives other vectors than its source, as far as it could be cut out"):
+        glot.train(pooler=Gated, task="stsb", model_name_or_path=tiny_bert, data_dir=mirror, output_dir=tmp_path, max_length=16)
+
+
 def test_a_run_is_done_again_though_its_poolers_file_is_gone(mine, tiny_flags, capsys):
     folder = run(capsys, [*tiny_flags, f"--pooling_method={mine}:Gated", "--epochs=1"])["run_dir"]
     mine.unlink()
