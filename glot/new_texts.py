@@ -103,7 +103,7 @@ def _labelled(record: Record, output: np.ndarray, predictor: Predictor) -> dict[
         return {**own, _free("prediction", own): round(float(output), 6)}
     share = np.exp(output - output.max())
     found = {"prediction": predictor.classes[int(output.argmax())], "probability": round(float(share.max() / share.sum()), 6)}
-    found |= {f"score_{name}": float(f"{value:.6g}") for name, value in zip(predictor.classes, output.tolist(), strict=True)}
+    found |= {f"score_{name}": float(f"{value:.9g}") for name, value in zip(predictor.classes, output.tolist(), strict=True)}
     return own | {_free(name, own): value for name, value in found.items()}
 
 

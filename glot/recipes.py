@@ -44,7 +44,7 @@ from glot.training.folds import fold_configs, join_folds
 from glot.training.optimizer import fit_options, make_optimizer, moved_tensors
 from glot.training.record import ModelRecord, StackRecord
 from glot.training.released import check_released_file, released_name, save_released_file
-from glot.training.result import Result, summarise
+from glot.training.result import SIDE_BY_SIDE, Result, summarise
 from glot.training.run import (
     close_run,
     find_finished,
@@ -132,7 +132,7 @@ def run_stack(configs: list[RunConfig]) -> list[Result]:
                 scores = [batches.report(run.model, run.folder / PREDICTIONS) for run in runs]
             else:
                 scores = batches.report_stack(stack, [run.folder / PREDICTIONS for run in runs])
-        inputs.notes.append(f"trained side by side with {len(runs) - 1} other seeds: seconds are those of all {len(runs)}")
+        inputs.notes.append(f"{SIDE_BY_SIDE} with {len(runs) - 1} other seeds: seconds are those of all {len(runs)}")
         facts = task_facts(config, inputs.tokens, runs[0].model.pooler)
         parts = reversed(list(zip(runs, keepers, scores, found, strict=True)))  # the first one last: the state is in its folder
         results = [close_run(run, inputs, keeper.result, score, facts | own) for run, keeper, score, own in parts]

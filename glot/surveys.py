@@ -12,6 +12,7 @@ from glot.progress import Clock, say
 from glot.report.graph_density import Counter
 from glot.report.tables import graph_density_table
 from glot.settings.config import RunConfig
+from glot.settings.effects import has_gradient
 from glot.states.tokens import find_source, open_tokens
 from glot.training.checkpoint import write_json
 from glot.training.folders import create_run_folder
@@ -74,11 +75,12 @@ def plan(config: RunConfig) -> str:
     states_of = f"hidden states {layer} ({config.pooler.layer_mix})" if "," in layer else f"hidden state {layer}"
     trained = config.backbone
     rate = f"backbone trained ({trained.finetune_backbone}, lr {trained.trained_lr:g})" if trained.is_trained else "backbone frozen"
+    steps = f"{config.train.epochs} epochs, lr {config.train.lr:g}" if has_gradient(config) else f"{config.head.head} fitted once"
     lines = {
         "task": f"{config.data.task}, rows: {rows}; selection: {config.data.selection}",
         "backbone": f"{source.name} ({kind}, {source.num_layers} layers), {states_of}, {length}",
         "states": f"of {len(index):,} distinct texts, {states}",
-        "pooler": f"{config.pooler.pooling_method}, {config.train.epochs} epochs, lr {config.train.lr:g}; {rate}",
+        "pooler": f"{config.pooler.pooling_method}, {steps}; {rate}",
         "seeds": config.train.seeds or str(config.train.seed),
         "output": str(Path(config.output.output_dir) / run_name(config, run_fingerprint(config, source, data))),
         "notes": "; ".join([*notes, *data.notes]) or "none",

@@ -39,14 +39,21 @@ def load_splits(
 
 
 def draw_rows(
-    count: int, fraction: float, seed: int, most: int | None = None, stratify: np.ndarray | None = None
+    count: int, fraction: float, seed: int, most: int | None = None, stratify: np.ndarray | None = None, names: tuple[str, ...] = ()
 ) -> tuple[np.ndarray, np.ndarray]:
     """Which of `count` rows to keep and which share (at most `most` rows) to hold out, both in file order.
 
     Raises:
-        DataError: too few rows for that share.
+        DataError: too few rows for that share, or of a class.
     """
-    least = 1 if stratify is None else len(np.unique(stratify))  # a row of each class
+    classes, counts = np.unique([0] if stratify is None else stratify, return_counts=True)
+    if stratify is not None and counts.min() < 2:
+        lone = classes[counts.argmin()]
+        lone = repr(names[int(lone)]) if names else f"{lone:g}"
+        raise DataError(
+            f"--heldout_fraction={fraction:g}: class {lone} has one of {count} training rows, and holding out needs two; add some"
+        )
+    least = len(classes)  # a row of each class
     size = min(max(math.ceil(count * fraction), least), most or count)
     try:
         kept, held = train_test_split(np.arange(count), test_size=size, random_state=seed, stratify=stratify)
@@ -76,11 +83,11 @@ def _with_every_class(
     return kept, held
 
 
-def hold_out(train: Examples, fraction: float, seed: int, stratify: bool) -> tuple[Examples, Examples]:
-    """Split training rows into those kept and a held-out share, stratified by label for classes.
+def hold_out(train: Examples, fraction: float, seed: int, names: tuple[str, ...]) -> tuple[Examples, Examples]:
+    """Split training rows into those kept and a held-out share, stratified by label for classes, whose names are given.
 
     Raises:
         DataError: see `draw_rows`.
     """
-    kept, held = draw_rows(len(train), fraction, seed, stratify=train.labels if stratify else None)
+    kept, held = draw_rows(len(train), fraction, seed, stratify=train.labels if names else None, names=names)
     return train.take(kept, "train"), train.take(held, "heldout")

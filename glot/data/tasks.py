@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch import Tensor, nn
 
-from glot.data import StressOptions, generate_stress, hold_out, load_splits
+from glot.data import StressOptions, draw_rows, generate_stress, hold_out, load_splits
 from glot.data.custom import CUSTOM, EVALUATION, CustomSpec, load_custom
 from glot.data.folds import assign_folds
 from glot.data.labels import CLASS, LABEL_SCALES, NONE, SCORE, LabelFacts
@@ -263,7 +263,7 @@ def load_custom_data(spec: CustomSpec, metrics: tuple[str, ...], data: DataConfi
         reported = rows.evaluation
     else:
         _refuse_lone_classes(spec, rows.train, task.labels)
-        train, reported = hold_out(rows.train, data.heldout_fraction, data_seed, stratify=bool(task.labels.names))
+        train, reported = hold_out(rows.train, data.heldout_fraction, data_seed, task.labels.names)
         reported = replace(reported, split=EVALUATION)
         kept_out = f"{len(reported):,} of {len(rows.train):,} rows are kept out for evaluation (data seed {data_seed})"
         notes += [] if data.folds else [kept_out]
@@ -329,13 +329,36 @@ def fold_splits(name: str, data_dir: str | None) -> list[str]:
 
 
 def hold_out_for_selection(drawn: TaskData, data: DataConfig, data_seed: int) -> TaskData:
-    """With `--selection=heldout`, epochs are scored on a share of the training rows."""
-    if data.selection != "heldout":
+    """With `--selection=heldout`, epochs are scored on a share of the training rows.
+
+    Raises:
+        DataError: see `draw_rows`.
+    """
+    if data.selection != "heldout" or (data.folds and data.fold is None):
         return drawn
-    if data.folds and data.fold is None:
-        return drawn
-    kept, held = hold_out(drawn.train, data.heldout_fraction, data_seed, stratify=bool(drawn.task.labels.names))
+    kept, held = hold_out(drawn.train, data.heldout_fraction, data_seed, drawn.task.labels.names)
     return replace(drawn, train=kept, watched=[held])
+
+
+def training_labels(drawn: TaskData, data: DataConfig, data_seed: int) -> list[np.ndarray]:
+    """The labels of the training rows of every model of a run: of one, or of one per fold.
+
+    Raises:
+        DataError: see `assign_folds` and `draw_rows`; the fold is named.
+    """
+    if not data.folds or data.fold is not None:
+        return [drawn.train.labels]
+    names, found = drawn.task.labels.names, list[np.ndarray]()
+    of_row = assign_folds(drawn.train, data.folds, data_seed, bool(names))
+    for fold in range(data.folds):
+        labels = drawn.train.labels[of_row != fold]
+        if data.selection == "heldout":
+            try:
+                labels = labels[draw_rows(len(labels), data.heldout_fraction, data_seed, None, labels if names else None, names)[0]]
+            except DataError as error:
+                raise DataError(f"{error} (fold {fold} of --folds={data.folds})") from error
+        found.append(labels)
+    return found
 
 
 def spaced_rows(examples: Examples, count: int | None) -> Examples:

@@ -11,7 +11,7 @@ import numpy as np
 from glot.errors import DataError
 from glot.progress import warn
 from glot.report.tables import markdown
-from glot.study.statistics import LEVEL, ROUNDING, draw_rows, equivalence, holm, interval, paired, resampled, wald
+from glot.study.statistics import LEVEL, draw_rows, equivalence, holm, interval, paired, resampled, wald
 from glot.training.checkpoint import PREDICTIONS
 from glot.training.folds import read_outputs
 from glot.training.metrics import RANK_METRICS
@@ -27,6 +27,11 @@ class ArmRuns(NamedTuple):
     metric: str
     values: dict[int, float]
     folders: dict[int, Path]
+
+    @property
+    def moves(self) -> bool:
+        """Whether seeds change anything: where nothing takes a gradient, one run serves for all of them."""
+        return len(set(self.folders.values())) > 1
 
 
 class Comparison(NamedTuple):
@@ -67,21 +72,22 @@ def compare_arms(arms: tuple[str, str], where: str, first: ArmRuns, second: ArmR
     if not seeds:
         raise DataError(f"compare: {arms[0]} and {arms[1]} have no finished seed in common at {where}; run the study again")
     ours, theirs = ([one.values[seed] for seed in seeds] for one in (first, second))
-    test = paired(ours, theirs)
-    moves = max(np.ptp(ours), np.ptp(theirs)) > ROUNDING  # else the rows alone can tell
-    error, *over_rows = interval(row_differences(first, second, seeds))
+    differences, rows = row_differences(first, second, seeds)
+    moves = first.moves or second.moves  # else the rows alone can tell
+    test = paired(ours, theirs, 1 / rows if moves else None)
+    error, *over_rows = interval(differences)
     p, p_equal = wald(test.difference, error, margin)
     if moves:
         p = float(np.maximum(test.p, p))  # which is NaN where either is
-        p_equal = math.nan if margin is None else float(np.maximum(equivalence(ours, theirs, margin), p_equal))
+        p_equal = math.nan if margin is None else float(np.maximum(equivalence(ours, theirs, margin, 1 / rows), p_equal))
     if len(seeds) < 2:  # one seed says nothing about others
         p = p_equal = math.nan
     half = test.detectable if moves else math.nan
     return Comparison(arms, where, first.metric, len(seeds), test.difference, half, (over_rows[0], over_rows[1]), p, p_equal, margin)
 
 
-def row_differences(first: ArmRuns, second: ArmRuns, seeds: list[int]) -> np.ndarray:
-    """The difference of the arms' mean scores over seeds on resamples of the rows: (RESAMPLES,).
+def row_differences(first: ArmRuns, second: ArmRuns, seeds: list[int]) -> tuple[np.ndarray, int]:
+    """The difference of the arms' mean scores over seeds on resamples of the rows, (RESAMPLES,), and the number of rows.
 
     Raises:
         DataError: the arms were scored on other rows.
@@ -95,7 +101,7 @@ def row_differences(first: ArmRuns, second: ArmRuns, seeds: list[int]) -> np.nda
             if not np.array_equal(known, labels):
                 raise DataError(f"{arm.folders[seed]}: was scored on other rows than the arm that it is compared with")
             sums += sign * scores / len(seeds)
-    return sums
+    return sums, 0 if known is None else len(known)
 
 
 @cache
@@ -163,6 +169,7 @@ EXPLAINED = (
     "this table, where p is the larger of a paired t-test over seeds and a z-test over rows, whose standard error is that of a bootstrap "
     f"({RESAMPLES:,} draws, seed 0; those on which the metric is not defined are left out). "
     "`equal within the margin`: two one-sided tests at 0.05, over seeds and over rows. Else one cannot tell. "
+    "Where all seeds gave the same difference, its standard deviation is taken as one row's share. "
     "A dash over seeds: seeds change nothing in these arms, or there is one alone, from which one cannot tell. "
     "A dash over rows: the metric is not defined on most draws. "
     "Comparisons outside this table are exploratory."
@@ -192,4 +199,8 @@ def named_comparisons(study: dict[str, Any], arms: dict[tuple[str, str], ArmRuns
                     warn(f"{first} - {second} at {where}: no seed finished in both, so they are not compared")
                     continue
                 found.append(compare_arms((first, second), where, one, other, margins.get(one.metric)))
+    idle = margins.keys() - {one.metric for one in found}
+    if found and idle:
+        reported = ", ".join(sorted({one.metric for one in found}))
+        warn(f"margins: {', '.join(sorted(idle))} is reported by no comparison, only {reported}; name that for a verdict of equality")
     return found

@@ -210,6 +210,7 @@ def _read_arms(path: Path, content: dict[str, Any], program: str) -> Study:
     if baseline is not None and baseline not in arms:
         problems.append(f"{path}: baseline: {baseline} is no arm{nearest(baseline, arms)}; there are {', '.join(arms)}")
     compare, margins, mistakes = _read_comparisons(path, content, arms)
+    mistakes += [f"{path}: margins: have no effect without compare; name comparisons, or leave them out"] * bool(margins and not compare)
     problems += mistakes
     if problems:
         raise ConfigError(*problems)

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from glot.report.tables import latex
 from glot.study.drawings import label, row_spread
-from glot.study.statistics import LEVEL, holm, paired
+from glot.study.statistics import LEVEL, Paired, holm, paired
 
 if TYPE_CHECKING:
     from glot.study.report import Row
@@ -35,6 +35,14 @@ def paper_table(rows: "list[Row]") -> str:
     return NOTE + latex(header, lines, frozenset(bold))
 
 
+def paired_rows(row: "Row", other: "Row") -> Paired | None:
+    """One arm against another over their equal seeds; None where there are none."""
+    seeds = sorted(row.values.keys() & other.values.keys())
+    known = [one.resolution for one in (row, other) if one.resolution is not None]
+    ours, theirs = ([one.values[seed] for seed in seeds] for one in (row, other))
+    return paired(ours, theirs, max(known, default=None)) if seeds else None
+
+
 def leaders(rows: "list[Row]") -> set[str]:
     """The arm with the highest mean and those that its seeds do not tell from it; empty where that is all of them or one seed decides."""
     if len(rows) < 2:
@@ -43,10 +51,10 @@ def leaders(rows: "list[Row]") -> set[str]:
     others = [row for row in rows if row is not best]
     p_values = []
     for row in others:
-        seeds = sorted(best.values.keys() & row.values.keys())
-        if len(seeds) < 2:
+        test = paired_rows(best, row)
+        if test is None or test.n < 2:
             return set()
-        p_values.append(paired([best.values[seed] for seed in seeds], [row.values[seed] for seed in seeds]).p)
+        p_values.append(test.p)
     level = {row.arm for row, p in zip(others, holm(p_values), strict=True) if not p < 1 - LEVEL}  # NaN: no seed moves them
     return set() if len(level) == len(others) else {best.arm, *level}
 

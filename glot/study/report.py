@@ -17,8 +17,8 @@ from glot.report.tables import csv_text, markdown
 from glot.study.backbones import SIZES_EXPLAINED, draw_backbones
 from glot.study.comparisons import ArmRuns, comparison_table, named_comparisons, section
 from glot.study.drawings import draw, draw_comparisons, draw_layer_weights, label, row_spread
-from glot.study.paper_table import paper_table
-from glot.study.statistics import LEVEL, Paired, Spread, holm, paired
+from glot.study.paper_table import paired_rows, paper_table
+from glot.study.statistics import LEVEL, Paired, Spread, holm
 from glot.training.checkpoint import peek_result, read_result
 from glot.training.folders import RESULT
 from glot.training.metrics import floors
@@ -39,6 +39,7 @@ class Row:
         floor: score of a constant answer, where it is known.
         published: the paper's figure for this backbone, pooler and task.
         seconds: of training and evaluating, mean over the runs; None where they do not say.
+        resolution: one scored row's share; 0 = not known; None = seeds change nothing, one run serves for all.
 
     Examples:
         >>> Row({"tau": "0.6"}, "glot", "accuracy", {0: 0.91, 1: 0.93}, {}, 0, 0.5, None)
@@ -53,6 +54,7 @@ class Row:
     floor: float | None
     published: float | None
     seconds: float | None = None
+    resolution: float | None = 0.0
 
 
 def write_report(folder: Path) -> str:
@@ -169,7 +171,11 @@ def read_row(cell: dict[str, Any], published: str | None) -> Row:
     failed = sum(run["run_dir"] is None for run in cell["runs"])
     figure = None if result is None or published is None else _published(published, result, metric, cell["grid"])
     mean = fmean(seconds) if seconds else None
-    return Row(cell["grid"], cell["arm"], metric, values, cell["tuned"]["values"], failed, floor, figure, mean)
+    counts = list((result or {}).get("rows", {}).values())
+    rows = next(iter(counts[1:] or counts), 0)  # training rows stand first, where there are others
+    is_still = len(values) > 1 and len({run["run_dir"] for run in cell["runs"]}) == 1
+    resolution = None if is_still else 1 / rows if rows else 0.0
+    return Row(cell["grid"], cell["arm"], metric, values, cell["tuned"]["values"], failed, floor, figure, mean, resolution)
 
 
 def run_floor(run_dir: Path, metric: str) -> float | None:
@@ -216,13 +222,8 @@ class Test(NamedTuple):
 
 def compare(rows: list[Row], baseline: str | None) -> list[Test]:
     """One test per row, against the baseline over equal seeds."""
-    base = {label(row.point): row.values for row in rows if row.arm == baseline}
-    tests: list[Paired | None] = []
-    for row in rows:
-        other = base.get(label(row.point), {})
-        seeds = sorted(row.values.keys() & other.keys())
-        tested = row.arm != baseline and seeds
-        tests.append(paired([row.values[seed] for seed in seeds], [other[seed] for seed in seeds]) if tested else None)
+    base = {label(row.point): row for row in rows if row.arm == baseline}
+    tests = [None if row.arm == baseline or (other := base.get(label(row.point))) is None else paired_rows(row, other) for row in rows]
     corrected = holm([math.nan if test is None else test.p for test in tests])
     return [Test(test, p) for test, p in zip(tests, corrected, strict=True)]
 
@@ -277,13 +278,15 @@ def explain(study: dict[str, Any], rows: list[Row], over_rows: bool) -> str:
         against = f"`difference`, `p` and `detectable` are {kind}against the arm {study['baseline']!r}: paired t-test over seeds, "
     sentences = [
         "Mean ± half-width of the 95 % t-interval over seeds; * = p below 0.05 after Holm. `sd` is over seeds.",
-        "An arm that no seed moves has no interval over seeds, and two of them have no test." if any(map(_is_still, rows)) else "",
+        "An arm in which seeds change nothing has no interval over them, and two of them have no test."
+        if any(map(_is_still, rows))
+        else "",
         f"{against}p corrected by Holm over the table, and the smallest difference that these seeds could have shown." if against else "",
         "`seconds` of training and evaluating, mean over the runs.",
         "`floor` is what a constant answer scores (majority class; F1 of answering 1 to everything).",
         f"`published` is the paper's figure, {study['published']}." if any(row.published is not None for row in rows) else "",
         f"{failed} runs failed and are not counted." if failed else "",
-        "In the figure, the band of an arm that no seed moves, or that has one seed, is that of a bootstrap over rows."
+        "In the figure, the band of an arm whose seeds all score alike, or that has one seed, is that of a bootstrap over rows."
         if over_rows
         else "",
         f"Training and evaluating these runs took {run_seconds(study['cells']):,.0f} s of one process, tuning not counted.",
@@ -300,7 +303,7 @@ def run_seconds(cells: list[dict[str, Any]]) -> float:
 
 
 def _is_still(row: Row) -> bool:
-    return len(row.values) > 1 and row_spread(row).sd == 0
+    return row.resolution is None
 
 
 def caveats(cells: list[dict[str, Any]]) -> str:

@@ -2,13 +2,15 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from glot.errors import ConfigError
 from glot.nn.poolers import own_codes
 from glot.settings.choices import EVALUATIONS
 from glot.settings.config import RunConfig
-from glot.settings.flags import Parsed, parse
-from glot.study.files import PROGRAMS, Cell, Flags, Study
+from glot.settings.effects import acting_flags
+from glot.settings.flags import Parsed, convert, parse
+from glot.study.files import PROGRAMS, Cell, Flags, Study, crossed
 
 
 def resolve_cells(path: Path, study: Study) -> list[RunConfig]:
@@ -35,6 +37,8 @@ def resolve_cells(path: Path, study: Study) -> list[RunConfig]:
         problems += [f"{where}: {problem}" for problem in _evaluation_problems(study, config)]
         configs.append(config if config.data.data_seed is not None else config.with_values(data_seed=0))
     problems += _misfolded(path, study, configs)
+    if study.tune and not problems and not found and not any(acting_points(study, config) for config in configs):
+        problems.append(f"{path}: tune: {', '.join(study.tune)} has no effect in any arm; leave it out")
     seen: dict[str, Cell] = {}
     for cell, config in zip(study.cells, configs, strict=False):
         twin = seen.setdefault(config.fingerprint(), cell) if not problems and not found else cell
@@ -90,3 +94,16 @@ def _misfolded(path: Path, study: Study, configs: list[RunConfig]) -> list[str]:
         return []
     wanted = "add folds, such as folds: 5 under runs_with" if fewest == 0 else f"must be below --folds={fewest}"
     return [f"{path}: tune.fold: {study.tune_fold}; {wanted}"]
+
+
+def acting_points(study: Study, config: RunConfig) -> list[Flags]:
+    """The points that an arm is tuned over, without flags that do nothing in it: a learning rate is nothing to a probe."""
+    points = crossed(study.tune) if study.tune else []
+    acting = [(point, acting_flags(config.with_values(**typed(point)))) for point in points]
+    own = [{name: value for name, value in point.items() if name in names} for point, names in acting]
+    return [point for place, point in enumerate(own) if point and point not in own[:place]]
+
+
+def typed(point: Flags) -> dict[str, Any]:
+    """The values of a grid point as the flags take them."""
+    return {name: convert(name, value) for name, value in point.items()}

@@ -1,5 +1,6 @@
 """Finished runs under a folder: a table of them, and the same run again."""
 
+import re
 import statistics
 import time
 from pathlib import Path
@@ -15,7 +16,7 @@ from glot.settings.choices import short_name
 from glot.settings.config import RunConfig, read_config
 from glot.training.checkpoint import CONFIG, PREDICTIONS, WEIGHTS, own_sources, peek_result, read_result
 from glot.training.folders import RESULT, find_results
-from glot.training.result import main_score
+from glot.training.result import SIDE_BY_SIDE, main_score
 from glot.trust import DISTRUST, Trust
 
 COLUMNS = ("date", "task", "model", "pooler", "seed", "metric", "score", "floor", "folder")
@@ -59,7 +60,7 @@ def report_runs(root: Path) -> str:
     groups: dict[tuple[str, str, str, str, str], list[Listed]] = {}
     for row in list_runs(root):
         folder = Path(row.folder)
-        place = str(folder.parent) if folder.name.startswith("seed-") else row.folder
+        place = str(folder.parent) if re.fullmatch(r"seed-\d+", folder.name) else row.folder  # and not seed-0-again
         groups.setdefault((place, row.task, row.model, row.pooler, row.metric), []).append(row)
     if not groups:
         raise ConfigError(f"{root}: holds neither study.json nor a finished run; give a study's folder, or one that holds run folders")
@@ -149,6 +150,8 @@ def rerun(folder: Path, output_dir: str | None, check: bool, trust: Trust = DIST
     }
     facts["scores"] = old.get("best") == result.get("best") and old.get("scores") == result.get("scores")
     lines = [f"{name}: {'equal' if same else 'DIFFERS'}" for name, same in facts.items()]
+    if not all(facts.values()) and any(note.startswith(SIDE_BY_SIDE) for note in old["notes"]):
+        lines.append("it was trained stacked with other seeds, and alone now: equal up to rounding at most")
     changed = {name: (old["versions"].get(name), version) for name, version in result["versions"].items()}
     lines += [f"{name}: {before} then, {now} now" for name, (before, now) in changed.items() if before != now]
     return "\n".join([f"{again}: compared with {folder}", *lines]), all(facts.values())

@@ -31,7 +31,7 @@ class Spread(NamedTuple):
 class Paired(NamedTuple):
     """A comparison over n equal seeds: mean difference and p of the paired t-test.
 
-    p is NaN below two seeds, and of two arms that no seed moves, as of probes on fixed poolers: their difference is no sample.
+    p is NaN below two seeds, and of two arms whose seeds change nothing, as of probes on fixed poolers: their difference is no sample.
     `detectable` is the smallest difference that n seeds with this spread would have found significant before any correction.
     """
 
@@ -55,8 +55,14 @@ def spread(values: Sequence[float]) -> Spread:
     return Spread(float(np.mean(values)), sd, n, quantile * sd / math.sqrt(n))
 
 
-def paired(values: Sequence[float], baseline: Sequence[float]) -> Paired:
+def paired(values: Sequence[float], baseline: Sequence[float], resolution: float | None = 0.0) -> Paired:
     """Compare an arm with the baseline, seed by seed.
+
+    Args:
+        values: of the arm.
+        baseline: of the baseline, for the same seeds.
+        resolution: one row's share of the score, which is taken for the standard deviation where all seeds gave the same difference;
+            None = seeds change nothing in both arms.
 
     Raises:
         ValueError: not the same number of seeds.
@@ -65,13 +71,19 @@ def paired(values: Sequence[float], baseline: Sequence[float]) -> Paired:
         raise ValueError(f"{len(values)} seeds against {len(baseline)}: a paired test needs the same ones")
     difference = np.asarray(values, dtype=float) - np.asarray(baseline, dtype=float)
     mean, n = float(difference.mean()), len(difference)
-    if n < 2:
+    if n < 2 or resolution is None:
         return Paired(mean, math.nan, n, math.nan)
-    detectable = spread(difference.tolist()).half_width
-    if detectable == 0:  # every seed gave the same difference, so the t-test is undefined
-        is_sample = np.ptp(values) > ROUNDING
-        return Paired(mean, 1.0 if abs(mean) < ROUNDING else 0.0 if is_sample else math.nan, n, 0.0 if is_sample else math.nan)
-    return Paired(mean, float(stats.ttest_1samp(difference, 0).pvalue), n, detectable)
+    error = _standard_error(difference, resolution)
+    quantile = float(stats.t.ppf((1 + LEVEL) / 2, n - 1))
+    if error == 0:  # the t-test is undefined
+        return Paired(mean, 1.0 if abs(mean) < ROUNDING else 0.0, n, 0.0)
+    return Paired(mean, 2 * float(stats.t.sf(abs(mean) / error, n - 1)), n, quantile * error)
+
+
+def _standard_error(difference: np.ndarray, resolution: float) -> float:
+    """Of a mean over seeds; of equal differences that of a metric which moves by one row."""
+    deviation = float(difference.std(ddof=1)) if np.ptp(difference) > ROUNDING else resolution
+    return deviation / math.sqrt(len(difference))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -84,8 +96,10 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def equivalence(values: Sequence[float], baseline: Sequence[float], margin: float) -> float:
+def equivalence(values: Sequence[float], baseline: Sequence[float], margin: float, resolution: float = 0.0) -> float:
     """P of two one-sided paired t-tests (TOST): small where the difference lies inside (-margin, margin). NaN below two seeds.
+
+    `resolution` as in `paired`.
 
     Source: Schuirmann 1987; statsmodels' `ttost_paired`.
     """
@@ -93,7 +107,7 @@ def equivalence(values: Sequence[float], baseline: Sequence[float], margin: floa
     n = len(difference)
     if n < 2:
         return math.nan
-    error = float(difference.std(ddof=1)) / math.sqrt(n)
+    error = _standard_error(difference, resolution)
     mean = float(difference.mean())
     if error == 0:
         return 0.0 if abs(mean) < margin else 1.0

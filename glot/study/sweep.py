@@ -23,8 +23,8 @@ from glot.settings.effects import has_gradient
 from glot.settings.sections import OutputConfig
 from glot.settings.seeds import parse_seeds
 from glot.study.cluster import EXECUTORS, JOBS, ClusterPool
-from glot.study.files import KEYS_EXPLAINED, Cell, Flags, Study, crossed, list_points, read_study
-from glot.study.resolution import resolve_cells
+from glot.study.files import KEYS_EXPLAINED, Cell, Flags, Study, list_points, read_study
+from glot.study.resolution import acting_points, resolve_cells, typed
 from glot.study.search import metric_of, propose
 from glot.study.workers import RunPool, open_pool
 
@@ -146,48 +146,36 @@ def tune_cells(study: Study, configs: list[RunConfig], work: RunPool) -> list[di
     The tuning seeds of a trial share a batch order where they can train stacked. Reported runs never do, because a shared order hides part
     of the spread over seeds (benchmarks/README.md).
     """
-    points = list(crossed(study.tune))
-    if not study.tune:
-        return [{"values": {}, "scores": []} for _ in configs]
     fold: dict[str, Any] = {} if study.tune_fold is None else {"fold": study.tune_fold}
+    points = [acting_points(study, config) for config in configs]
     trials = [
-        [config.with_values(**_typed(point), seed=seed, selection="heldout", **fold) for seed in study.tune_seeds if has_gradient(config)]
-        for config in configs
-        for point in points
+        [one.with_values(selection="heldout", **fold) for one in _with_seeds(config.with_values(**typed(point)), study.tune_seeds)]
+        for config, own in zip(configs, points, strict=True)
+        for point in own
     ]
     outcomes = iter(work.run([config for runs in trials for config in runs], f"{study.name}: tuning", stack=True))
     means = []
     for runs in trials:
         scores = [_heldout_score(outcome["run_dir"]) for outcome in (next(outcomes) for _ in runs) if outcome["run_dir"]]
         means.append(sum(scores) / len(scores) if scores else float("-inf"))
-    chosen: list[dict[str, Any]] = []
-    for first in range(0, len(means), len(points)):
-        if not trials[first]:  # a probe on a fixed pooler: nothing is trained, so nothing is tuned
-            chosen.append({"values": {}, "scores": []})
-            continue
-        scores = means[first : first + len(points)]
-        best = max(range(len(points)), key=scores.__getitem__)
-        rows = [{**point, "score": score if score > float("-inf") else None} for point, score in zip(points, scores, strict=True)]
-        chosen.append({"values": _typed(points[best]), "scores": rows})
+    chosen, found = list[dict[str, Any]](), iter(means)
+    for own in points:
+        scores = [next(found) for _ in own]
+        best = max(range(len(own)), key=scores.__getitem__, default=None)
+        rows = [{**point, "score": score if score > float("-inf") else None} for point, score in zip(own, scores, strict=True)]
+        chosen.append({"values": {} if best is None else typed(own[best]), "scores": rows})
     return chosen
 
 
-def _typed(point: Flags) -> dict[str, Any]:
-    from glot.settings.flags import convert
-
-    return {name: convert(name, value) for name, value in point.items()}
-
-
 def _heldout_score(run_dir: str) -> float:
-    """The reported metric on the held-out rows at the selected epoch."""
+    """The reported metric on the held-out rows: of a fitted head, or of the trained one at the selected epoch."""
     from glot.training.checkpoint import read_result
 
     result = read_result(Path(run_dir))
     if "folds" in result:
         return fmean(_heldout_score(str(folder)) for folder in sorted(Path(run_dir).glob("fold-*")))
-    if not result["history"]:  # a probe on a fixed pooler: nothing was tuned
-        return float("-inf")
-    first = next(iter(result["history"][result["best"]["epoch"] - 1]["metrics"].values()))
+    scores = result.get("heldout") or result["history"][result["best"]["epoch"] - 1]["metrics"]  # the former of a fitted head
+    first = next(iter(scores.values()))
     return float("-inf") if first is None else float(first)
 
 
@@ -241,11 +229,12 @@ def list_runs(path: Path, seeds: list[int] | None) -> Iterator[str]:
     configs = resolve_cells(path, replace(study, cells=cells))
     for file in sorted(missing):
         yield f"not there yet: --checkpoint_path={file}"
-    table, total, trials = list[list[str]](), 0, len(study.tune_seeds) * len(list(crossed(study.tune))) if study.tune else 0
+    table, total = list[list[str]](), 0
     for cell, config in zip(study.cells, configs, strict=True):
         point = " ".join(f"{name}={value}" for name, value in cell.grid.items())
-        moves = has_gradient(config)  # else one run serves for all seeds, and there is nothing to tune
-        count, tuning = len(seeds or study.seeds or [0]) if moves else 1, trials if moves else 0
+        moves = has_gradient(config)  # else one run serves for all seeds
+        count = len(seeds or study.seeds or [0]) if moves else 1
+        tuning = len(acting_points(study, config)) * (len(study.tune_seeds) if moves else 1)
         total += count + tuning
         what = f"{count} seed{'s' * (count > 1)}", f"{tuning} tuning runs" if tuning else "nothing to tune"
         table.append([cell.arm or "-", point, config.pooler.pooling_method, *what])

@@ -308,9 +308,9 @@ def write_predictions(path: Path, split: Examples, outputs: np.ndarray, labels: 
         for row, (label, output, *own) in enumerate(zip(split.labels.tolist(), outputs, *texts, strict=True)):
             if names:
                 found = int(output.argmax())
-                values = [found, *(f"{value:.6g}" for value in output), names[int(label)], names[found]]
+                values = [found, *(f"{value:.9g}" for value in output), names[int(label)], names[found]]
             else:
-                values = [f"{output:.6g}"]
+                values = [f"{output:.9g}"]
             table.writerow([row, label, *values, *own])
     if names:
         _write_class_tables(path.parent, split.labels, outputs, names)

@@ -1,14 +1,17 @@
 """What follows the training of a head: a fitted one in its place, and a threshold chosen on held-out rows."""
 
-from glot.data.tasks import TaskSpec
-from glot.errors import ConfigError
+import numpy as np
+
+from glot.data.tasks import TaskData, TaskSpec, training_labels
+from glot.errors import ConfigError, DataError
 from glot.nn.model import SentenceModel
 from glot.progress import Clock
 from glot.settings.choices import PAIR_POOLERS
 from glot.settings.config import RunConfig
 from glot.settings.effects import has_gradient
 from glot.training.checkpoint import fitted_head
-from glot.training.linear_heads import OF_COUNTS, best_threshold, fit_head, shift
+from glot.training.evaluate import score
+from glot.training.linear_heads import OF_COUNTS, PARTS, best_threshold, fit_head, shift
 from glot.training.result import Result, rounded
 from glot.training.splits import Loaders, PairLoaders
 
@@ -30,7 +33,30 @@ def check_head(config: RunConfig, task: TaskSpec) -> None:
         raise ConfigError("--head=svm: takes classes, and the task has scores; use probe")
     of_pairs = config.pooler.pooling_method in PAIR_POOLERS
     if head.head == "probe" and not classes and head.pair_features == "concat" and not of_pairs:
-        raise ConfigError("--head=probe: scores of pairs need --pair_features=full; a sum over both vectors cannot compare them")
+        raise ConfigError("--head=probe: scores of pairs need --pair_features=full or cosine; a sum over both vectors cannot compare them")
+
+
+def check_head_rows(config: RunConfig, data: TaskData) -> None:
+    """Refuse rows that a head or a fold cannot be fitted on.
+
+    Raises:
+        ConfigError: a warm-up that ends after the last step.
+        DataError: a class is too small, in the training rows of any fold.
+    """
+    parts, names = training_labels(data, config.data, config.data_seed), data.task.labels.names
+    rows, train = min(map(len, parts)), config.train
+    if train.warmup_ratio and has_gradient(config) and rows <= train.batch_size and train.epochs == 1:
+        raise ConfigError(f"--warmup_ratio={train.warmup_ratio:g}: the only step would have rate 0; add epochs, or leave it out")
+    if config.head.head == "trained" or not names:
+        return
+    counts = np.array([np.bincount(labels.astype(np.int64), minlength=len(names)) for labels in parts])
+    fold, index = np.unravel_index(counts.argmin(), counts.shape)
+    if counts.min() < PARTS:
+        where = f" in fold {fold}" if len(parts) > 1 else ""
+        raise DataError(
+            f"--head={config.head.head}: class {names[index]!r} has {counts.min()} training rows{where}, and {PARTS} are needed to choose "
+            "the penalty; add rows of it"
+        )
 
 
 def finish_head(config: RunConfig, model: SentenceModel, batches: Loaders | PairLoaders, clock: Clock) -> Result:
@@ -49,6 +75,9 @@ def finish_head(config: RunConfig, model: SentenceModel, batches: Loaders | Pair
             head = fitted_head(config, batches.task, model.pooler).to(batches.device)
             facts[kind] = fit_head(head, kind, *batches.features(model, head), config.data_seed)
         model.head = head
+        if config.data.selection == "heldout":  # what studies tune by
+            outputs, labels = batches.heldout_outputs(model)
+            facts["heldout"] = rounded(score(outputs, labels, batches.task.metrics))
     if config.head.threshold == "heldout":
         margin = best_threshold(*batches.heldout_outputs(model), batches.task.metrics[0])
         shift(model.head.get_parameter("linear.bias"), margin)

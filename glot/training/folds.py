@@ -11,6 +11,7 @@ from glot.data.tasks import TaskData, targets
 from glot.settings.config import RunConfig, read_config
 from glot.training.checkpoint import CONFIG, PREDICTIONS, write_config, write_predictions, write_result
 from glot.training.evaluate import score
+from glot.training.linear_heads import OF_COUNTS
 from glot.training.metrics import floors
 from glot.training.origin import command_of
 from glot.training.result import Result, rounded
@@ -23,7 +24,7 @@ COMMON = (
 """Fields of a fold's result that are the run's too."""
 
 
-OF_EACH = ("probe", "svm", "threshold")
+OF_EACH = ("probe", "svm", "threshold", "heldout")
 """Fields of a fold's result that the run lists, one for each fold."""
 
 
@@ -54,7 +55,8 @@ def join_folds(config: RunConfig, folder: Path, fingerprint: str, data: TaskData
     first = folds[0]
     resolved = read_config(Path(first["run_dir"]) / CONFIG)["resolved"]
     write_config(folder, config, {**resolved, "data": data.sha256})
-    epoch, scores = int(np.median([one["best"]["epoch"] for one in folds])), rounded(score(outputs, labels, task.metrics))
+    epoch = int(np.median([one["best"]["epoch"] for one in folds]))
+    scores = rounded(score(outputs, labels, task.metrics) | _ranking_scores(folds, of_row, outputs, labels, task.metrics))
     result = {name: first[name] for name in COMMON} | {
         "best": {"epoch": epoch, "metrics": scores},
         "last": None,
@@ -80,6 +82,17 @@ def join_folds(config: RunConfig, folder: Path, fingerprint: str, data: TaskData
         result["layer_weights"] = {layer: round(fmean(one[layer] for one in weights), 6) for layer in weights[0]}
     write_result(folder, result)
     return result
+
+
+def _ranking_scores(
+    folds: list[Result], of_row: np.ndarray, outputs: np.ndarray, labels: np.ndarray, metrics: tuple[str, ...]
+) -> dict[str, float]:
+    """Metrics that no threshold moves, of the outputs as they were before each fold moved them by a threshold of its own."""
+    ranking = tuple(name for name in metrics if name not in OF_COUNTS)
+    if "threshold" not in folds[0] or not ranking:
+        return {}
+    moved = np.array([one["threshold"] for one in folds])[of_row]
+    return score(outputs + np.stack([np.zeros_like(moved), moved], 1), labels, ranking)
 
 
 def read_outputs(path: Path, num_labels: int) -> np.ndarray:

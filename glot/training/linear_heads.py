@@ -116,11 +116,11 @@ def best_threshold(outputs: np.ndarray, labels: np.ndarray, metric: str) -> floa
         metric: a name of `OF_COUNTS`.
 
     Returns:
-        a midpoint between two margins; of several with the same metric, the one nearest to 0.
+        a midpoint between two margins, or one below or above them all; of several with the same metric, the one nearest to 0.
     """
     margins = outputs[:, 1].astype(np.float64) - outputs[:, 0]
     values = np.unique(margins)
-    candidates = np.concatenate([[0.0], (values[1:] + values[:-1]) / 2])
+    candidates = np.concatenate([[0.0, values[0] - 1.0, values[-1] + 1.0], (values[1:] + values[:-1]) / 2])
     above = []
     for own in (labels == 1, labels == 0):  # how many margins of each class lie above each candidate
         above.append(own.sum() - np.searchsorted(np.sort(margins[own]), candidates, side="right"))

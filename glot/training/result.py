@@ -13,6 +13,8 @@ from glot.training.origin import origin
 from glot.types import EpochResult, FitResult
 
 Result = dict[str, Any]
+SIDE_BY_SIDE = "trained side by side"
+"""How a note of a stacked run begins."""
 
 
 def selection_facts(config: RunConfig, task: TaskSpec) -> Result:
@@ -27,7 +29,8 @@ def selection_in_words(config: RunConfig, task: TaskSpec, reported: list[str], f
     """The same as a sentence part."""
     data, names = config.data, selection_facts(config, task)["metrics"]
     if not fitted.history:
-        return "nothing to select: the head is fitted once"
+        kept_out = ", without the rows held out, which score it (`heldout`)" if data.selection == "heldout" else ""
+        return f"nothing to select: the head is fitted once{kept_out}"
     if names and not any(math.isfinite(sum(epoch.metrics[name] for name in names)) for epoch in fitted.history):
         return f"last epoch: none has a number for {' + '.join(names)} on the rows that select"
     if data.selection == "heldout" and data.task == "embedding":
@@ -107,10 +110,10 @@ def main_score(result: dict[str, Any]) -> tuple[str, float | None]:
 
 
 def summarise(runs: list[Result]) -> dict[str, dict[str, float | int | None]]:
-    """Mean and standard deviation (n - 1) over runs of each metric of the selected epoch; runs without a number do not count."""
+    """Mean and standard deviation (n - 1; None of one) over runs of each metric of the selected epoch, where it is a number."""
     summary: dict[str, dict[str, float | int | None]] = {}
     for metric in runs[0]["best"]["metrics"]:
         values = [run["best"]["metrics"][metric] for run in runs if run["best"]["metrics"][metric] is not None]
-        spread = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+        spread = float(np.std(values, ddof=1)) if len(values) > 1 else None
         summary[metric] = {"mean": float(np.mean(values)), "sd": spread, "n": len(values)} if values else {"mean": None, "sd": None, "n": 0}
     return summary

@@ -31,7 +31,7 @@ from glot.states.backbone import Backbone, BackboneSource, count_weights, need_a
 from glot.states.tokens import find_prompts, find_source, open_tokens, prompt_notes, settle_dtype, used_prompts
 from glot.training.checkpoint import BACKBONE, WEIGHTS, build_model, read_result, save_model, write_config, write_result
 from glot.training.code import code_hash
-from glot.training.finish import check_head
+from glot.training.finish import check_head, check_head_rows
 from glot.training.folders import RESULT, FolderLock, open_run_folder, read_mark
 from glot.training.layers import layer_facts, standardise
 from glot.training.origin import origin
@@ -241,6 +241,7 @@ def read_labelled(config: RunConfig, source: BackboneSource) -> tuple[TaskData, 
     else:
         found = _read_texts(config.data, config.stress, config.backbone.max_length, config.data_seed, used)
     check_head(config, found[0].task)
+    check_head_rows(config, found[0])
     return found
 
 

@@ -188,7 +188,7 @@ def test_rows_of_errors_and_of_the_store_do_not_depend_on_what_is_held_out(mirro
         indices.append(TextIndex(data.splits))
     assert indices[0].texts == indices[1].texts == indices[2].texts
     assert indices[1].where(3) == indices[0].where(3) == "cola train: row 3"
-    with pytest.raises(DataError, match=r"--heldout_fraction=0.3: cannot be taken from 2 training rows"):
+    with pytest.raises(DataError, match=r"heldout_fraction=0.3: class 'unacceptable' has one of 2 training rows"):
         load_task_data("cola", DataConfig("cola", str(mirror), "2", selection="heldout", heldout_fraction=0.3), StressConfig(), 16, 0)
 
 
@@ -203,11 +203,11 @@ def test_the_hash_of_a_run_follows_labels_and_order(mirror):
 def test_held_out_rows_are_stratified_disjoint_and_follow_the_seed():
     labels = np.array([0.0] * 80 + [1.0] * 20)
     train = Examples("x", "train", ([str(row) for row in range(100)],), labels)
-    kept, held = hold_out(train, 0.1, 0, stratify=True)
+    kept, held = hold_out(train, 0.1, 0, ("no", "yes"))
     assert (len(kept), len(held), held.labels.sum()) == (90, 10, 2)
     assert not set(kept.columns[0]) & set(held.columns[0])
-    assert held.columns == hold_out(train, 0.1, 0, stratify=True)[1].columns
-    assert held.columns != hold_out(train, 0.1, 1, stratify=True)[1].columns
+    assert held.columns == hold_out(train, 0.1, 0, ("no", "yes"))[1].columns
+    assert held.columns != hold_out(train, 0.1, 1, ("no", "yes"))[1].columns
 
 
 @pytest.mark.parametrize("counts", [(98, 2), (95, 5), (40, 40, 20, 3, 3)])

@@ -86,6 +86,15 @@ def test_seeds_side_by_side_are_those_one_after_the_other_in_every_fold(capsys, 
             assert all(np.allclose(weights[0][name], weights[1][name], atol=1e-4) for name in set(weights[0]) - {UNSEEN})
 
 
+def test_no_threshold_moves_a_ranking_metric_of_joined_folds(capsys, tiny_flags):
+    words = [*tiny_flags, "--pooling_method=mean", "--epochs=2", "--folds=3", "--selection=heldout", "--heldout_fraction=0.3"]
+    words += ["--data_seed=4", "--lr=1e-2"]
+    plain, moved = run(capsys, words), run(capsys, [*words, "--threshold=heldout"])
+    assert any(moved["threshold"])
+    for metric in ("auroc", "average_precision"):
+        assert moved["best"]["metrics"][metric] == pytest.approx(plain["best"]["metrics"][metric], abs=1e-6)
+
+
 def test_rows_are_held_out_inside_the_training_part_of_a_fold(capsys, tiny_flags):
     words = [
         *tiny_flags,

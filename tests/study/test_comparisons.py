@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -56,8 +57,8 @@ def runs_of(folder: Path, right: float, seeds: int, rows: int = 400, own: int = 
     for seed in range(seeds):
         generator = np.random.default_rng(100 * own + (0 if still else seed + 1))
         found = np.where(generator.uniform(size=rows) < right, labels, 1 - labels)
-        place = folder / f"{own}-{seed}"
-        place.mkdir(parents=True)
+        place = folder / f"{own}-{0 if still else seed}"
+        place.mkdir(parents=True, exist_ok=still)
         with (place / "predictions.csv").open("w", newline="") as stream:
             table = csv.writer(stream)
             table.writerow(["row", "label", "prediction", "score_0", "score_1"])
@@ -106,7 +107,8 @@ def test_no_cell_of_a_table_is_a_formula():
 
 
 def test_arms_that_no_seed_moves_are_neither_starred_nor_told_apart():
-    rows = [arm("mean probe", "cola", *[0.574] * 3), arm("max probe", "cola", *[0.5739] * 3), arm("low", "cola", 0.1, 0.11, 0.12)]
+    still = [replace(arm(name, "cola", *[value] * 3), resolution=None) for name, value in (("mean probe", 0.574), ("max probe", 0.5739))]
+    rows = [*still, arm("low", "cola", 0.1, 0.11, 0.12)]
     tests = compare(rows, "mean probe")
     assert math.isnan(tests[1].p) and tests[2].p < 0.05 and leaders(rows) == {"mean probe", "max probe"}
 

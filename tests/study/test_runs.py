@@ -60,6 +60,18 @@ def test_a_report_of_any_folder_joins_seeds(folder, capsys):
     assert "holds neither study.json nor a finished run" in capsys.readouterr().err
 
 
+def test_a_rerun_is_no_further_seed(tiny_flags, capsys, tmp_path):
+    words = [*tiny_flags, "--pooling_method=gated", "--epochs=1", "--seeds=0,1", "--stack_seeds=1", "--run_name=both", "--lr=1e-2"]
+    assert main(words) == 0
+    folder = Path(json.loads(capsys.readouterr().out)["run_dir"])
+    assert glot_main(["rerun", str(folder / "seed-1"), "--check"]) in (0, 1)
+    told = capsys.readouterr().out
+    assert "DIFFERS" not in told or "it was trained stacked with other seeds" in told
+    assert glot_main(["report", str(folder)]) == 0
+    counts = {Path(line.split("|")[1].strip()).name: line.split("|")[8].strip() for line in capsys.readouterr().out.splitlines()[2:]}
+    assert counts == {"both": "2", "seed-1-again": "1"}
+
+
 def test_a_run_is_done_again_and_compared(folder, capsys):
     assert glot_main(["rerun", str(folder / "mean"), "--check"]) == 0
     out = capsys.readouterr().out

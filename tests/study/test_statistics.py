@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 from sklearn.metrics import f1_score, matthews_corrcoef
 
-from glot.study.statistics import draw_rows, holm, interval, paired, resampled, spread, wald
+from glot.study.statistics import draw_rows, equivalence, holm, interval, paired, resampled, spread, wald
 from glot.training.metrics import floors
 
 A, B = [0.31, 0.35, 0.30, 0.36, 0.33], [0.30, 0.31, 0.30, 0.33, 0.32]
@@ -54,9 +54,17 @@ def test_equal_scores_have_no_spread_though_their_mean_is_rounded():
     assert spread([0.7, 0.8]).in_words.startswith("0.750 ± ") and spread([0.7]).in_words == "0.700"
     same = paired([0.7, 0.8, 0.9], [0.6, 0.7, 0.8])
     assert same.p == 0 and same.detectable == 0
-    still = paired([0.574] * 3, [0.5739] * 3)  # one run for all seeds: no sample
+    still = paired([0.574] * 3, [0.5739] * 3, None)  # one run for all seeds: no sample
     assert still.difference == pytest.approx(0.0001) and np.isnan([still.p, still.detectable]).all()
     assert paired([0.1 + 0.2] * 3, [0.3] * 3).p == 1  # but for rounding
+
+
+def test_equal_differences_over_seeds_count_as_one_rows_spread():
+    tied = paired([0.775] * 2, [0.675] * 2, 1 / 120)
+    error = 1 / 120 / math.sqrt(2)
+    assert tied.p == pytest.approx(2 * stats.t.sf(0.1 / error, 1)) and 0.03 < tied.p < 0.05
+    assert equivalence([0.5] * 8, [0.5] * 8, 0.02, 1 / 120) < 0.01 and equivalence([0.5] * 2, [0.5] * 2, 0.02, 1 / 120) > 0.05
+    assert paired([0.7, 0.8], [0.6, 0.75], 1 / 120) == paired([0.7, 0.8], [0.6, 0.75])
 
 
 def test_a_metric_that_some_resamples_have_not_gives_an_interval_of_the_others():

@@ -63,6 +63,9 @@ published: table 1
 """
 
 
+PROBES = STUDY[: STUDY.index("  glot:")] + "  mean: {pooling_method: mean, head: probe}\n"
+
+
 @pytest.fixture
 def tiny_study(tmp_path, tiny_bert, mirror, monkeypatch) -> Path:
     monkeypatch.setenv("GLOT_DATA_DIR", str(mirror))
@@ -175,6 +178,8 @@ def test_a_search_prefers_what_scored(monkeypatch):
         (STUDY.replace("tune: {lr: [1e-4, 3e-2]", "tune: {lr: [1e-4], gat_hidden_dim: [8, 0]"), "F: glot, task=cola: --gat_hidden_dim=0"),
         (STUDY + "compare: [[glot, glot]]\n", "F: compare: [glot, glot] is one arm twice"),
         (STUDY + "compare: [[glot, mean], [mean, glot]]\n", "F: compare: [mean, glot] is named twice"),
+        (STUDY + "margins: {mcc: 0.1}\n", "F: margins: have no effect without compare"),
+        (PROBES + "tune: {lr: [1e-4]}\n", "F: tune: lr has no effect in any arm"),
         (
             STUDY.replace("mean}\n", "mean, only: {task: [cola]}}\n").replace("tau: 0.5}", "tau: 0.5, only: {task: [mrpc]}}")
             + "compare: [[glot, mean]]\n",
@@ -185,6 +190,28 @@ def test_a_search_prefers_what_scored(monkeypatch):
 def test_mistakes_name_file_and_key(tmp_path, text, expected):
     found = problems(tmp_path, text)
     assert any(problem.startswith(expected) for problem in found), found
+
+
+def test_a_fitted_head_is_tuned_by_its_own_score_over_flags_that_act_in_it(tiny_study, tmp_path, capsys):
+    text = tiny_study.read_text()
+    arms = (
+        "  fixed: {pooling_method: mean, head: probe}\n  fitted: {pooling_method: gated, head: probe}\n  trained: {pooling_method: mean}\n"
+    )
+    text = text[: text.index("  glot:")].replace("[cola, mrpc]", "[cola]") + arms
+    tiny_study.write_text(text + "tune: {hidden_layer: ['0', '1', '2'], lr: [1e-4, 1e-1], seeds: [100]}\nseeds: [0]\n")
+    assert [line.split("|")[-2].strip() for line in list_runs(tiny_study, None) if "task=cola" in line] == ["3 tuning runs"] + [
+        "6 tuning runs"
+    ] * 2
+    assert glot_main(["sweep", str(tiny_study), f"--output_dir={tmp_path / 'runs'}"]) == 0
+    fixed, fitted, _ = json.loads((tmp_path / "runs/tiny/study.json").read_text())["cells"]
+    assert [set(point) for point in fixed["tuned"]["scores"]] == [{"hidden_layer", "score"}] * 3 and len(fitted["tuned"]["scores"]) == 6
+    results = [json.loads(path.read_text()) for path in (tmp_path / "runs/tiny/runs").glob("*/result.json")]
+    own = {result["heldout"]["mcc"] for result in results if result["pooler"] == "gated"}
+    assert {point["score"] for point in fitted["tuned"]["scores"]} <= own  # and not what the head scored that was thrown away
+    best = max(point["score"] for point in fixed["tuned"]["scores"])
+    chosen = [point for point in fixed["tuned"]["scores"] if point["score"] == best]
+    assert fixed["tuned"]["values"]["hidden_layer"] in {point["hidden_layer"] for point in chosen}
+    assert all(result.get("heldout") is None for result in results if result["pooler"] == "mean" and result["history"])
 
 
 def test_a_study_is_tuned_reused_and_reported(tiny_study, tmp_path, capsys, monkeypatch):

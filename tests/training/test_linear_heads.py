@@ -102,6 +102,8 @@ def test_a_threshold_is_the_best_of_all_that_tell_rows_apart(metric):
     score = {"mcc": matthews_corrcoef, "f1": f1_score, "macro_f1": macro, "accuracy": lambda y, p: float((y == p).mean())}[metric]
     assert score(labels, margins > found) == pytest.approx(max(score(labels, margins > cut) for cut in np.arange(-4, 4, 0.01)))
     assert best_threshold(np.array([[0.0, 1.0], [1.0, 0.0]]), np.array([1, 0]), "accuracy") == 0  # nothing to gain
+    low = best_threshold(np.stack([np.zeros(5), [-2, -1.5, -1, -0.5, 0.2]], 1), np.array([1, 0, 1, 1, 1]), "f1")
+    assert low < -2  # every row as the second class: F1 0.889, and 0.857 at best between two margins
 
 
 def test_average_precision_against_a_loop():
@@ -228,7 +230,10 @@ def test_the_heads_flags_reach_the_head(capsys, tiny_flags):
             "--threshold=heldout: is for two classes, and the task has 3; use argmax",
         ),
         (["--task=stsb", "--head=svm", "--pair_features=full"], "--head=svm: takes classes, and the task has scores; use probe"),
-        (["--task=stsb", "--head=probe"], "scores of pairs need --pair_features=full; a sum over both vectors cannot compare them"),
+        (
+            ["--task=stsb", "--head=probe"],
+            "scores of pairs need --pair_features=full or cosine; a sum over both vectors cannot compare them",
+        ),
         (["--pair_features=full"], "--pair_features: has no effect in this run, it needs a task of pairs"),
         (["--early_stop=2", "--selection=last"], "--early_stop=2: stops by rows that are held out of training; add --selection=heldout"),
         (["--early_stop=2"], "--early_stop=2: stops by rows that are held out of training; add --selection=heldout"),
@@ -244,6 +249,9 @@ def test_the_heads_flags_reach_the_head(capsys, tiny_flags):
             ["--seeds=0,1", "--stack_seeds=1", "--head=probe", "--pooling_method=mean"],
             "--stack_seeds=1 cannot go with --head=probe: a solver fits it, and mean has no weights; leave it out",
         ),
+        (["--warmup_ratio=0.1", "--batch_size=500", "--epochs=1"], "--warmup_ratio=0.1: the only step would have rate 0; add epochs"),
+        (["--head=probe", "--num_train_samples=4"], "--head=probe: class 'unacceptable' has 2 training rows, and 3 are needed to choose"),
+        (["--head=svm", "--folds=2", "--num_train_samples=6", "--num_eval_samples=2"], "in fold 1, and 3 are needed to choose"),
         (["--head=forest"], "--head=forest: unknown; allowed: trained, probe, svm"),
     ],
 )
