@@ -15,11 +15,12 @@ from glot.data.custom import read_texts, split_names
 from glot.data.outputs import Output, RowOutput, check_output, make_npy
 from glot.data.records import STDIN, Record, read_records, read_stdin
 from glot.encoder import SentenceEncoder
-from glot.errors import ConfigError, DataError
+from glot.errors import CheckpointError, ConfigError, DataError
 from glot.files import find_files
 from glot.opening import open_encoder
 from glot.predictor import Predictor, load_predictor, text_columns
 from glot.progress import counter, say
+from glot.settings.choices import PAIR_POOLERS
 from glot.settings.config import RunConfig, read_config, read_saved
 from glot.training.checkpoint import CONFIG
 
@@ -117,8 +118,12 @@ def column_of(run: Path | None, streams: Streams) -> str:
 
     Raises:
         ConfigError: several columns are asked for.
+        CheckpointError: the run's pooler gives no sentence vector.
     """
     saved = read_saved(run) if run is not None else None
+    method = "" if saved is None else saved["flags"]["pooling_method"]
+    if method in PAIR_POOLERS:
+        raise CheckpointError(f"{run}: --pooling_method={method} scores pairs and gives no sentence vector; use glot predict")
     columns = text_columns(RunConfig.from_dict(saved["flags"])) if saved is not None else ("text",)
     names = split_names(streams.columns) if streams.columns else columns[:1]
     if len(names) > 1:

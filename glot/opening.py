@@ -13,7 +13,6 @@ from glot.nn.poolers import build_pooler
 from glot.prompts import Prompts
 from glot.settings.choices import BACKBONE_DTYPES, short_name
 from glot.settings.config import RunConfig, read_saved
-from glot.settings.effects import reads_several
 from glot.states.backbone import Backbone, BackboneSource, pick_device
 from glot.states.tokens import find_prompts, find_source, load_options, settle_dtype, windows_key
 from glot.training.checkpoint import find_trained_backbone
@@ -95,9 +94,6 @@ def open_encoder(config: RunConfig, shared: Backbone | None = None) -> tuple[Sen
         CheckpointError, ConfigError: see `load_encoder`.
     """
     path, remarks = config.mteb.checkpoint, list[str]()
-    if path is None and reads_several(config):
-        layer = config.backbone.hidden_layer
-        raise ConfigError(f"--hidden_layer={layer}: several layers are standardised by training rows; name one, or give a trained run")
     if path is not None:
         config, remarks = resolve_checkpoint(path, config)
     config, picked = settle_dtype(config, _find_states(config, path)[0], pick_device(config.backbone.device))

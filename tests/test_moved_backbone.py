@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,8 @@ from safetensors.torch import load_file, save_file
 import glot
 from glot.cli import glot_main, main
 from glot.errors import CheckpointError
+from glot.opening import load_encoder
+from glot.training.folders import current_umask
 
 
 @pytest.fixture
@@ -61,7 +64,7 @@ def test_another_backbone_in_its_place_is_refused(moved):
     run, there, _, _ = moved
     weights = load_file(there / "model.safetensors")
     save_file({name: 2 * value for name, value in weights.items()}, there / "model.safetensors", {"format": "pt"})
-    with pytest.raises(CheckpointError, match="was trained on another"):
+    with pytest.raises(CheckpointError, match=r"was trained on .* is another backbone"):
         glot.load(run, backbone=there)
 
 
@@ -88,3 +91,10 @@ def test_a_run_with_a_backbone_of_its_own_takes_no_other(tiny_bert, tiny_flags, 
     with pytest.raises(CheckpointError, match="has its own backbone, which it trained"):
         glot.load(run, backbone=tiny_bert.parent)
     assert glot.load(run).encode(["a dog"]).shape == (1, 16)
+    assert {path.stat().st_mode & 0o777 for path in Path(run, "backbone").iterdir()} == {0o666 & ~current_umask()}
+    weights = Path(run, "backbone/model.safetensors")
+    damaged = bytearray(weights.read_bytes())
+    damaged[-5] ^= 0x40
+    weights.write_bytes(damaged)
+    with pytest.raises(CheckpointError, match=r"backbone/model\.safetensors: is not what the run wrote"):  # and not: another model
+        load_encoder(Path(run))

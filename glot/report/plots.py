@@ -10,7 +10,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 COLOURS = {
     "cls": "#8c6d46",
@@ -38,6 +38,9 @@ def subplots(rows: int = 1, columns: int = 1, *, figsize: tuple[float, float], d
 def log_axis(axes: Any) -> None:
     """A logarithmic x axis whose numbers are plain: matplotlib writes its powers as formulas, which `PLAIN` shows as they are."""
     axes.set_xscale("log")
+    low, high = axes.get_xlim()
+    if low > 0 and math.log10(high / low) < 2:  # at most one power of ten may lie inside: 1, 2 and 5 of each decade get a number
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
 
@@ -255,14 +258,12 @@ def plot_sizes(rows: list[tuple[int, str, str, Any]], path: Path) -> None:
         path: file of the figure.
     """
     figure, axes = subplots(figsize=(6.4, 3.8), dpi=150)
+    places = _places_of(sorted({(size, name) for size, name, _, _ in rows}))
     for arm, look in looks_of([row[2] for row in rows]).items():
-        line = sorted((float(size), found) for size, _, own, found in rows if own == arm)
+        line = sorted((places[size, name], found) for size, name, own, found in rows if own == arm)
         _plot_line(axes, line, arm, "accuracy", look)
-    names: dict[int, str] = {}
-    for size, name in sorted({(size, name) for size, name, _, _ in rows}):
-        names[size] = f"{names[size]}, {name}" if size in names else name
     log_axis(axes)
-    axes.set_xticks(list(names), [f"{name}\n{size / 1e6:,.3g} million" for size, name in names.items()], fontsize=8)
+    axes.set_xticks(list(places.values()), [f"{name}\n{_count(size)}" for size, name in places], fontsize=8)
     axes.minorticks_off()
     axes.set_xlabel("weights of the backbone")
     axes.set_ylabel("score, normalised per task")
@@ -270,6 +271,20 @@ def plot_sizes(rows: list[tuple[int, str, str, Any]], path: Path) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
     save_figure(figure, path)
+
+
+def _places_of(backbones: list[tuple[int, str]]) -> dict[tuple[int, str], float]:
+    """Where backbones stand on a logarithmic axis: at their size, those of nearly equal size a little apart."""
+    places: dict[tuple[int, str], float] = {}
+    for key in backbones:
+        before = max(places.values(), default=0.0)
+        places[key] = max(float(key[0]), 1.15 * before)
+    return places
+
+
+def _count(size: int) -> str:
+    """A number of weights in words: 22.7 million, 18,800."""
+    return f"{size / 1e6:,.3g} million" if size >= 1e6 else f"{size:,}"
 
 
 def looks_of(arms: list[str]) -> dict[str, tuple[str, str]]:

@@ -181,6 +181,9 @@ def _check_backbone(config: "RunConfig") -> list[str]:
 
 
 def _check_mteb(config: "RunConfig") -> list[str]:
+    if config.data.task == "mteb" and not config.mteb.checkpoints and reads_several(config):
+        layer = config.backbone.hidden_layer
+        return [f"--hidden_layer={layer}: several layers are standardised by training rows; name one, or give --checkpoint_path"]
     if config.mteb.mteb_poolers is None:
         return []
     given = f"--mteb_poolers={config.mteb.mteb_poolers}"

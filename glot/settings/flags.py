@@ -212,6 +212,7 @@ def adopt_checkpoints(config: RunConfig, explicit: set[str]) -> tuple[RunConfig,
         return config, [f"{given}: has nothing between two commas, or behind the last; leave the comma out"]
     adopted = [adopt_checkpoint(config, path, explicit) for path in paths]
     problems = [problem for _, wrong in adopted for problem in wrong]
+    problems += [f"{given}: {path} is named twice" for place, path in enumerate(paths) if path in paths[:place]]
     bare = [path for path in paths if path.suffix == ".pth" and not path.with_name(f"{path.name}.json").exists()]
     if 0 < len(bare) < len(paths):
         problems.append(f"{given}: {bare[0]} says nothing of its pooler, the others do; score it apart from them")

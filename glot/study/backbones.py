@@ -29,12 +29,20 @@ def draw_backbones(rows: "list[Row]", cells: list[dict[str, Any]], path: Path) -
         return False
     unknown = [name for name in names if name not in sizes]
     if unknown:
-        warn(f"backbones.png is left out: no run says how many weights {', '.join(unknown)} has")
+        warn(f"backbones.png is without {', '.join(unknown)}: no run says how many weights it has")
+    known = [row for row in rows if row.point.get(BACKBONE) in sizes]
+    if len(sizes) < 2:
         return False
-    plot_sizes(
-        [(sizes[name], Path(name.partition("@")[0]).name, arm, spread(values)) for (name, arm), values in normalised(rows).items()], path
-    )
+    titles = short_names(list(sizes))
+    plot_sizes([(sizes[name], titles[name], arm, spread(values)) for (name, arm), values in normalised(known).items()], path)
     return True
+
+
+def short_names(names: list[str]) -> dict[str, str]:
+    """The last part of each backbone's name, or the last two where that stands for several."""
+    parts = {name: [part for part in name.partition("@")[0].split("/") if part not in ("", ".")] for name in names}
+    lasts = [own[-1] for own in parts.values()]
+    return {name: own[-1] if lasts.count(own[-1]) == 1 else "/".join(own[-2:]) for name, own in parts.items()}
 
 
 def normalised(rows: "list[Row]") -> dict[tuple[str, str], list[float]]:

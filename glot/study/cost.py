@@ -133,10 +133,6 @@ def settle_arms(arms: list[Arm], source: BackboneSource, are_defaults: bool) -> 
         ConfigError, DataError: see `read_texts`; the arm is named.
     """
     config = arms[0].config.checked()
-    if config.backbone.backbone_dtype == AUTO:
-        picked, line = pick_dtype(source, own_device(config), any(arm.config.backbone.is_trained for arm in arms))
-        say(line)
-        arms = [Arm(arm.name, arm.config.with_values(backbone_dtype=picked)) for arm in arms]
     read_texts(frozen_config(config), source)  # a mistake in the rows is no arm's
     kept, problems = [], list[str]()
     for arm in arms:
@@ -150,6 +146,10 @@ def settle_arms(arms: list[Arm], source: BackboneSource, are_defaults: bool) -> 
         raise ConfigError(*problems)
     for problem in problems:
         say(f"left out, {problem.removeprefix('--')}")
+    if config.backbone.backbone_dtype == AUTO:
+        picked, line = pick_dtype(source, own_device(config), any(arm.config.backbone.is_trained for arm in kept))
+        say(line)
+        kept = [Arm(arm.name, arm.config.with_values(backbone_dtype=picked)) for arm in kept]
     return kept
 
 
@@ -213,7 +213,7 @@ def _cost_of(
     evaluated = len(trainer.inputs.data.reported[0]) * trainer.inputs.task.num_texts
     return Cost(
         name,
-        trainer.parameters if fit is None else sum(weight.numel() for weight in trainer.model.head.buffers()),
+        trainer.parameters if fit is None else trainer.model.trainable_params,  # of the head that was fitted
         trainer.steps,
         median(on_store.batches.seconds) if on_store else None,
         median(with_backbone.batches.seconds) if with_backbone else None,
@@ -312,11 +312,16 @@ def _ratios(costs: list[Cost]) -> str:
         for cost in costs:
             if dear in by_name and cost.stored is not None and cost.live is not None:
                 other = by_name[dear]
-                counts = f"{other.parameters / cost.parameters:.1f} times the weights"
+                counts = f"{_times(other.parameters / cost.parameters)} the weights"
                 step = other.live or 0.0
-                steps = f"{step / cost.stored:.1f} times its step on stored states, {step / cost.live:.1f} with the backbone's pass"
+                steps = f"{_times(step / cost.stored)} its step on stored states, {_times(step / cost.live)} that with the backbone's pass"
                 lines.append(f"{dear} takes {counts} of {cost.arm}, {steps}.")
     return "\n".join(lines)
+
+
+def _times(ratio: float) -> str:
+    """Two digits: 1.2 times, 31 times, 0.049 times."""
+    return f"{float(f'{ratio:.2g}'):,.10g} times"
 
 
 def _seconds(value: float) -> str:

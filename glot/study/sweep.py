@@ -20,6 +20,7 @@ from glot.progress import say
 from glot.report.tables import markdown, read_csv
 from glot.settings.config import RunConfig
 from glot.settings.effects import has_gradient
+from glot.settings.flags import Parser
 from glot.settings.sections import OutputConfig
 from glot.settings.seeds import parse_seeds
 from glot.study.cluster import EXECUTORS, JOBS, ClusterPool
@@ -181,7 +182,7 @@ def _heldout_score(run_dir: str) -> float:
 
 def parse_sweep(argv: list[str]) -> argparse.Namespace:
     """The command line of `glot sweep`."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="glot sweep",
         description="Run a wandb sweep file or a study file on this machine.",
         epilog=KEYS_EXPLAINED,

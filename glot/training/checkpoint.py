@@ -262,10 +262,10 @@ def find_trained_backbone(checkpoint: Path, saved: dict[str, Any], config: RunCo
     run = checkpoint if checkpoint.is_dir() else Path(str(saved.get("run", checkpoint.parent)))
     if trained.is_trained and not (run / BACKBONE).is_dir():
         raise CheckpointError(f"{checkpoint}: was trained together with its backbone, which is not in {run}; give the run's folder")
-    if trained.is_trained and not checkpoint.is_dir():  # a .pth, whose backbone lies in the run's folder
-        peek_result(run / RESULT)
-        if read_config(run / CONFIG)["flags"] != saved["flags"]:
-            raise CheckpointError(f"{checkpoint}: {run} holds another run by now; give the folder of its own run")
+    if trained.is_trained and (run / RESULT).is_file():
+        read_result(run)  # damaged weights of the backbone are said as such, before they are loaded
+    if trained.is_trained and not checkpoint.is_dir() and read_config(run / CONFIG)["flags"] != saved["flags"]:  # a .pth
+        raise CheckpointError(f"{checkpoint}: {run} holds another run by now; give the folder of its own run")
     name, trained_on = config.backbone.model_name_or_path, resolved["backbone"]
     if trained.finetune_backbone == "full":
         if name != trained.model_name_or_path:
@@ -279,12 +279,18 @@ def find_trained_backbone(checkpoint: Path, saved: dict[str, Any], config: RunCo
     pinned = commit if commit and repository == name.partition("@")[0] else None
     found = identity_of(repository if pinned else name, pinned, folder)
     if found != trained_on:  # before a line of the model's own code can run
-        raise CheckpointError(f"{checkpoint}: was trained on another {name} ({trained_on} there, {found} here)")
+        raise CheckpointError(_other_backbone(checkpoint, trained.model_name_or_path, name, trained_on, found))
     source = find_backbone(repository if pinned else name, config.backbone.trust_remote_code, pinned, folder)
     if source.identity != trained_on:
-        raise CheckpointError(f"{checkpoint}: was trained on another {name} ({trained_on} there, {source.identity} here)")
+        raise CheckpointError(_other_backbone(checkpoint, trained.model_name_or_path, name, trained_on, source.identity))
     found_as = replace(source, name=name)
     return with_adapter(found_as, run / BACKBONE) if trained.finetune_backbone == "lora" else found_as
+
+
+def _other_backbone(checkpoint: Path, trained: str, name: str, trained_on: str, found: str) -> str:
+    """That a name stands for another backbone than the one of the training."""
+    what = f"another {name}" if name == trained else f"{trained}, and {name} is another backbone"
+    return f"{checkpoint}: was trained on {what} ({trained_on} there, {found} here)"
 
 
 MOST_TEXT = 1 << 24

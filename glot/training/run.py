@@ -29,7 +29,7 @@ from glot.settings.data_sections import DataConfig, StressConfig
 from glot.settings.effects import CONDITIONS
 from glot.states.backbone import Backbone, BackboneSource, count_weights, need_adapters, pick_device, recall_facts
 from glot.states.tokens import find_prompts, find_source, open_tokens, prompt_notes, settle_dtype, used_prompts
-from glot.training.checkpoint import BACKBONE, WEIGHTS, build_model, read_result, save_model, write_config, write_result
+from glot.training.checkpoint import BACKBONE, WEIGHTS, allow_as_others, build_model, read_result, save_model, write_config, write_result
 from glot.training.code import code_hash
 from glot.training.finish import check_head, check_head_rows
 from glot.training.folders import RESULT, FolderLock, open_run_folder, read_mark
@@ -196,6 +196,8 @@ def close_run(
     tokens.check()
     save_model(run.folder, run.model)
     tokens.save(run.folder / BACKBONE)
+    for path in (run.folder / BACKBONE).glob("*"):
+        allow_as_others(path)
     result = make_result(config, inputs.task, fitted, scores, inputs.clock.seconds) | {
         "selection": selection_facts(config, inputs.task),
         "select_by": selection_in_words(config, inputs.task, [split.split for split in data.reported], fitted),

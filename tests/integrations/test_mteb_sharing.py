@@ -1,6 +1,7 @@
 """Several poolers on MTEB from one pass of the backbone, and token states that are kept by text."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -55,7 +56,8 @@ def test_several_poolers_share_one_pass_and_score_as_they_do_apart(capsys, flags
     assert [one["pooler"] for one in together["runs"]] == ["adapool", "glot", "mean", "cls"]
     assert len({one["run_dir"] for one in together["runs"]}) == 4
     named = ["--mteb_poolers=mean", "--run_name=x", "--overwrite=1", "--mteb_task=BIOSSES", "--mteb_max_length=16"]
-    same = run(capsys, [*own, *named, f"--checkpoint_path={two_runs[1]},{two_runs[1]}"])
+    twin = shutil.copytree(two_runs[1], two_runs[1].with_name("twin"))
+    same = run(capsys, [*own, *named, f"--checkpoint_path={two_runs[1]},{twin}"])
     assert len({one["run_dir"] for one in same["runs"]}) == 3 and all(Path(one["run_dir"]).is_dir() for one in same["runs"])
     for one, other in zip(together["runs"], apart, strict=True):
         assert not one["failed"], (one["pooler"], one["failed"])
@@ -94,6 +96,7 @@ def test_poolers_that_cannot_share_a_pass_say_so(capsys, flags, two_runs, tiny_l
         (["--mteb_poolers=mean,glott"], "--mteb_poolers=glott: unknown (did you mean 'glot'?)"),
         (["--mteb_poolers=mean,mean"], "--mteb_poolers=mean,mean: mean is named twice"),
         (["--mteb_poolers=mean", "--pooling_method=cls"], "--pooling_method: --mteb_poolers says which poolers are scored"),
+        ([f"--checkpoint_path={two_runs[0]},{two_runs[0]}"], f"{two_runs[0]} is named twice"),
         ([f"--checkpoint_path={two_runs[0]},"], "has nothing between two commas, or behind the last"),
         (
             [f"--checkpoint_path={two_runs[0]}", "--mteb_poolers=glot", "--tau=0.9"],

@@ -61,13 +61,20 @@ def test_odd_names_and_equal_sizes_are_shown(drawn, tmp_path):
     rows = [(22, "one", "_x", spread([0.1])), (22, "two", "_x", spread([0.2])), (99, "three", "", spread([0.3]))]
     plots.plot_sizes(rows, tmp_path / "x.png")
     (axes,) = drawn[0].axes
-    assert [label.get_text().split("\n")[0] for label in axes.get_xticklabels()] == ["one, two", "three"]
+    assert [label.get_text().split("\n")[0] for label in axes.get_xticklabels()] == ["one", "two", "three"]
+    places = axes.get_xticks().tolist()
+    assert places[0] < places[1] < places[2] and axes.get_xticklabels()[0].get_text() == "one\n22"
     assert [text.get_text().strip() for text in axes.get_legend().get_texts()] == ["_x", "run"]
 
 
 def test_no_number_of_an_axis_is_a_formula(drawn, tmp_path):
     cost_plots.plot_cost([("mean", 0.0017, 0.25), ("lora", None, 1.1)], tmp_path / "a.png")
     cost_plots.plot_score_by_seconds([("mean", "mcc", [(8.0, 0.1), (900.0, 0.2)])], tmp_path / "b.png")
+    cost_plots.plot_score_by_seconds([("mean", "mcc", [(0.017, 0.1), (0.066, 0.2)]), ("glot", "mcc", [(0.03, 0.1)])], tmp_path / "c.png")
+    narrow = drawn.pop().axes[0]
+    low, high = narrow.get_xlim()
+    ticks = zip(narrow.get_xticks(), narrow.get_xticklabels(), strict=True)
+    assert {label.get_text() for place, label in ticks if low <= place <= high} == {"0.02", "0.05"}
     assert len(drawn) == 2
     for figure in drawn:
         words = [label.get_text() for label in figure.axes[0].get_xticklabels()]

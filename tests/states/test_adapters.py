@@ -87,6 +87,14 @@ def targets(backbone: Backbone) -> set[str]:
     }
 
 
+def test_matrices_without_a_layer_are_named(tmp_path, caplog):
+    train_weights(open_at(make_model("xlnet", tmp_path / "a")), LoraOptions(2, 4.0, "auto", 0))
+    assert "layer.#.rel_attn.k" in caplog.text and "are weights without a linear layer, so they get no adapter" in caplog.text
+    caplog.clear()
+    train_weights(open_at(make_model("bert", tmp_path / "b")), LoraOptions(2, 4.0, "auto", 0))
+    assert "no adapter" not in caplog.text
+
+
 def test_targets_are_those_that_the_states_depend_on_or_that_are_named(bert):
     backbone = open_at(bert, "1")
     unfreeze(backbone, LoraOptions(2, 4.0, "auto", 0))

@@ -16,7 +16,7 @@ from statsmodels.stats.weightstats import ttost_paired
 from glot.cli import glot_main
 from glot.errors import ConfigError
 from glot.report.tables import csv_text
-from glot.study.backbones import normalised
+from glot.study.backbones import normalised, short_names
 from glot.study.comparisons import DIFFERENT, EQUAL, UNCLEAR, ArmRuns, compare_arms, comparison_table, verdicts
 from glot.study.files import read_study
 from glot.study.paper_table import leaders, paper_table
@@ -111,6 +111,12 @@ def test_arms_that_no_seed_moves_are_neither_starred_nor_told_apart():
     rows = [*still, arm("low", "cola", 0.1, 0.11, 0.12)]
     tests = compare(rows, "mean probe")
     assert math.isnan(tests[1].p) and tests[2].p < 0.05 and leaders(rows) == {"mean probe", "max probe"}
+
+
+def test_backbones_of_one_name_are_told_apart():
+    assert short_names(["/x/tiny/bert", "/x/other/bert", "minilm", "org/gpt2@1.0"]) == {
+        "/x/tiny/bert": "tiny/bert", "/x/other/bert": "other/bert", "minilm": "minilm", "org/gpt2@1.0": "gpt2",
+    }  # fmt: skip
 
 
 def test_scores_of_several_backbones_are_means_over_tasks_on_their_own_scales():

@@ -52,6 +52,9 @@ def test_the_table_of_arms_and_their_weights_as_runs_count_them(pairs, tmp_path,
         unused = ("--scorer_hidden",) + (("--store_dir", "--gat_hidden_dim", "--num_layers") if arm == "lora" else ())
         assert main([word for word in pairs if not word.startswith(unused)] + flags + ["--epochs=1"]) == 0
         assert table[arm]["weights"] == f"{json.loads(capsys.readouterr().out)['trainable_params']:,}"
+    probe = [word for word in pairs if not word.startswith(("--scorer_hidden", "--gat_hidden_dim", "--num_layers"))]
+    assert main([*probe, "--pooling_method=mean", "--head=probe", "--pair_features=full"]) == 0
+    assert table["probe"]["weights"] == f"{json.loads(capsys.readouterr().out)['trainable_params']:,}"
     record = json.loads((folder / "cost.json").read_text())
     for row in record["arms"]:
         frozen = row["arm"] not in ("lora", "full")

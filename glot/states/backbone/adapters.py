@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from glot.errors import CheckpointError, ConfigError, disk_door, library_door, need, reason
+from glot.progress import warn
 from glot.states.backbone.hashes import hash_folder
 from glot.states.backbone.model import Backbone
 from glot.states.backbone.source import BackboneSource
@@ -109,6 +110,7 @@ def add_adapter(model: Any, sample: Callable[[], Tensor], options: LoraOptions, 
     door = library_door(ConfigError, lambda error: f"{refused} ({reason(error)}); name other --lora_targets")
     with door, torch.random.fork_rng(), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers for a name that is going to change
+        warnings.filterwarnings("ignore", "fan_in_fan_out")  # GPT-2's layers are transposed, which peft sees by itself
         torch.manual_seed(options.seed)
         adapted = get_peft_model(model, config)
     with torch.no_grad():
@@ -159,6 +161,9 @@ def _find_targets(model: Any, sample: Callable[[], Tensor], asked: str, name: st
     if not able:
         raise ConfigError(f"{LORA_FLAG}: the states that are read of {name} depend on no linear layer; use full, or a later --hidden_layer")
     if asked == AUTO:
+        beside = sorted({numberless(left) for left in _without_layer(model, sample)})
+        if beside:
+            warn(f"--lora_targets=auto: {', '.join(beside)} of {name} are weights without a linear layer, so they get no adapter")
         return able
     wanted = [word.strip() for word in asked.split(",")]
     matches = {word: [target for target in able if f".{target}".endswith(f".{word}")] for word in wanted}
@@ -168,6 +173,29 @@ def _find_targets(model: Any, sample: Callable[[], Tensor], asked: str, name: st
             f"--lora_targets={asked}: {name} has no linear layer {missing!r} that its states depend on; it has {', '.join(kinds)}"
         )
     return sorted({target for found in matches.values() for target in found})
+
+
+def _without_layer(model: Any, sample: Callable[[], Tensor]) -> list[str]:
+    """Matrices of the blocks that the states depend on and that belong to no linear layer, as XLNet's attention has them."""
+    blocks = [f"{name}." for name, part in model.named_modules() if isinstance(part, nn.ModuleList)]
+    plain = (nn.Linear, Conv1D, nn.Embedding, nn.LayerNorm)
+    found = {
+        f"{name}.{own}": weight
+        for name, part in model.named_modules()
+        if name.startswith(tuple(blocks)) and not isinstance(part, plain)
+        for own, weight in part.named_parameters(recurse=False)
+        if weight.ndim > 1 and weight.is_floating_point()
+    }
+    try:
+        for weight in found.values():
+            weight.requires_grad_(True)
+        if found:
+            with torch.enable_grad():
+                _back_from(sample())
+        return [name for name, weight in found.items() if weight.grad is not None and bool((weight.grad != 0).any())]
+    finally:
+        for weight in found.values():
+            weight.requires_grad_(False).grad = None
 
 
 def _back_from(states: Tensor) -> None:

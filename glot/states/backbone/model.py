@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from glot.errors import ConfigError, StateError, disk_door
-from glot.progress import warn
+from glot.progress import say, warn
 from glot.states.backbone.facts import remember_facts
 from glot.states.backbone.source import BackboneSource
 from glot.states.backbone.states import LEAST_PROBE, MOST_AT_LOAD, ReaderOptions, StateReader
@@ -77,6 +77,9 @@ class Backbone:
         self.check_length(max_length, self.limit)
         self.max_length = max_length or self.longest
         self._pieces = self._make_windows() if windows else None
+        if windows and self.max_length <= self.limit:
+            reads = "any number of" if self.limit == NO_LIMIT else f"{self.limit:,}"
+            say(f"--long_texts=windows: {source.name} reads {reads} tokens at once, and --max_length={self.max_length} are no more")
         if source.identity:
             remember_facts(source.identity, {"is_causal": self.reader.is_causal})
 
