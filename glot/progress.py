@@ -44,6 +44,16 @@ def warn(line: str) -> None:
     log.warning(line)
 
 
+@contextmanager
+def silence() -> Iterator[None]:
+    """Nothing is said inside, because it has been said already."""
+    before, log.disabled = log.disabled, True
+    try:
+        yield
+    finally:
+        log.disabled = before
+
+
 class AboveBars(logging.Handler):
     """Prints log lines on stderr, above any bar."""
 
