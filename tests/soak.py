@@ -311,13 +311,16 @@ def names_a_file(said: str, place: Path) -> bool:
     return any(re.match(r"(error|failed): ", line) and str(place) in line for line in said.splitlines())
 
 
-def soak(seconds: float, seed: int, operations: list[str]) -> int:
-    """Loop until the time is up, or once through all file operations of some commands; print the counts, return the failures."""
+def soak(seconds: float, seed: int, operations: list[str], least: int = 0) -> int:
+    """Loop until the time is up and `least` commands are done, or once through all file operations of some commands.
+
+    Prints the counts, returns the number of failures.
+    """
     root = Path(tempfile.mkdtemp(prefix="soak-"))
     state = Soak(seed, root)
     state.prepare()
     end, number = time.monotonic() + seconds, 0
-    while not operations and time.monotonic() < end:
+    while not operations and (time.monotonic() < end or number < least):
         number += 1
         state.once(number)
     for kind in [kind for kind in state.expected if kind in operations]:
@@ -336,6 +339,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Faults in a loop.")
     parser.add_argument("--seconds", type=float, default=1800)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--least", type=int, default=0, help="commands, however long they take")
     parser.add_argument("--operations", nargs="*", default=[], metavar="COMMAND")
     asked = parser.parse_args()
-    raise SystemExit(bool(soak(asked.seconds, asked.seed, asked.operations)))
+    raise SystemExit(bool(soak(asked.seconds, asked.seed, asked.operations, asked.least)))
