@@ -263,7 +263,8 @@ def plot_sizes(rows: list[tuple[int, str, str, Any]], path: Path) -> None:
         line = sorted((places[size, name], found) for size, name, own, found in rows if own == arm)
         _plot_line(axes, line, arm, "accuracy", look)
     log_axis(axes)
-    axes.set_xticks(list(places.values()), [f"{name}\n{_count(size)}" for size, name in places], fontsize=8)
+    labels = _staggered(axes.get_xlim(), list(places.values()), [f"{name}\n{_count(size)}" for size, name in places])
+    axes.set_xticks(list(places.values()), labels, fontsize=8)
     axes.minorticks_off()
     axes.set_xlabel("weights of the backbone")
     axes.set_ylabel("score, normalised per task")
@@ -273,6 +274,10 @@ def plot_sizes(rows: list[tuple[int, str, str, Any]], path: Path) -> None:
     save_figure(figure, path)
 
 
+LETTER = 0.016
+"""Width of a small letter and its share of the gap between two labels, as a part of a figure's width."""
+
+
 def _places_of(backbones: list[tuple[int, str]]) -> dict[tuple[int, str], float]:
     """Where backbones stand on a logarithmic axis: at their size, those of nearly equal size a little apart."""
     places: dict[tuple[int, str], float] = {}
@@ -280,6 +285,17 @@ def _places_of(backbones: list[tuple[int, str]]) -> dict[tuple[int, str], float]
         before = max(places.values(), default=0.0)
         places[key] = max(float(key[0]), 1.15 * before)
     return places
+
+
+def _staggered(limits: tuple[float, float], places: list[float], labels: list[str]) -> list[str]:
+    """Labels below a logarithmic axis, those that would run into one before them on further lines."""
+    span, ends, found = math.log(limits[1] / limits[0]), list[float](), list[str]()
+    for place, label in zip(places, labels, strict=True):
+        middle, half = math.log(place / limits[0]) / span, 0.5 * LETTER * max(map(len, label.split("\n")))
+        row = next((row for row, end in enumerate(ends) if middle - half > end), len(ends))
+        ends[row:] = [middle + half, *ends[row + 1 :]]
+        found.append("\n" * row * (label.count("\n") + 1) + label)
+    return found
 
 
 def _count(size: int) -> str:
