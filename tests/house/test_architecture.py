@@ -2,13 +2,18 @@
 
 import ast
 import graphlib
+import re
+import sys
+import tomllib
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 
 import module_table
 import pytest
 
-PACKAGE = Path(__file__).parents[2] / "glot"
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "glot"
 FILES = sorted(PACKAGE.rglob("*.py"))
 STOREYS = (
     ("__main__",),
@@ -213,3 +218,21 @@ def test_a_broken_rule_is_named_by_file_line_and_sentence(rule, tmp_path, monkey
     check = {"up": test_a_wing_imports_only_from_storeys_below, "door": test_each_library_has_one_door}[rule]
     with pytest.raises(AssertionError, match=r"(A wing imports only|Each library has one door)[\s\S]*nn/odd\.py:3: "):
         check()
+
+
+BROUGHT = {"pandas", "pyarrow", "markupsafe"}
+"""Libraries that `datasets` and Jinja2 are made of."""
+
+
+def test_every_library_that_is_imported_is_declared():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    lines = [*project["dependencies"], *(line for extra in project["optional-dependencies"].values() for line in extra)]
+    declared = {re.split(r"[^\w.-]", line)[0].lower().replace("_", "-") for line in lines}
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in sorted((ROOT / "glot").rglob("*.py"))]
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    names |= {str(node.module) for node in nodes if isinstance(node, ast.ImportFrom)}
+    first = {name.partition(".")[0] for name in names} - sys.stdlib_module_names - {"glot"}
+    owners = metadata.packages_distributions()
+    undeclared = {name for name in first if not {owner.lower().replace("_", "-") for owner in owners.get(name, [])} & declared}
+    assert undeclared == BROUGHT
