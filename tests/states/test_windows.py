@@ -114,3 +114,12 @@ def test_mistakes(capsys, tiny_flags, tiny_bert):
     with pytest.raises(ConfigError, match="--max_length=65"):
         open_model(tiny_bert, 65)
     assert make_windows("m", 512, None, (1, 1)).overlap == 128
+
+
+def test_windows_that_no_text_can_need_are_said(tiny_bert, caplog):
+    caplog.set_level("INFO", "glot")
+    source = find_backbone(str(tiny_bert))
+    needed = Backbone(source, 200, "float32", "1", CPU, None, "quarter")
+    assert "--long_texts=windows" not in caplog.text
+    Backbone(source, needed.limit, "float32", "1", CPU, None, "quarter")
+    assert f"reads {needed.limit} tokens at once, and --max_length={needed.limit} are no more" in caplog.text
