@@ -6,7 +6,7 @@ d backbone width, h conv width, K conv layers, D pooled width, E edges, C classe
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -68,17 +68,29 @@ class TokenBatch:
         return self.ptr.diff()
 
     @cached_property
+    def counts(self) -> Tensor:
+        """`lengths` on the tokens' device."""
+        return send(self.lengths, self.tokens.device)
+
+    @cached_property
     def segment(self) -> Tensor:
         """(N,) int64 on the tokens' device: the sentence of each token."""
-        return torch.repeat_interleave(torch.arange(len(self)), self.lengths).to(self.tokens.device)
+        return send(torch.repeat_interleave(torch.arange(len(self)), self.lengths), self.tokens.device)
 
     def to(self, device: torch.device | str) -> "TokenBatch":
         """The same batch with its tokens on `device`; `ptr` stays on the CPU, where blocks are planned."""
-        return TokenBatch(self.tokens.to(device, non_blocking=True), self.ptr)
+        return TokenBatch(send(self.tokens, device), self.ptr)
 
     def with_tokens(self, tokens: Tensor) -> "TokenBatch":
         """The same sentences with other states `(N, any width)`."""
         return TokenBatch(tokens, self.ptr)
+
+
+def send(values: Tensor, device: torch.device | str) -> Tensor:
+    """`values` on a device. From the CPU to CUDA they go through page-locked memory, so that nothing waits for the card."""
+    if values.device.type == "cpu" and torch.device(device).type == "cuda":
+        return values.pin_memory().to(device, non_blocking=True)
+    return values.to(device)
 
 
 def offsets(lengths: Tensor) -> Tensor:
@@ -175,8 +187,12 @@ class Batch:
 
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch on `device`."""
-        labels = None if self.labels is None else self.labels.to(device)
+        labels = None if self.labels is None else send(self.labels, device)
         return Batch(tuple(side.to(device) for side in self.sides), labels, self.shares, self.rank)
+
+    def widened(self) -> "Batch":
+        """The same batch with its tokens in float32."""
+        return replace(self, sides=tuple(side.with_tokens(side.tokens.float()) for side in self.sides))
 
 
 @dataclass(frozen=True)
@@ -230,7 +246,11 @@ class TokenSource(Protocol):
     def __len__(self) -> int: ...
 
     def gather(self, rows: np.ndarray) -> TokenBatch:
-        """The states of `rows (B,)` in that order."""
+        """The states of `rows (B,)` in that order, float32."""
+        ...
+
+    def read(self, rows: np.ndarray) -> TokenBatch:
+        """`gather` in the precision that they lie in: what is moved to another device."""
         ...
 
 

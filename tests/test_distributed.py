@@ -193,6 +193,8 @@ class Numbered:
     def gather(self, rows: np.ndarray) -> TokenBatch:
         return TokenBatch.from_lengths(torch.as_tensor(rows, dtype=torch.float32).unsqueeze(1), torch.ones(len(rows), dtype=torch.int64))
 
+    read = gather
+
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 8])
 def test_shares_join_to_the_whole_batch(size):

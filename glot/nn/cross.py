@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from glot.nn.edges import Edges
-from glot.nn.graph import SPARSE_DENSITY, SPARSE_NEIGHBOURS, SPARSE_TOKENS, Block, GraphRule, group_by_length, parts_of
+from glot.nn.graph import SPARSE_DENSITY, SPARSE_NEIGHBOURS, Block, GraphRule, group_by_length, least_counted, parts_of
 from glot.nn.padding import Padding
 from glot.types import TokenBatch
 
@@ -90,7 +90,7 @@ class PairView:
     @cached_property
     def near(self) -> Tensor:
         """(b, n, m) bool: cosine above tau, by row ranges: only one range of cosines is held at a time."""
-        ranges = [self.cosines(start, stop) > self.rule.tau for start, stop in parts_of(*self.shape[1:])]
+        ranges = [self.cosines(start, stop) > self.rule.tau for start, stop in parts_of(self._parts[0][0].device, *self.shape[1:])]
         return torch.cat(ranges, 1) & self.real
 
     def ranked(self) -> Tensor:
@@ -186,7 +186,7 @@ class CrossGraph:
     def groups(self) -> list[Tensor]:
         """The pairs of each group: those of similar length."""
         first, second = self.pair
-        return group_by_length(torch.maximum(first.lengths, second.lengths))
+        return group_by_length(torch.maximum(first.lengths, second.lengths), first.tokens.device)
 
     @cached_property
     def sides(self) -> tuple[Padding, Padding]:
@@ -240,13 +240,15 @@ class CrossGraph:
             return None
         padding = self.sides[side]
         block = Block(padding.batch.tokens, self.rule.inside, padding.index[place], padding.mask[place], padding.lengths[place])
-        return torch.cat([block.rows(start, stop) for start, stop in parts_of(padding.index[place].shape[1])], 1)
+        return torch.cat(
+            [block.rows(start, stop) for start, stop in parts_of(padding.batch.tokens.device, padding.index[place].shape[1])], 1
+        )
 
     @cached_property
     def few(self) -> Edges | None:
         """The edges where that is the faster form, as for `TokenGraph.few`, else None."""
         lengths = torch.cat([side.lengths for side in self.pair])
-        if int(lengths.max()) < SPARSE_TOKENS:
+        if int(lengths.max()) < least_counted(self.first.tokens.device):
             return None
         count = sum(int(part.allowed.count_nonzero()) for parts in self.receivers for part in parts)
         cells = sum(part.allowed.numel() for parts in self.receivers for part in parts)

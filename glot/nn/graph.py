@@ -31,6 +31,8 @@ BLOCK_ELEMENTS = 1 << 20
 """Most elements b * n * n of one block: 4 MiB of float32."""
 BLOCK_OVERHEAD = 1 << 14
 """Fixed cost of one more block, in elements: padding up to this many is cheaper than another round of small kernels."""
+CARD_ELEMENTS, CARD_OVERHEAD = 1 << 24, 1 << 22
+"""Both on an accelerator, where launching a block's kernels takes as long as computing on millions of elements."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,7 @@ class View:
     def nearest(self) -> Tensor:
         """(b, n, k) int64: the k nearest neighbours of every token, itself excluded."""
         found = []
-        for start, stop in parts_of(self.size):
+        for start, stop in parts_of(self._tokens.device, self.size):
             similar = self.cosines(start, stop).masked_fill(~self.mask.unsqueeze(1), -torch.inf)
             similar.diagonal(offset=start, dim1=1, dim2=2).fill_(-torch.inf)
             found.append(similar.topk(min(self.rule.knn_k, self.size), dim=-1).indices)
@@ -258,7 +260,7 @@ class TokenGraph:
     @cached_property
     def padding(self) -> Padding:
         """All sentences of the batch, in groups of similar length."""
-        return Padding(self.batch, group_by_length(self.batch.lengths))
+        return Padding(self.batch, group_by_length(self.batch.lengths, self.batch.tokens.device))
 
     @cached_property
     def blocks(self) -> list[Block]:
@@ -281,8 +283,8 @@ class TokenGraph:
     @cached_property
     def few(self) -> Edges | None:
         """`edges` as CSR where that is the faster form (a long sentence with few edges), else None. The edges are counted to decide."""
-        lengths, on_cpu = self.batch.lengths, self.batch.tokens.device.type == "cpu"
-        if int(lengths.max()) < (SPARSE_TOKENS if on_cpu else DENSE_TOKENS):  # on an accelerator the count forces a synchronisation
+        lengths = self.batch.lengths
+        if int(lengths.max()) < least_counted(self.batch.tokens.device):
             return None
         pairs = self._pairs(min(SPARSE_DENSITY * int(lengths.square().sum()), SPARSE_NEIGHBOURS * int(lengths.sum())))
         return None if pairs is None else Edges.from_pairs(pairs, len(self.batch.tokens))
@@ -312,24 +314,34 @@ class TokenGraph:
         for block in self.blocks:
             length = block.index.shape[1]
             if length > DENSE_TOKENS:
-                for start, stop in parts_of(length):
+                for start, stop in parts_of(block.tokens.device, length):
                     yield block, start, block.rows(start, stop)
             else:
                 yield block, 0, block.dense
 
 
-def group_by_length(lengths: Tensor) -> list[Tensor]:
+def least_counted(device: torch.device) -> int:
+    """Length in tokens of a batch's longest sentence from which edges are counted. On an accelerator a count waits for it."""
+    return SPARSE_TOKENS if device.type == "cpu" else DENSE_TOKENS
+
+
+def group_by_length(lengths: Tensor, device: torch.device) -> list[Tensor]:
     """Split B sentences into groups so that padding each group to its longest member wastes little.
 
-    Greedy, from the longest. A sentence opens a new group when the group's padding exceeds `BLOCK_OVERHEAD`, or the block is full.
+    Greedy, from the longest. A sentence opens a new group when the group's padding exceeds a block's overhead, or the block is full.
+
+    Args:
+        lengths: (B,) on the CPU.
+        device: where the blocks are computed.
     """
+    elements, overhead = (BLOCK_ELEMENTS, BLOCK_OVERHEAD) if device.type == "cpu" else (CARD_ELEMENTS, CARD_OVERHEAD)
     order = torch.argsort(lengths, descending=True, stable=True)
     groups: list[list[int]] = []
     waste = longest = 0
     for row, length in zip(order.tolist(), lengths[order].tolist(), strict=True):
         waste += longest**2 - length**2
-        full = groups and (len(groups[-1]) + 1) * longest**2 > BLOCK_ELEMENTS
-        if not groups or full or waste > BLOCK_OVERHEAD:
+        full = groups and (len(groups[-1]) + 1) * longest**2 > elements
+        if not groups or full or waste > overhead:
             groups.append([])
             longest, waste = length, 0
         groups[-1].append(row)
@@ -341,13 +353,15 @@ def barrier_of(allowed: Tensor) -> Tensor:
     return torch.zeros(allowed.shape, device=allowed.device).masked_fill_(~allowed, -torch.inf)
 
 
-def parts_of(rows: int, columns: int | None = None) -> list[tuple[int, int]]:
-    """Row ranges [start, stop) of an adjacency that are made together: at most `BLOCK_ELEMENTS`, or all rows up to `DENSE_TOKENS`.
+def parts_of(device: torch.device, rows: int, columns: int | None = None) -> list[tuple[int, int]]:
+    """Row ranges [start, stop) of an adjacency that are made together: at most a block's elements, or all rows up to `DENSE_TOKENS`.
 
     Args:
+        device: where they are computed.
         rows: receivers.
         columns: senders; None = as many.
     """
     longest = max(rows, rows if columns is None else columns)
-    step = rows if longest <= DENSE_TOKENS else max(1, BLOCK_ELEMENTS // longest)
+    elements = BLOCK_ELEMENTS if device.type == "cpu" else CARD_ELEMENTS
+    step = rows if longest <= DENSE_TOKENS else max(1, elements // longest)
     return [(start, min(start + step, rows)) for start in range(0, rows, step)]

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from glot.nn.places import CollectRows, SpreadRows, cut, join
-from glot.types import TokenBatch
+from glot.types import TokenBatch, send
 
 
 class Padding:
@@ -22,31 +22,30 @@ class Padding:
         lengths: per group (b,) int64 on the CPU.
 
     Examples:
-        >>> Padding(batch, group_by_length(batch.lengths)).pad(batch.tokens)
+        >>> Padding(batch, group_by_length(batch.lengths, batch.tokens.device)).pad(batch.tokens)
     """
 
     def __init__(self, batch: TokenBatch, groups: list[Tensor]) -> None:
-        self.batch = batch
-        self.index: list[Tensor] = []
-        self.mask: list[Tensor] = []
+        self.batch, device = batch, batch.tokens.device
         self.lengths = [batch.lengths[rows] for rows in groups]
+        indices, masks = [], []
         for rows, lengths in zip(groups, self.lengths, strict=True):
             steps = torch.arange(int(lengths.max()))
             mask = steps < lengths.unsqueeze(1)
-            index = batch.ptr[rows].unsqueeze(1) + torch.where(mask, steps, 0)
-            self.index.append(index.to(batch.tokens.device))
-            self.mask.append(mask.to(batch.tokens.device))
+            indices.append(batch.ptr[rows].unsqueeze(1) + torch.where(mask, steps, 0))
+            masks.append(mask)
+        # planned on the CPU and sent at once: on a card each choice by a mask would wait for it
+        self._flat, self._real = join([index.flatten() for index in indices]), join([mask.flatten() for mask in masks])
+        sizes = [mask.numel() for mask in masks]
+        self.index = [part.view(mask.shape) for part, mask in zip(cut(send(self._flat, device), sizes), masks, strict=True)]
+        self.mask = [part.view(mask.shape) for part, mask in zip(cut(send(self._real, device), sizes), masks, strict=True)]
 
     @cached_property
     def places(self) -> Tensor:
         """(N,) int64: position of each packed token in the concatenation of all groups, padding included."""
-        places = torch.empty(len(self.batch.tokens), dtype=torch.int64, device=self.batch.tokens.device)
-        start = 0
-        for index, mask in zip(self.index, self.mask, strict=True):
-            real = mask.flatten()
-            places[index.flatten()[real]] = start + real.nonzero().squeeze(1)
-            start += len(real)
-        return places
+        places, real = torch.empty(len(self.batch.tokens), dtype=torch.int64), self._real.nonzero().squeeze(1)
+        places[self._flat.index_select(0, real)] = real
+        return send(places, self.batch.tokens.device)
 
     def pad(self, states: Tensor) -> list[Tensor]:
         """Packed states (N, width) -> one (b, n, width) per group, zero on padding."""

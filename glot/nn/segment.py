@@ -13,8 +13,8 @@ from torch import Tensor
 from glot.nn.places import cut, join
 from glot.types import TokenBatch
 
-TOKENS_PER_PRODUCT = 1024
-"""Approximate number of tokens per product. A product's cost grows with sentences times tokens, its overhead does not."""
+TOKENS_PER_PRODUCT, TOKENS_ON_CARD = 1024, 1 << 16
+"""Approximate number of tokens per product, on a CPU and elsewhere. Its cost grows with sentences times tokens, its overhead does not."""
 
 
 def widened(values: Tensor) -> Tensor:
@@ -29,7 +29,8 @@ def segment_sum(values: Tensor, batch: TokenBatch, weights: Tensor | None = None
 
 def segment_sums(parts: list[Tensor], batch: TokenBatch, weights: Tensor) -> Tensor:
     """`segment_sum` of values whose columns come in parts `(N, width_i)`: (B, sum of the widths)."""
-    size = max(1, TOKENS_PER_PRODUCT * len(batch) // len(weights))
+    tokens = TOKENS_PER_PRODUCT if weights.device.type == "cpu" else TOKENS_ON_CARD
+    size = max(1, tokens * len(batch) // len(weights))
     starts = list(range(0, len(batch), size))
     bounds = [int(batch.ptr[start]) for start in starts] + [len(weights)]
     sizes = [end - start for start, end in itertools.pairwise(bounds)]
@@ -45,7 +46,7 @@ def segment_sums(parts: list[Tensor], batch: TokenBatch, weights: Tensor) -> Ten
 
 def segment_mean(values: Tensor, batch: TokenBatch) -> Tensor:
     """Mean over each sentence: (B, width)."""
-    return segment_sum(values, batch) / batch.lengths.to(values.device, values.dtype).unsqueeze(1)
+    return segment_sum(values, batch) / batch.counts.to(values.dtype).unsqueeze(1)
 
 
 def segment_max(values: Tensor, batch: TokenBatch) -> Tensor:
@@ -53,7 +54,7 @@ def segment_max(values: Tensor, batch: TokenBatch) -> Tensor:
     if values.device.type == "mps":  # which has no kernel for segment_reduce
         rows = batch.segment.unsqueeze(1).expand_as(values)
         return values.new_full((len(batch), values.shape[1]), -torch.inf).scatter_reduce(0, rows, values, "amax")
-    return torch.segment_reduce(values, "max", lengths=batch.lengths.to(values.device), axis=0)
+    return torch.segment_reduce(values, "max", lengths=batch.counts, axis=0, unsafe=True)  # no checks, which wait for a card
 
 
 def segment_softmax(scores: Tensor, batch: TokenBatch) -> Tensor:

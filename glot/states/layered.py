@@ -58,8 +58,13 @@ class LayeredTokens:
 
     def gather(self, rows: np.ndarray) -> TokenBatch:
         """The states of `rows (B,)` in that order: float32 (N, m d) on the CPU."""
+        batch = self.read(rows)
+        return batch.with_tokens(batch.tokens.float())
+
+    def read(self, rows: np.ndarray) -> TokenBatch:
+        """`gather` in the stores' own precision."""
         batch = self.layers[0].read(rows)
-        tokens = torch.empty(len(batch.tokens), self.hidden_size)
+        tokens = torch.empty(len(batch.tokens), self.hidden_size, dtype=batch.tokens.dtype)
         for place, layer in enumerate(self.layers):
             states = batch.tokens if place == 0 else layer.read(rows).tokens
             tokens[:, place * layer.hidden_size : (place + 1) * layer.hidden_size] = states

@@ -132,6 +132,8 @@ class Tokens:
         places = torch.as_tensor(rows, dtype=torch.float32)
         return TokenBatch.from_lengths(torch.stack([places, torch.ones(len(rows))], 1), torch.ones(len(rows), dtype=torch.int64))
 
+    read = gather
+
 
 def test_negatives_that_are_the_row_itself_or_come_twice_are_no_negatives(tmp_path):
     write_rows(tmp_path / "pairs.jsonl", [{"query": "a", "pos": ["b"], "neg": ["b", "c", "a", "c", "d", "e"]}])

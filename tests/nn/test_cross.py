@@ -10,7 +10,6 @@ from torch.func import functional_call
 from torch.nn import functional as F
 from torch_geometric.nn import GATConv
 
-from glot.nn import cross as cross_module
 from glot.nn.cross import CROSS_RULES, CrossGraph, CrossRule, rotate
 from glot.nn.graph import GraphRule, TokenGraph
 from glot.nn.heads import join_pair
@@ -147,7 +146,7 @@ def test_few_edges_are_taken_for_long_pairs_alone(monkeypatch):
     assert CrossGraph(*long, CrossRule("threshold", 0.9)).few is not None
     assert CrossGraph(*long, CrossRule("complete")).few is None
     assert CrossGraph(*random_pair(), CrossRule("threshold", 0.9)).few is None
-    monkeypatch.setattr(cross_module, "SPARSE_TOKENS", 1)
+    monkeypatch.setattr("glot.nn.graph.SPARSE_TOKENS", 1)
     conv = CrossConv(12, 6)
     x = torch.cat([side.tokens for side in long])
     sparse = CrossGraph(*long, CrossRule("threshold", 0.9))

@@ -48,7 +48,11 @@ def test_the_hash_follows_the_code_that_a_runs_numbers_go_through(edited):
     assert changed("nn/poolers/convs.py", "norm_kwargs", "norm_kwarg") == {"glot"}
     assert changed("nn/graph.py", "> view.rule.tau", ">= view.rule.tau") == {"glot"}
     assert changed("nn/poolers/scored.py", "nn.Tanh()", "nn.ReLU()") == {"adapool", "glot"}  # GLOT scores its tokens with it
-    assert changed("nn/segment.py", "TOKENS_PER_PRODUCT = 1024", "TOKENS_PER_PRODUCT = 512") == {"mean", "adapool", "glot"}
+    assert changed("nn/segment.py", "TOKENS_PER_PRODUCT, TOKENS_ON_CARD = 1024", "TOKENS_PER_PRODUCT, TOKENS_ON_CARD = 512") == {
+        "mean",
+        "adapool",
+        "glot",
+    }
     assert changed("training/train.py", "model.train()", "model.eval()") == {"mean", "adapool", "glot"}
     assert changed("states/backbone/states.py", "TOLERANCES = {", "TOLERANCE = {") == {"mean", "adapool", "glot"}
     assert changed("nn/poolers/glot.py", "SMALLEST_SCORER = 128", "SMALLEST_SCORER = 128  # a comment") == set()

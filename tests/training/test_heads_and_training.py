@@ -43,6 +43,8 @@ class Memory:
     def gather(self, rows):
         return TokenBatch.from_lengths(self.states[torch.as_tensor(rows)].flatten(0, 1), torch.full((len(rows),), 2))
 
+    read = gather
+
 
 def test_heads():
     a, b = torch.randn(4, 6), torch.randn(4, 6)

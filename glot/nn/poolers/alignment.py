@@ -64,13 +64,13 @@ class AlignmentPooler(Pooler):
 
 def best_cosines(first: TokenBatch, second: TokenBatch) -> tuple[Tensor, Tensor]:
     """The best cosine of each token among the tokens of the other sentence of its pair: (N1,) and (N2,)."""
-    groups = group_by_length(torch.maximum(first.lengths, second.lengths))
+    groups = group_by_length(torch.maximum(first.lengths, second.lengths), first.tokens.device)
     sides = Padding(first, groups), Padding(second, groups)
     units = [side.pad(F.normalize(side.batch.tokens.float(), dim=1)) for side in sides]
     best: tuple[list[Tensor], list[Tensor]] = ([], [])
     for one, other, one_real, other_real in zip(*units, sides[0].mask, sides[1].mask, strict=True):
         rows, columns = [], []
-        for start, stop in parts_of(one.shape[1], other.shape[1]):
+        for start, stop in parts_of(one.device, one.shape[1], other.shape[1]):
             cosines = one[:, start:stop] @ other.transpose(1, 2)
             rows.append(cosines.masked_fill(~other_real.unsqueeze(1), -1.0).amax(2))
             columns.append(cosines.masked_fill(~one_real[:, start:stop].unsqueeze(2), -1.0).amax(1))
@@ -81,7 +81,7 @@ def best_cosines(first: TokenBatch, second: TokenBatch) -> tuple[Tensor, Tensor]
 
 def summarise(values: TokenBatch) -> Tensor:
     """One number per token (N, 1) -> the numbers of `ONE_WAY` per sentence: (B, 9). Quantiles are interpolated linearly, as numpy does."""
-    lengths = values.lengths.to(values.tokens.device)
+    lengths = values.counts
     padding = Padding(values, [torch.arange(len(values))])
     padded = padding.pad(values.tokens)[0].squeeze(2)
     ordered = padded.masked_fill(~padding.mask[0], torch.inf).sort(1).values

@@ -84,7 +84,7 @@ class GatedPooler(Pooler):
         """(B, d), and the weight of each token (N,): they sum to one per sentence, and may be below zero."""
         scores = self.score(batch.tokens)
         heads = torch.stack([segment_softmax(scores[:, head], batch) for head in range(MOST_HEADS)], 1)
-        even = 1 / batch.lengths.to(scores.device, scores.dtype)[batch.segment]
+        even = 1 / batch.counts.to(scores.dtype)[batch.segment]
         weights = even + (heads - even.unsqueeze(1)) @ self.gate
         return segment_sum(batch.tokens, batch, weights), weights
 

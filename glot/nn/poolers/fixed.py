@@ -5,7 +5,7 @@ from torch import Tensor
 
 from glot.nn.pooler import Pooler
 from glot.nn.segment import segment_max, segment_mean, segment_sum
-from glot.types import TokenBatch
+from glot.types import TokenBatch, send
 
 
 class ClsPooler(Pooler):
@@ -22,7 +22,7 @@ class ClsPooler(Pooler):
     def forward(self, batch: TokenBatch) -> Tensor:
         """(B, d)."""
         rows = batch.ptr[1:] - 1 if self.last else batch.ptr[:-1]
-        return batch.tokens[rows.to(batch.tokens.device)]
+        return batch.tokens[send(rows, batch.tokens.device)]
 
 
 class MeanPooler(Pooler):
@@ -55,9 +55,9 @@ class WeightedMeanPooler(Pooler):
     def forward(self, batch: TokenBatch) -> Tensor:
         """(B, d)."""
         tokens = batch.tokens
-        starts = batch.ptr[:-1].to(tokens.device)[batch.segment]
+        starts = send(batch.ptr[:-1], tokens.device)[batch.segment]
         position = torch.arange(1, len(tokens) + 1, device=tokens.device) - starts
-        lengths = batch.lengths.to(tokens.device)
+        lengths = batch.counts
         return segment_sum(tokens, batch, position.to(tokens.dtype)) / (lengths * (lengths + 1) / 2).to(tokens.dtype).unsqueeze(1)
 
 

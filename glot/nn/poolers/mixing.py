@@ -40,7 +40,7 @@ class MixByRows(torch.autograd.Function):
         ctx.save_for_backward(hidden, sent, received)
         ctx.rows = rows
         mixed = hidden.new_empty(*received.shape, hidden.shape[2])
-        for start, stop in parts_of(received.shape[1], hidden.shape[1]):
+        for start, stop in parts_of(hidden.device, received.shape[1], hidden.shape[1]):
             mixed[:, start:stop] = mix_block(hidden, sent, received[:, start:stop], barrier_of(rows(start, stop)))
         return mixed
 
@@ -49,7 +49,7 @@ class MixByRows(torch.autograd.Function):
         """Gradients of hidden, sent and received: each row range is recomputed, and its gradients are added up."""
         hidden, sent, received = (saved.detach().requires_grad_() for saved in ctx.saved_tensors)
         sums = [torch.zeros_like(saved) for saved in ctx.saved_tensors]
-        for start, stop in parts_of(received.shape[1], hidden.shape[1]):
+        for start, stop in parts_of(hidden.device, received.shape[1], hidden.shape[1]):
             with torch.enable_grad():
                 own = received[:, start:stop]
                 mixed = mix_block(hidden, sent, own, barrier_of(ctx.rows(start, stop)))

@@ -87,3 +87,7 @@ class LiveTokens:
         except StateError as error:
             raise StateError(error.problem, where="" if error.place is None else self._where(int(rows[error.place]))) from error
         return batch.with_tokens(batch.tokens.float())
+
+    def read(self, rows: np.ndarray) -> TokenBatch:
+        """`gather`: the states are where they are needed."""
+        return self.gather(rows)

@@ -17,7 +17,7 @@ from glot.errors import ConfigError, StateError, library_door, reason
 from glot.progress import warn
 from glot.states.backbone.rewind import left_as_it_was
 from glot.states.backbone.source import LAYERS_IN_MEAN
-from glot.types import TokenBatch
+from glot.types import TokenBatch, send
 
 SHORT, LEAST_PROBE, MOST_AT_LOAD, MOST_WITH_MIDDLE = 4, 16, 512, 1024
 """Lengths in tokens: a check's short text, its shortest long text, the longest at load, the longest with texts of middle length."""
@@ -208,16 +208,20 @@ class StateReader:
         mask = torch.arange(int(lengths.max())) < lengths.unsqueeze(1)
         padded = torch.full(mask.shape, self.options.fill)
         padded[mask] = torch.tensor([token for text in ids for token in text])
-        return padded.to(device), mask.to(device)
+        return send(padded, device), send(mask, device)
 
     def _pass(self, ids: list[list[int]], layers: list[str]) -> list[TokenBatch]:
         """One forward pass over texts padded to the right."""
         padded, mask = self.pad(ids)
         states = self._forward(padded, mask, layers)
+        lengths = torch.tensor([len(text) for text in ids])
+        real = (torch.arange(padded.shape[1]) < lengths.unsqueeze(1)).flatten().nonzero().squeeze(1)
+        places = send(real, mask.device)  # planned on the CPU: on a card a choice by the mask would wait for it
         for layer in layers:
             if not _has_shape(states.get(layer), padded):
                 raise StateError(f"--model_name_or_path={self.options.name}: gives no state per token for hidden layer {layer}")
-        return [TokenBatch.from_padded(states[layer].to(mask.device), mask) for layer in layers]
+        packed = [states[layer].to(mask.device).flatten(0, 1).index_select(0, places) for layer in layers]
+        return [TokenBatch.from_lengths(tokens, lengths) for tokens in packed]
 
     def _forward(self, ids: Tensor, mask: Tensor, layers: list[str]) -> dict[str, Tensor]:
         """Ids (B, L), mask (B, L) -> layer -> hidden states, (B, L, d) where the model has one per token.
