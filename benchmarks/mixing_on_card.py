@@ -107,6 +107,17 @@ def with_limits(elements: int, overhead: int, work: Callable[[], None]) -> Calla
     return limited
 
 
+def in_tf32(work: Callable[[], None]) -> Callable[[], None]:
+    """The work with float32 products on tensor cores, which keep ten bits of a factor's mantissa."""
+
+    def rounded() -> None:
+        torch.set_float32_matmul_precision("high")
+        work()
+        torch.set_float32_matmul_precision("highest")
+
+    return rounded
+
+
 def main(names: list[str]) -> int:
     """Prints a table: milliseconds per step, medians of rounds in turn, and kernels and busy share of one step of ours."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -122,6 +133,7 @@ def main(names: list[str]) -> int:
         ours, flex, pyg = make(GatConv, device), make(FlexConv, device), make(PygConv, device)
         torch.testing.assert_close(flex(batch), ours(batch), rtol=1e-3, atol=1e-3)
         works = {form: with_limits(*limits, work_of(ours, batch)) for form, limits in LIMITS.items()}
+        works["blocks of 2^24, products in TF32"] = in_tf32(works["blocks of 2^24"])
         works["flex_attention"] = work_of(flex, batch)
         if int(lengths.square().sum()) < 1 << 22:
             works["PyG"] = work_of(pyg, batch)

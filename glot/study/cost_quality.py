@@ -72,7 +72,7 @@ def _score(arm: Arm, seeds: list[int], work: RunPool, explicit: frozenset[str]) 
     config = arm.config.with_values(data_seed=arm.config.data_seed, seeds=None, run_name=None)
     name, values = RATES[config.backbone.finetune_backbone]
     tune = {} if name in explicit else {name: values}
-    study = Study(f"cost: {arm.name}", "main.py", [Cell(arm.name, {}, {})], tune=tune, tune_seeds=[TUNING_SEED])
+    study = Study(f"cost: {arm.name}", "main.py", [Cell(arm.name, {}, {}, tune)], tune_seeds=[TUNING_SEED])
     (chosen,) = tune_cells(study, [config], work)
     runs = [_finished(outcome) for outcome in work.run(_with_seeds(config.with_values(**chosen["values"]), seeds), f"cost: {arm.name}")]
     scores = [main_score(run) for run in runs]

@@ -4,7 +4,7 @@ import itertools
 import math
 import random
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,8 @@ KEYS_EXPLAINED = """keys of a study file (glot init study.yaml writes a commente
   name              folder under --output_dir
   runs_with         flags that all runs share
   grid              flag: list of values, all crossed; or a list of such grids
-  arms              name: flags; what is compared at each point of the grid; only: {flag: [values]} keeps an arm to some points
+  arms              name: flags; what is compared at each point of the grid; only: {flag: [values]} keeps an arm to some points,
+                    tune: {flag: [values]} takes the place of the file's
   tune              flag: list of values that each arm chooses from on held-out rows; seeds: of these runs [100, 101];
                     fold: with --folds, the one that they are done on [all]
   seeds             of the reported runs
@@ -45,6 +46,12 @@ KEYS_EXPLAINED = """keys of a study file (glot init study.yaml writes a commente
 class Cell:
     """One arm at one grid point: all flags except the seed and those that tuning chooses.
 
+    Attributes:
+        arm: its name.
+        grid: the point.
+        flags: of all its runs.
+        tune: flag -> values to choose from on held-out rows.
+
     Examples:
         >>> Cell("glot", {"tau": "0.6"}, {"task": "cola", "pooling_method": "glot", "tau": "0.6"})
     """
@@ -52,6 +59,7 @@ class Cell:
     arm: str
     grid: Flags
     flags: Flags
+    tune: dict[str, list[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -63,7 +71,6 @@ class Study:
         program: main.py or diagnostic_stress_test.py, whose default flags apply.
         cells: in the order of the file.
         seeds: seeds of the reported runs; empty = each run keeps its own `--seed`.
-        tune: flag -> values to choose from, per cell, on held-out rows.
         tune_seeds: seeds of the tuning runs, which are not reported.
         tune_fold: the fold that tuning runs are done on, with `--folds`; None = all.
         baseline: the arm that the others are compared with.
@@ -80,7 +87,6 @@ class Study:
     program: str
     cells: list[Cell]
     seeds: list[int] = field(default_factory=list)
-    tune: dict[str, list[str]] = field(default_factory=dict)
     tune_seeds: list[int] = field(default_factory=list)
     tune_fold: int | None = None
     baseline: str | None = None
@@ -196,13 +202,15 @@ def _read_arms(path: Path, content: dict[str, Any], program: str) -> Study:
     tune = dict(tune)
     tune_seeds, tune_fold, seeds = tune.pop("seeds", ["100", "101"]), tune.pop("fold", "0"), content.get("seeds", [])
     is_one_fold = "fold" in (content.get("tune") or {})
+    arms, own_tune, mistakes = _read_own_tune(path, arms)
+    problems += mistakes
     arms, only, mistakes = _read_only(path, arms, varied)
     problems += mistakes
     problems += [f"{path}: tune.{name}: must be a list with at least one entry" for name, values in tune.items() if not _is_list(values)]
     numbers = {"seeds": (seeds, "a list of numbers"), "tune.seeds": (tune_seeds, "a list of numbers")}
     numbers["tune.fold"] = ([tune_fold], "the number of a fold, such as 0")
     problems += [f"{path}: {key}: must be {what}" for key, (values, what) in numbers.items() if not _is_numbers(values)]
-    if is_one_fold and not tune:
+    if is_one_fold and not tune and not any(own_tune.values()):
         problems.append(f"{path}: tune.fold: there is no flag to tune; add one, such as lr: [1e-4, 1e-3], or leave fold out")
     if not arms:
         problems.append(f"{path}: arms: must hold at least one arm")
@@ -215,13 +223,13 @@ def _read_arms(path: Path, content: dict[str, Any], program: str) -> Study:
     if problems:
         raise ConfigError(*problems)
     _refuse_too_many(path, len(arms) * sum(math.prod(map(len, grid.values())) for grid in grids))
+    cells = _list_cells(path, [point for grid in grids for point in crossed(grid)], common, arms, only)
     study = Study(
         content.get("name", path.stem),
         program,
-        _list_cells(path, [point for grid in grids for point in crossed(grid)], common, arms, only),
+        [replace(cell, tune=own_tune.get(cell.arm, tune)) for cell in cells],
         [int(seed) for seed in seeds],
-        tune,
-        [int(seed) for seed in tune_seeds] if tune else [],
+        [int(seed) for seed in tune_seeds] if tune or any(own_tune.values()) else [],
         int(tune_fold) if is_one_fold else None,
         baseline,
         content.get("published"),
@@ -267,6 +275,18 @@ def _refuse_apart(path: Path, study: Study) -> Study:
             *(f"{path}: compare: {first} and {second} stand at no common point of the grid; see their `only`" for first, second in apart)
         )
     return study
+
+
+def _read_own_tune(path: Path, arms: dict[str, Any]) -> tuple[dict[str, Any], dict[str, dict[str, list[str]]], list[str]]:
+    """Arms without their key `tune`, what that key says of each, and the mistakes in it. An empty one leaves the arm as it is."""
+    own = {arm: flags["tune"] for arm, flags in arms.items() if isinstance(flags, dict) and "tune" in flags}
+    wrong = [arm for arm, given in own.items() if not isinstance(given, dict) or not all(_is_list(values) for values in given.values())]
+    problems = [f"{path}: arms.{arm}.tune: must map flags to lists of values, such as {{lr: [1e-4, 1e-3]}}" for arm in wrong]
+    for arm, given in own.items():
+        both = [name for name in given if name in arms[arm]] if arm not in wrong else []
+        problems += [f"{path}: arms.{arm}: {name} is fixed and tuned; leave one out" for name in both]
+    plain = {arm: {n: v for n, v in flags.items() if n != "tune"} if isinstance(flags, dict) else flags for arm, flags in arms.items()}
+    return plain, {arm: given for arm, given in own.items() if arm not in wrong}, problems
 
 
 def _read_only(path: Path, arms: dict[str, Any], varied: list[tuple[str, Any]]) -> tuple[dict[str, Flags], Only, list[str]]:

@@ -1,5 +1,6 @@
 """Cells of a study as configurations: every flag is parsed, and what has no effect or makes two arms equal is refused."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -34,11 +35,10 @@ def resolve_cells(path: Path, study: Study) -> list[RunConfig]:
         inert = [name for name in parsed.inert if name in set(cell.flags) - shared] if cell.arm else []
         problems += [f"{where}: --{name} has no effect in this arm; leave it out" for name in inert]
         config = parsed.config
-        problems += [f"{where}: {problem}" for problem in _evaluation_problems(study, config)]
+        problems += [f"{where}: {problem}" for problem in _evaluation_problems(study, cell, config)]
         configs.append(config if config.data.data_seed is not None else config.with_values(data_seed=0))
     problems += _misfolded(path, study, configs)
-    if study.tune and not problems and not found and not any(acting_points(study, config) for config in configs):
-        problems.append(f"{path}: tune: {', '.join(study.tune)} has no effect in any arm; leave it out")
+    problems += [] if problems or found else _idle_tune(path, study, configs)
     seen: dict[str, Cell] = {}
     for cell, config in zip(study.cells, configs, strict=False):
         twin = seen.setdefault(config.fingerprint(), cell) if not problems and not found else cell
@@ -59,7 +59,7 @@ def _parsed_tuned(study: Study, cell: Cell) -> Parsed:
         ConfigError: a value that cannot be.
     """
     is_first = next(other for other in study.cells if other.arm == cell.arm) is cell
-    points = list(tuned_points(study.tune)) if is_first else [next(tuned_points(study.tune))]
+    points = list(tuned_points(cell.tune)) if is_first else [next(tuned_points(cell.tune))]
     read = [{**cell.flags, **point} for point in points]
     parsed = [parse([f"--{name}={value}" for name, value in flags.items()], study.program, PROGRAMS[study.program]) for flags in read]
     own_codes(parsed[0].config.pooler, parsed[0].config.graph)
@@ -73,7 +73,21 @@ def tuned_points(choices: dict[str, list[str]]) -> Iterator[Flags]:
     yield from ({**first, name: value} for name, values in choices.items() for value in values[1:])
 
 
-def _evaluation_problems(study: Study, config: RunConfig) -> list[str]:
+def _idle_tune(path: Path, study: Study, configs: list[RunConfig]) -> list[str]:
+    """What is tuned without an effect: the file's in all of its arms, or an arm's own wherever it stands."""
+    acts: dict[str, dict[str, bool]] = {}
+    for cell, config in zip(study.cells, configs, strict=True):
+        if cell.tune:
+            arms = acts.setdefault(json.dumps(cell.tune), {})
+            arms[cell.arm] = arms.get(cell.arm, False) or bool(acting_points(cell.tune, config))
+    every, problems = len({cell.arm for cell in study.cells}), []
+    for tune, arms in acts.items():
+        where = "any arm" if len(arms) == every else ", ".join(arms)
+        problems += [] if any(arms.values()) else [f"{path}: tune: {', '.join(json.loads(tune))} has no effect in {where}; leave it out"]
+    return problems
+
+
+def _evaluation_problems(study: Study, cell: Cell, config: RunConfig) -> list[str]:
     """What a study cannot ask of a task that trains nothing."""
     if config.data.task not in EVALUATIONS:
         return []
@@ -81,7 +95,7 @@ def _evaluation_problems(study: Study, config: RunConfig) -> list[str]:
         "a study scores one pooler per run; name one, and make the others arms": (
             len(config.mteb.checkpoints) + len((config.mteb.mteb_poolers or "").split(",")) > 1
         ),
-        f"tune: --task={config.data.task} trains nothing, so there is nothing to tune": bool(study.tune),
+        f"tune: --task={config.data.task} trains nothing, so there is nothing to tune": bool(cell.tune),
         f"compare: --task={config.data.task} has no scores of rows, which a comparison needs; leave compare out": bool(study.compare),
     }
     return [problem for problem, holds in wrong.items() if holds]
@@ -96,9 +110,9 @@ def _misfolded(path: Path, study: Study, configs: list[RunConfig]) -> list[str]:
     return [f"{path}: tune.fold: {study.tune_fold}; {wanted}"]
 
 
-def acting_points(study: Study, config: RunConfig) -> list[Flags]:
+def acting_points(tune: dict[str, list[str]], config: RunConfig) -> list[Flags]:
     """The points that an arm is tuned over, without flags that do nothing in it: a learning rate is nothing to a probe."""
-    points = crossed(study.tune) if study.tune else []
+    points = crossed(tune) if tune else []
     acting = [(point, acting_flags(config.with_values(**typed(point)))) for point in points]
     own = [{name: value for name, value in point.items() if name in names} for point, names in acting]
     return [point for place, point in enumerate(own) if point and point not in own[:place]]

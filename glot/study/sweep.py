@@ -148,7 +148,7 @@ def tune_cells(study: Study, configs: list[RunConfig], work: RunPool) -> list[di
     of the spread over seeds (benchmarks/README.md).
     """
     fold: dict[str, Any] = {} if study.tune_fold is None else {"fold": study.tune_fold}
-    points = [acting_points(study, config) for config in configs]
+    points = [acting_points(cell.tune, config) for cell, config in zip(study.cells, configs, strict=True)]
     trials = [
         [one.with_values(selection="heldout", **fold) for one in _with_seeds(config.with_values(**typed(point)), study.tune_seeds)]
         for config, own in zip(configs, points, strict=True)
@@ -235,7 +235,7 @@ def list_runs(path: Path, seeds: list[int] | None) -> Iterator[str]:
         point = " ".join(f"{name}={value}" for name, value in cell.grid.items())
         moves = has_gradient(config)  # else one run serves for all seeds
         count = len(seeds or study.seeds or [0]) if moves else 1
-        tuning = len(acting_points(study, config)) * (len(study.tune_seeds) if moves else 1)
+        tuning = len(acting_points(cell.tune, config)) * (len(study.tune_seeds) if moves else 1)
         total += count + tuning
         what = f"{count} seed{'s' * (count > 1)}", f"{tuning} tuning runs" if tuning else "nothing to tune"
         table.append([cell.arm or "-", point, config.pooler.pooling_method, *what])

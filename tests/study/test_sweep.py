@@ -180,6 +180,11 @@ def test_a_search_prefers_what_scored(monkeypatch):
         (STUDY + "compare: [[glot, mean], [mean, glot]]\n", "F: compare: [mean, glot] is named twice"),
         (STUDY + "margins: {mcc: 0.1}\n", "F: margins: have no effect without compare"),
         (PROBES + "tune: {lr: [1e-4]}\n", "F: tune: lr has no effect in any arm"),
+        (STUDY.replace("mean}\n", "mean, tune: {knn_k: [2]}}\n"), "F: mean, task=cola: --knn_k: has no effect in this run"),
+        (STUDY.replace("mean}\n", "mean, head: probe, tune: {lr: [1e-4]}}\n"), "F: tune: lr has no effect in mean; leave it out"),
+        (STUDY.replace("mean}\n", "mean, tune: {lr: 1e-3}}\n"), "F: arms.mean.tune: must map flags to lists of values"),
+        (STUDY.replace("mean}\n", "mean, tune: {lr: [fast]}}\n"), "F: mean, task=cola: --lr=fast: must be a number"),
+        (STUDY.replace("mean}\n", "mean, lr: 1e-3, tune: {lr: [1e-4]}}\n"), "F: arms.mean: lr is fixed and tuned; leave one out"),
         (
             STUDY.replace("mean}\n", "mean, only: {task: [cola]}}\n").replace("tau: 0.5}", "tau: 0.5, only: {task: [mrpc]}}")
             + "compare: [[glot, mean]]\n",
@@ -190,6 +195,21 @@ def test_a_search_prefers_what_scored(monkeypatch):
 def test_mistakes_name_file_and_key(tmp_path, text, expected):
     found = problems(tmp_path, text)
     assert any(problem.startswith(expected) for problem in found), found
+
+
+def test_an_arm_has_a_tuning_grid_of_its_own_or_none(tiny_study, tmp_path, capsys):
+    text = tiny_study.read_text()
+    arms = "  file's: {pooling_method: mean}\n  own: {pooling_method: glot, tune: {tau: [0.1, 0.5, 0.9]}}\n"
+    arms += "  none: {pooling_method: max, tune: {}}\n"
+    text = text[: text.index("  glot:")].replace("[cola, mrpc]", "[cola]") + arms
+    tiny_study.write_text(text + "tune: {lr: [1e-4, 1e-2], seeds: [100]}\nseeds: [0]\n")
+    listed = [line.split("|")[-2].strip() for line in list_runs(tiny_study, None) if "task=cola" in line]
+    assert listed == ["2 tuning runs", "3 tuning runs", "nothing to tune"]
+    assert glot_main(["sweep", str(tiny_study), f"--output_dir={tmp_path / 'runs'}"]) == 0
+    cells = json.loads((tmp_path / "runs/tiny/study.json").read_text())["cells"]
+    assert [set(cell["tuned"]["values"]) for cell in cells] == [{"lr"}, {"tau"}, set()]
+    runs = [json.loads(Path(run["run_dir"], "config.json").read_text())["flags"]["lr"] for cell in cells for run in cell["runs"]]
+    assert runs[1:] == [2e-4, 2e-4]  # which only the file's grid tunes
 
 
 def test_a_fitted_head_is_tuned_by_its_own_score_over_flags_that_act_in_it(tiny_study, tmp_path, capsys):
