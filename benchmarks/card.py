@@ -1,6 +1,7 @@
 """What poolers cost on this machine's accelerator, beside LoRA and full fine-tuning: `python -m benchmarks.card`.
 
-It runs `glot cost` on the stress test, which needs no data, and writes benchmarks/results/<card>.md.
+It times one GLOT step in several forms (`benchmarks.mixing_on_card`), runs `glot cost` on the stress test, which needs no data, and writes
+benchmarks/results/<card>.md. flex_attention compiles for about a minute per size; an H200 takes some four minutes for all.
 """
 
 import re
@@ -9,7 +10,9 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.mixing_on_card import HEADER, measure
 from glot.cli import glot_main
+from glot.report.tables import markdown
 from glot.states.backbone import pick_device
 from glot.study.cost import machine
 
@@ -22,16 +25,20 @@ def main() -> int:
     if not torch.accelerator.is_available():
         print("no accelerator here, so nothing is measured")
         return 0
-    folder = Path("runs/cost-card")
-    card = machine(pick_device("auto"))
+    folder, card = Path("runs/cost-card"), machine(pick_device("auto"))
+    path = RESULTS / f"{re.sub(r'[^a-z0-9]+', '-', card.lower()).strip('-')}.md"
+    parts = [f"# Cost on {card}", f"`python -m benchmarks.card`, torch {torch.__version__}.", "## One GLOT step, forward and backward"]
+    if torch.cuda.is_available():
+        parts.append(markdown(HEADER, list(measure([]))))
+        path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
     code = glot_main(["cost", *WORDS, "--run_name=cost-card"])
     if code == 0:
-        name = re.sub(r"\W+", "-", card.lower()).strip("-")
-        text = (folder / "cost.md").read_text(encoding="utf-8")
-        how = f"`python -m benchmarks.card`, which runs `glot cost {' '.join(WORDS)}`; torch {torch.__version__}."
-        head = f"# Cost on {card}\n\n{how}\n\n"
-        (RESULTS / f"{name}.md").write_text(head + text, encoding="utf-8")
-        print(f"written: {RESULTS / name}.md")
+        parts += [
+            f"## Poolers, LoRA and full fine-tuning\n\n`glot cost {' '.join(WORDS)}`",
+            (folder / "cost.md").read_text(encoding="utf-8"),
+        ]
+        path.write_text("\n\n".join(parts), encoding="utf-8")
+    print(f"written: {path}")
     return code
 
 

@@ -7,7 +7,7 @@ queries (received, 1) and the keys (1, sent), behind LeakyReLU.
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -32,7 +32,9 @@ CASES = {
 }
 LIMITS = {"blocks of 2^20": (1 << 20, 1 << 14), "blocks of 2^24": (1 << 24, 1 << 22), "blocks of 2^26": (1 << 26, 1 << 24)}
 """Elements of a block, and the padding that is cheaper than another one."""
+OURS = "blocks of 2^26"
 ROUNDS, STEPS = 5, 6
+HEADER = ["batch", "form", "ms per step", "of the first", "kernels and copies", "busy ms"]
 
 
 def leaky(score: Tensor, *_: Tensor) -> Tensor:
@@ -118,12 +120,15 @@ def in_tf32(work: Callable[[], None]) -> Callable[[], None]:
     return rounded
 
 
-def main(names: list[str]) -> int:
-    """Prints a table: milliseconds per step, medians of rounds in turn, and kernels and busy share of one step of ours."""
+def measure(names: list[str]) -> Iterator[list[str]]:
+    """Rows of `HEADER`: medians of rounds in turn, and what one step of ours launches.
+
+    Args:
+        names: of cases; empty = all.
+    """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda":
         FlexConv.attend, FlexConv.mask = staticmethod(torch.compile(flex_attention)), staticmethod(torch.compile(create_block_mask))
-    print("| case | form | ms per step | of the first |\n|---|---|---|---|")
     for name, (count, least, most) in CASES.items():
         if names and name not in names:
             continue
@@ -133,7 +138,7 @@ def main(names: list[str]) -> int:
         ours, flex, pyg = make(GatConv, device), make(FlexConv, device), make(PygConv, device)
         torch.testing.assert_close(flex(batch), ours(batch), rtol=1e-3, atol=1e-3)
         works = {form: with_limits(*limits, work_of(ours, batch)) for form, limits in LIMITS.items()}
-        works["blocks of 2^24, products in TF32"] = in_tf32(works["blocks of 2^24"])
+        works[f"{OURS}, products in TF32"] = in_tf32(works[OURS])
         works["flex_attention"] = work_of(flex, batch)
         if int(lengths.square().sum()) < 1 << 22:
             works["PyG"] = work_of(pyg, batch)
@@ -144,16 +149,26 @@ def main(names: list[str]) -> int:
                 if again:
                     found[form].append(spent)
         first = statistics.median(next(iter(found.values())))
+        kernels, busy = launched(works[OURS]) if device == "cuda" else (0, 0.0)
         for form, spent in found.items():
             middle = statistics.median(spent)
-            print(f"| {name} | {form} | {1e3 * middle:.2f} | {middle / first:.2f} |", flush=True)
-        if device == "cuda":
-            with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as told:
-                works["blocks of 2^24"]()
-                torch.cuda.synchronize()
-            kernels = [event for event in told.events() if event.device_type == torch.autograd.DeviceType.CUDA]
-            busy = sum(event.device_time for event in kernels) / STEPS / 1e3
-            print(f"| {name} | of 2^24: {len(kernels) // STEPS} kernels and copies per step, busy for {busy:.2f} ms | | |", flush=True)
+            own = [f"{kernels}", f"{busy:.2f}"] if form == OURS and kernels else ["", ""]
+            yield [name, form, f"{1e3 * middle:.2f}", f"{middle / first:.2f}", *own]
+
+
+def launched(work: Callable[[], None]) -> tuple[int, float]:
+    """Kernels and copies of one step, and the milliseconds for which they keep the card busy."""
+    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as told:
+        work()
+        torch.cuda.synchronize()
+    kernels = [event for event in told.events() if event.device_type == torch.autograd.DeviceType.CUDA]
+    return len(kernels) // STEPS, sum(event.device_time for event in kernels) / STEPS / 1e3
+
+
+def main(names: list[str]) -> int:
+    """Prints the table."""
+    for row in measure(names):
+        print(" | ".join(row), flush=True)
     return 0
 
 

@@ -202,10 +202,9 @@ def _read_arms(path: Path, content: dict[str, Any], program: str) -> Study:
     tune = dict(tune)
     tune_seeds, tune_fold, seeds = tune.pop("seeds", ["100", "101"]), tune.pop("fold", "0"), content.get("seeds", [])
     is_one_fold = "fold" in (content.get("tune") or {})
-    arms, own_tune, mistakes = _read_own_tune(path, arms)
-    problems += mistakes
+    arms, own_tune, mistaken = _read_own_tune(path, arms)
     arms, only, mistakes = _read_only(path, arms, varied)
-    problems += mistakes
+    problems += mistaken + mistakes
     problems += [f"{path}: tune.{name}: must be a list with at least one entry" for name, values in tune.items() if not _is_list(values)]
     numbers = {"seeds": (seeds, "a list of numbers"), "tune.seeds": (tune_seeds, "a list of numbers")}
     numbers["tune.fold"] = ([tune_fold], "the number of a fold, such as 0")
