@@ -5,13 +5,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from glot.errors import ConfigError
+from glot.errors import ConfigError, GlotError
 from glot.nn.poolers import own_codes
 from glot.settings.choices import EVALUATIONS
 from glot.settings.config import RunConfig
 from glot.settings.effects import acting_flags
 from glot.settings.flags import Parsed, convert, parse
+from glot.states.tokens import find_source
 from glot.study.files import PROGRAMS, Cell, Flags, Study, crossed
+from glot.training.run import read_texts
 
 
 def resolve_cells(path: Path, study: Study) -> list[RunConfig]:
@@ -25,7 +27,7 @@ def resolve_cells(path: Path, study: Study) -> list[RunConfig]:
     shared = set.intersection(*arm_only.values()) if arm_only else set()
     found: dict[str, list[str]] = {}  # mistake -> the cells that have it, so that a mistake in many cells is one line
     for cell in study.cells:
-        where = f"{path}: {', '.join([*filter(None, [cell.arm]), *(f'{name}={value}' for name, value in cell.grid.items())])}"
+        where = _in_words(path, cell)
         try:
             parsed = _parsed_tuned(study, cell)
         except ConfigError as error:
@@ -44,12 +46,39 @@ def resolve_cells(path: Path, study: Study) -> list[RunConfig]:
         twin = seen.setdefault(config.fingerprint(), cell) if not problems and not found else cell
         if twin is not cell and twin.grid == cell.grid:
             problems.append(f"{path}: arms {twin.arm} and {cell.arm} cannot differ: they are the same run")
-    for problem, cells in found.items():
-        more = f" (and so in {len(cells) - 1} more)" if len(cells) > 1 else ""
-        problems.append(f"{cells[0]}: {problem}{more}")
+    problems += _once(found)
     if problems:
         raise ConfigError(*problems)
     return configs
+
+
+def check_inputs(path: Path, study: Study, configs: list[RunConfig]) -> None:
+    """Find every cell's backbone and read its rows, before any cell is encoded.
+
+    Raises:
+        ConfigError: a backbone or rows that cannot be read, or that an arm cannot have; each line names file and cell.
+    """
+    found: dict[str, list[str]] = {}
+    for cell, config in zip(study.cells, configs, strict=True):
+        if config.data.task not in EVALUATIONS:
+            try:
+                read_texts(config.checked(), find_source(config.backbone))
+            except GlotError as error:
+                for problem in error.problems:
+                    found.setdefault(problem, []).append(_in_words(path, cell))
+    if found:
+        raise ConfigError(*_once(found))
+
+
+def _in_words(path: Path, cell: Cell) -> str:
+    """Where a cell stands."""
+    return f"{path}: {', '.join([*filter(None, [cell.arm]), *(f'{name}={value}' for name, value in cell.grid.items())])}"
+
+
+def _once(found: dict[str, list[str]]) -> list[str]:
+    """Mistakes and the cells that have them: one line for each mistake."""
+    more = {problem: f" (and so in {len(cells) - 1} more)" if len(cells) > 1 else "" for problem, cells in found.items()}
+    return [f"{cells[0]}: {problem}{more[problem]}" for problem, cells in found.items()]
 
 
 def _parsed_tuned(study: Study, cell: Cell) -> Parsed:

@@ -183,7 +183,6 @@ def _load_libraries(config: RunConfig) -> None:
     pooler = GlotPooler(8, 8, 1, "gat", "cat", GraphRule())
     optimizer = torch.optim.Adam(pooler.parameters(), fused=True)
     pooler(TokenBatch.from_lengths(torch.randn(8, 8), torch.tensor([5, 3]))).sum().backward()
-    optimizer.step()
     optimizer.zero_grad()
     if config.backbone.is_trained:
         find_source(config.backbone).import_code()

@@ -25,7 +25,7 @@ from glot.settings.sections import OutputConfig
 from glot.settings.seeds import parse_seeds
 from glot.study.cluster import EXECUTORS, JOBS, ClusterPool
 from glot.study.files import KEYS_EXPLAINED, Cell, Flags, Study, list_points, read_study
-from glot.study.resolution import acting_points, resolve_cells, typed
+from glot.study.resolution import acting_points, check_inputs, resolve_cells, typed
 from glot.study.search import metric_of, propose
 from glot.study.workers import RunPool, open_pool
 
@@ -54,7 +54,7 @@ def run_study(
     A run that fails is recorded and does not stop the others.
 
     Raises:
-        ConfigError: mistakes in the file.
+        ConfigError: mistakes in the file, or rows and backbones that cannot be read.
     """
     from glot import reuse
     from glot.training.wandb_runs import in_group
@@ -67,6 +67,7 @@ def run_study(
     folder = Path(output_dir) / study.name
     if not folder.resolve().is_relative_to(Path(output_dir).resolve()):
         raise ConfigError(f"--output_dir={output_dir}: {folder} is a link that leads out of it; move it away")
+    check_inputs(path, study, configs)
     (folder / "runs").mkdir(parents=True, exist_ok=True)
     how, start, began = options or SweepOptions(), time.perf_counter(), time.time()
     encoded = reuse.encode_once(configs)

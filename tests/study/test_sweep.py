@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, write_rows
 
 from glot import recipes
 from glot.cli import glot_main
@@ -267,6 +267,14 @@ def test_a_study_is_tuned_reused_and_reported(tiny_study, tmp_path, capsys, monk
 
 
 @pytest.mark.slow
+def test_rows_that_cannot_be_read_stop_a_study_before_anything_is_encoded(tiny_study, tmp_path, capsys):
+    tiny_study.write_text(tiny_study.read_text().replace("[cola, mrpc]", "[cola, qqp]"))
+    assert glot_main(["sweep", str(tiny_study), f"--output_dir={tmp_path / 'runs'}"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {tiny_study}: glot, task=qqp: --data_dir=") and line.endswith("(and so in 2 more)")
+    assert not (tmp_path / "runs").exists()
+
+
 def test_a_failed_run_does_not_stop_the_others(tiny_study, tmp_path, monkeypatch, caplog):
     whole = recipes.run_task
 
@@ -361,8 +369,11 @@ def test_published_figures_are_matched_by_backbone_pooler_and_task():
 
 
 @pytest.mark.parametrize("path", sorted((Path(__file__).parents[2] / "configs").glob("*.yaml")), ids=lambda path: path.stem)
-def test_every_shipped_study_resolves(path):
+def test_every_shipped_study_resolves(path, tmp_path, monkeypatch):
     study = read_study(path)
+    monkeypatch.chdir(tmp_path)
+    for name in {cell.flags.get(flag) for cell in study.cells for flag in ("train_file", "eval_file")} - {None}:
+        write_rows(tmp_path / name, [])  # a file of one's own, which the study's header says how to make
     assert len(resolve_cells(path, study)) == len(study.cells) > 0
     assert path.read_text().startswith("#") and "command:" in path.read_text()
 
