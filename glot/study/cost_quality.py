@@ -16,12 +16,13 @@ from glot.training.result import main_score
 
 RATES = {
     "0": ("lr", ["2e-4", "1e-3", "5e-3"]),
-    "lora": ("backbone_lr", ["1e-4", "3e-4", "1e-3"]),
-    "full": ("backbone_lr", ["1e-5", "2e-5", "5e-5"]),
+    "lora": ("backbone_lr", ["3e-4", "1e-3", "3e-3"]),
+    "full": ("backbone_lr", ["2e-5", "5e-5", "1e-4"]),
 }
 """`--finetune_backbone` -> the learning rate that is tuned, and its values.
 
-Source: of full, Devlin et al. 2019, appendix A.3; of lora ten times those, after Hu et al. 2022, appendix D.
+Source: of full, Devlin et al. 2019, appendix A.3, without their smallest and with twice their largest; of lora ten times those and more, after
+Hu et al. 2022, appendix D. On MiniLM the largest of full and the middle of lora won most often (benchmarks/results/finetuning-minilm.md).
 """
 TUNING_SEED = 100
 
