@@ -38,7 +38,8 @@ def main() -> int:
             (folder / "cost.md").read_text(encoding="utf-8"),
         ]
         path.write_text("\n\n".join(parts), encoding="utf-8")
-    print(f"written: {path}")
+    if path.exists():
+        print(f"written: {path}")
     return code
 
 

@@ -103,8 +103,10 @@ def with_limits(elements: int, overhead: int, work: Callable[[], None]) -> Calla
     """The work under other sizes of blocks."""
 
     def limited() -> None:
+        kept = graphs.CARD_ELEMENTS, graphs.CARD_OVERHEAD
         graphs.CARD_ELEMENTS, graphs.CARD_OVERHEAD = elements, overhead
         work()
+        graphs.CARD_ELEMENTS, graphs.CARD_OVERHEAD = kept
 
     return limited
 

@@ -34,7 +34,7 @@ BLOCK_OVERHEAD = 1 << 14
 CARD_ELEMENTS, CARD_OVERHEAD = 1 << 26, 1 << 24
 """Both on an accelerator, where launching a block's kernels takes as long as computing on millions of elements.
 
-A step of 32 reviews takes a fifth of its time with blocks as small as a CPU's (benchmarks/results/nvidia-h200.md)."""
+With these a step of 32 reviews takes a fifth of the time that a CPU's sizes take there (benchmarks/results/nvidia-h200-first.md)."""
 
 
 @dataclass(frozen=True)
@@ -312,7 +312,7 @@ class TokenGraph:
         return pairs[:, :count]
 
     def _parts(self) -> Iterator[tuple[Block, int, Tensor]]:
-        """The whole adjacency as (block, first row, part). A part is a block's (b, n, n), or a row range (1, r, n) of a long sentence."""
+        """The whole adjacency as (block, first row, part). A part is a block's (b, n, n), or a row range (b, r, n) where it is long."""
         for block in self.blocks:
             length = block.index.shape[1]
             if length > DENSE_TOKENS:

@@ -13,7 +13,7 @@ from torch import Tensor
 from glot.nn.places import cut, join
 from glot.types import TokenBatch
 
-TOKENS_PER_PRODUCT, TOKENS_ON_CARD = 1024, 1 << 16
+TOKENS_PER_PRODUCT, TOKENS_ON_CARD = 1024, 1 << 14
 """Approximate number of tokens per product, on a CPU and elsewhere. Its cost grows with sentences times tokens, its overhead does not."""
 
 

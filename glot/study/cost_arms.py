@@ -15,7 +15,7 @@ from glot.training.finish import check_head
 FINETUNED = {"optimizer": "adamw", "lr_schedule": "linear", "warmup_ratio": 0.1, "grad_clip": 1.0, "precompute_hidden_states": False}
 """How a backbone is usually trained (Devlin et al. 2019, appendix A.3)."""
 HEAD_RATE = 1e-3
-"""`--lr` of the head on a backbone that is trained: a few hundred steps at the release's 2e-4 leave a new head near where it began."""
+"""`--lr` of the head on a backbone that is trained, as in configs/finetuning-minilm.yaml."""
 TRAINED_UNTIL, POOLED_UNTIL = {"epochs": 5, "early_stop": 2}, {"epochs": 15, "early_stop": 3}
 """How long a backbone, and a pooler on a frozen one, train at most when arms are scored."""
 ARMS: dict[str, dict[str, Any]] = {

@@ -21,8 +21,9 @@ RATES = {
 }
 """`--finetune_backbone` -> the learning rate that is tuned, and its values.
 
-Source: of full, Devlin et al. 2019, appendix A.3, without their smallest and with twice their largest; of lora ten times those and more, after
-Hu et al. 2022, appendix D. On MiniLM the largest of full and the middle of lora won most often (benchmarks/results/finetuning-minilm.md).
+Source: of full, Devlin et al. 2019, appendix A.3, without 3e-5 and with twice their largest; of lora ten times those and more,
+after Hu et al. 2022, appendix D. On MiniLM the largest of full and the middle of lora won most often
+(benchmarks/results/finetuning-minilm.md).
 """
 TUNING_SEED = 100
 

@@ -22,6 +22,8 @@ STUDY_KEYS = ("kind", "name", "runs_with", "grid", "arms", "tune", "seeds", "bas
 SINGLE_KEYS = ("kind", "name", "baseline", "published", "program", "method", "run_cap")
 MOST_CELLS = 100_000
 """More are a mistake: they are counted before they are listed."""
+TUNING_KEYS = ("seeds", "seed", "fold")
+"""What a file's `tune` may hold beside flags, and an arm's own may not."""
 METHODS = ("grid", "random", "bayes")
 PROGRAMS: dict[str, dict[str, Any]] = {"main.py": {}, "diagnostic_stress_test.py": STRESS_DEFAULTS}
 Flags = dict[str, str]
@@ -51,6 +53,7 @@ class Cell:
         grid: the point.
         flags: of all its runs.
         tune: flag -> values to choose from on held-out rows.
+        has_own_tune: that these are the arm's, in place of the file's.
 
     Examples:
         >>> Cell("glot", {"tau": "0.6"}, {"task": "cola", "pooling_method": "glot", "tau": "0.6"})
@@ -60,6 +63,7 @@ class Cell:
     grid: Flags
     flags: Flags
     tune: dict[str, list[str]] = field(default_factory=dict)
+    has_own_tune: bool = False
 
 
 @dataclass(frozen=True)
@@ -202,7 +206,7 @@ def _read_arms(path: Path, content: dict[str, Any], program: str) -> Study:
     tune = dict(tune)
     tune_seeds, tune_fold, seeds = tune.pop("seeds", ["100", "101"]), tune.pop("fold", "0"), content.get("seeds", [])
     is_one_fold = "fold" in (content.get("tune") or {})
-    arms, own_tune, mistaken = _read_own_tune(path, arms)
+    arms, own_tune, mistaken = _read_own_tune(path, arms, tune)
     arms, only, mistakes = _read_only(path, arms, varied)
     problems += mistaken + mistakes
     problems += [f"{path}: tune.{name}: must be a list with at least one entry" for name, values in tune.items() if not _is_list(values)]
@@ -226,7 +230,7 @@ def _read_arms(path: Path, content: dict[str, Any], program: str) -> Study:
     study = Study(
         content.get("name", path.stem),
         program,
-        [replace(cell, tune=own_tune.get(cell.arm, tune)) for cell in cells],
+        [replace(cell, tune=own_tune.get(cell.arm, tune), has_own_tune=cell.arm in own_tune) for cell in cells],
         [int(seed) for seed in seeds],
         [int(seed) for seed in tune_seeds] if tune or any(own_tune.values()) else [],
         int(tune_fold) if is_one_fold else None,
@@ -276,14 +280,20 @@ def _refuse_apart(path: Path, study: Study) -> Study:
     return study
 
 
-def _read_own_tune(path: Path, arms: dict[str, Any]) -> tuple[dict[str, Any], dict[str, dict[str, list[str]]], list[str]]:
+def _read_own_tune(
+    path: Path, arms: dict[str, Any], tune: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, dict[str, list[str]]], list[str]]:
     """Arms without their key `tune`, what that key says of each, and the mistakes in it. An empty one leaves the arm as it is."""
-    own = {arm: flags["tune"] for arm, flags in arms.items() if isinstance(flags, dict) and "tune" in flags}
+    own = {arm: flags["tune"] or {} for arm, flags in arms.items() if isinstance(flags, dict) and "tune" in flags}
     wrong = [arm for arm, given in own.items() if not isinstance(given, dict) or not all(_is_list(values) for values in given.values())]
     problems = [f"{path}: arms.{arm}.tune: must map flags to lists of values, such as {{lr: [1e-4, 1e-3]}}" for arm in wrong]
+    if tune and arms and arms.keys() <= own.keys():
+        problems.append(f"{path}: tune: has no effect: every arm has a tune of its own; leave it out")
     for arm, given in own.items():
         both = [name for name in given if name in arms[arm]] if arm not in wrong else []
         problems += [f"{path}: arms.{arm}: {name} is fixed and tuned; leave one out" for name in both]
+        shared = [name for name in TUNING_KEYS if arm not in wrong and name in given]
+        problems += [f"{path}: arms.{arm}.tune.{name}: holds for all arms; put it under the file's tune" for name in shared]
     plain = {arm: {n: v for n, v in flags.items() if n != "tune"} if isinstance(flags, dict) else flags for arm, flags in arms.items()}
     return plain, {arm: given for arm, given in own.items() if arm not in wrong}, problems
 

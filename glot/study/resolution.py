@@ -1,6 +1,5 @@
 """Cells of a study as configurations: every flag is parsed, and what has no effect or makes two arms equal is refused."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from glot.settings.choices import EVALUATIONS
 from glot.settings.config import RunConfig
 from glot.settings.effects import acting_flags
 from glot.settings.flags import Parsed, convert, parse
+from glot.states.backbone import need_adapters
 from glot.states.tokens import find_source
 from glot.study.files import PROGRAMS, Cell, Flags, Study, crossed
 from glot.training.run import read_texts
@@ -43,7 +43,9 @@ def resolve_cells(path: Path, study: Study) -> list[RunConfig]:
     problems += [] if problems or found else _idle_tune(path, study, configs)
     seen: dict[str, Cell] = {}
     for cell, config in zip(study.cells, configs, strict=False):
-        twin = seen.setdefault(config.fingerprint(), cell) if not problems and not found else cell
+        if problems or found:
+            break
+        twin = seen.setdefault(f"{config.fingerprint()} {acting_points(cell.tune, config)}", cell)
         if twin is not cell and twin.grid == cell.grid:
             problems.append(f"{path}: arms {twin.arm} and {cell.arm} cannot differ: they are the same run")
     problems += _once(found)
@@ -53,7 +55,7 @@ def resolve_cells(path: Path, study: Study) -> list[RunConfig]:
 
 
 def check_inputs(path: Path, study: Study, configs: list[RunConfig]) -> None:
-    """Find every cell's backbone and read its rows, before any cell is encoded.
+    """Find every cell's backbone and read its rows, before any cell is encoded. A search draws its cells later.
 
     Raises:
         ConfigError: a backbone or rows that cannot be read, or that an arm cannot have; each line names file and cell.
@@ -62,7 +64,11 @@ def check_inputs(path: Path, study: Study, configs: list[RunConfig]) -> None:
     for cell, config in zip(study.cells, configs, strict=True):
         if config.data.task not in EVALUATIONS:
             try:
-                read_texts(config.checked(), find_source(config.backbone))
+                source = find_source(config.backbone)
+                if config.backbone.finetune_backbone == "lora":
+                    need_adapters()
+                source.resolve_layers(config.backbone.hidden_layer)
+                read_texts(config.checked(), source)
             except GlotError as error:
                 for problem in error.problems:
                     found.setdefault(problem, []).append(_in_words(path, cell))
@@ -104,16 +110,14 @@ def tuned_points(choices: dict[str, list[str]]) -> Iterator[Flags]:
 
 def _idle_tune(path: Path, study: Study, configs: list[RunConfig]) -> list[str]:
     """What is tuned without an effect: the file's in all of its arms, or an arm's own wherever it stands."""
-    acts: dict[str, dict[str, bool]] = {}
+    acts: dict[str, bool] = {}
+    names: dict[str, str] = {}
     for cell, config in zip(study.cells, configs, strict=True):
         if cell.tune:
-            arms = acts.setdefault(json.dumps(cell.tune), {})
-            arms[cell.arm] = arms.get(cell.arm, False) or bool(acting_points(cell.tune, config))
-    every, problems = len({cell.arm for cell in study.cells}), []
-    for tune, arms in acts.items():
-        where = "any arm" if len(arms) == every else ", ".join(arms)
-        problems += [] if any(arms.values()) else [f"{path}: tune: {', '.join(json.loads(tune))} has no effect in {where}; leave it out"]
-    return problems
+            where = cell.arm if cell.has_own_tune else "any arm"
+            names[where] = ", ".join(cell.tune)
+            acts[where] = acts.get(where, False) or bool(acting_points(cell.tune, config))
+    return [f"{path}: tune: {names[where]} has no effect in {where}; leave it out" for where, does in acts.items() if not does]
 
 
 def _evaluation_problems(study: Study, cell: Cell, config: RunConfig) -> list[str]:

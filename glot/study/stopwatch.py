@@ -19,7 +19,9 @@ from torch import Tensor, nn
 from glot.data.tasks import training_loss
 from glot.nn.cross import CrossGraph
 from glot.nn.graph import GraphRule, TokenGraph
+from glot.nn.heads import SingleHead
 from glot.nn.layers import LayeredPooler
+from glot.nn.losses import cross_entropy
 from glot.nn.model import SentenceModel
 from glot.nn.poolers.crossglot import CrossGlotPooler
 from glot.nn.poolers.glot import GlotPooler
@@ -31,12 +33,14 @@ from glot.training.finish import finish_head
 from glot.training.optimizer import fit_options, make_optimizer
 from glot.training.run import Inputs, load_inputs, make_loaders, make_model
 from glot.training.switches import run_switches
-from glot.training.train import fit
+from glot.training.train import FitOptions, fit
 from glot.types import Batch, TokenBatch
 
 PARTS = ("tokeniser", "backbone", "graph", "layers", "readout", "head")
 """Parts of inference, in the order in which a text passes them."""
 REPEATS = 5
+WARM_UP = 64
+"""Width and length of the step that a process does before its memory is read: large enough to take the code that larger steps take."""
 
 
 class NoRecord:
@@ -180,10 +184,11 @@ def _peak_within(config: RunConfig, steps: int) -> int:
 
 def _load_libraries(config: RunConfig) -> None:
     """Import what training imports on the way, and run the code of a step, so that both count as part of an idle process."""
-    pooler = GlotPooler(8, 8, 1, "gat", "cat", GraphRule())
-    optimizer = torch.optim.Adam(pooler.parameters(), fused=True)
-    pooler(TokenBatch.from_lengths(torch.randn(8, 8), torch.tensor([5, 3]))).sum().backward()
-    optimizer.zero_grad()
+    pooler, width = GlotPooler(WARM_UP, WARM_UP, 1, "gat", "cat", GraphRule()), 2 * WARM_UP
+    model = SentenceModel(pooler, SingleHead(width, 2))
+    tokens = TokenBatch.from_lengths(torch.randn(2 * WARM_UP, WARM_UP), torch.tensor([WARM_UP, WARM_UP]))
+    optimizer = torch.optim.Adam(model.parameters(), fused=True)
+    fit(model, [Batch((tokens,), torch.tensor([0, 1]))], cross_entropy, optimizer, NoRecord(), FitOptions(1, verbose=False))
     if config.backbone.is_trained:
         find_source(config.backbone).import_code()
 

@@ -96,7 +96,7 @@ def test_one_card_has_one_name():
 
 @pytest.mark.parametrize("flags", [case for case in CASES if not WAITING & set(case.values())], ids=name_of)
 def test_a_step_does_not_wait_for_the_card(flags):
-    """From states in half precision on the CPU to the optimizer's step; sentences of different lengths, some of them long."""
+    """From states in half precision on the CPU to the optimizer's step; sentences of 3 to 299 tokens."""
     config = RunConfig().with_values(**{"tau": 0.6, **flags})
     torch.manual_seed(0)
     pooler = build_model_pooler(config.pooler, config.graph, 384, 0).cuda()
@@ -118,7 +118,7 @@ def test_a_step_does_not_wait_for_the_card(flags):
     assert waits == []
 
 
-def test_gradients_over_nccl_are_those_of_one_process(tmp_path):
+def test_gradients_over_nccl_with_one_rank_are_those_without_a_group(tmp_path):
     """One card, one rank: DistributedDataParallel and the gathered rows of a contrastive batch."""
     torch.manual_seed(0)
     pooler = GlotPooler(32, 16, 2, "gat", "cat", GraphRule("threshold", tau=0.3)).cuda()

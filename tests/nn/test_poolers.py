@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from torch_geometric.nn import GATConv
 
 from glot.nn.edges import Edges
-from glot.nn.graph import GraphRule, TokenGraph
+from glot.nn.graph import CARD_ELEMENTS, CARD_OVERHEAD, RULES, GraphRule, TokenGraph
 from glot.nn.losses import symmetric_info_nce
 from glot.nn.poolers import build_pooler
 from glot.nn.poolers.gat import GatConv
@@ -214,6 +214,27 @@ def test_without_sparse_products_everything_is_mixed_in_blocks(kind, monkeypatch
     monkeypatch.setattr("torch.backends.mkl.is_available", lambda: False)
     monkeypatch.setattr(MixOnEdges, "apply", None)
     torch.testing.assert_close(conv(batch.tokens, TokenGraph(batch, rule)), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", RULES)
+@pytest.mark.parametrize("longest", [2048, 40], ids=["whole", "by rows"])
+def test_the_sizes_of_blocks_that_a_card_takes_change_nothing(kind, longest, monkeypatch):
+    batch, rule = random_batch([60, 3, 17, 40, 55]), GraphRule(kind, tau=0.2, knn_k=3)
+    for name in ("glot.nn.poolers.gat.DENSE_TOKENS", "glot.nn.graph.DENSE_TOKENS"):
+        monkeypatch.setattr(name, longest)
+    torch.manual_seed(0)
+    conv, found = GatConv(12, 8), []
+    for sizes in ((700, 20), (CARD_ELEMENTS, CARD_OVERHEAD)):
+        monkeypatch.setattr("glot.nn.graph.BLOCK_ELEMENTS", sizes[0])
+        monkeypatch.setattr("glot.nn.graph.BLOCK_OVERHEAD", sizes[1])
+        conv.zero_grad()
+        graph = TokenGraph(batch, rule)
+        output = conv(batch.tokens, graph)
+        output.square().sum().backward()
+        found.append((len(graph.blocks), output.detach(), conv.lin.weight.grad.clone()))
+    assert found[0][0] > found[1][0] == 1
+    for one, other in zip(found[0][1:], found[1][1:], strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
 
 
 def test_gat_has_the_names_of_pyg_and_refuses_unknown_engines():

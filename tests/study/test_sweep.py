@@ -181,7 +181,9 @@ def test_a_search_prefers_what_scored(monkeypatch):
         (STUDY + "margins: {mcc: 0.1}\n", "F: margins: have no effect without compare"),
         (PROBES + "tune: {lr: [1e-4]}\n", "F: tune: lr has no effect in any arm"),
         (STUDY.replace("mean}\n", "mean, tune: {knn_k: [2]}}\n"), "F: mean, task=cola: --knn_k: has no effect in this run"),
-        (STUDY.replace("mean}\n", "mean, head: probe, tune: {lr: [1e-4]}}\n"), "F: tune: lr has no effect in mean; leave it out"),
+        (STUDY.replace("mean}\n", "mean, tune: {lr: [1e-3], seeds: [7]}}\n"), "F: arms.mean.tune.seeds: holds for all arms; put it under"),
+        (PROBES.replace("probe}\n", "probe, tune: {}}\n") + "tune: {lr: [1e-4]}\n", "F: tune: has no effect: every arm has"),
+        (STUDY.replace("mean}\n", "mean, head: probe, tune: {lr: [1e-4, 3e-2]}}\n"), "F: tune: lr has no effect in mean; leave it out"),
         (STUDY.replace("mean}\n", "mean, tune: {lr: 1e-3}}\n"), "F: arms.mean.tune: must map flags to lists of values"),
         (STUDY.replace("mean}\n", "mean, tune: {lr: [fast]}}\n"), "F: mean, task=cola: --lr=fast: must be a number"),
         (STUDY.replace("mean}\n", "mean, lr: 1e-3, tune: {lr: [1e-4]}}\n"), "F: arms.mean: lr is fixed and tuned; leave one out"),
@@ -208,8 +210,9 @@ def test_an_arm_has_a_tuning_grid_of_its_own_or_none(tiny_study, tmp_path, capsy
     assert glot_main(["sweep", str(tiny_study), f"--output_dir={tmp_path / 'runs'}"]) == 0
     cells = json.loads((tmp_path / "runs/tiny/study.json").read_text())["cells"]
     assert [set(cell["tuned"]["values"]) for cell in cells] == [{"lr"}, {"tau"}, set()]
-    runs = [json.loads(Path(run["run_dir"], "config.json").read_text())["flags"]["lr"] for cell in cells for run in cell["runs"]]
-    assert runs[1:] == [2e-4, 2e-4]  # which only the file's grid tunes
+    runs = [json.loads(Path(run["run_dir"], "config.json").read_text())["flags"] for cell in cells for run in cell["runs"]]
+    assert [flags["lr"] for flags in runs[1:]] == [2e-4, 2e-4]  # which only the file's grid tunes
+    assert runs[0]["lr"] == cells[0]["tuned"]["values"]["lr"] and runs[1]["tau"] == cells[1]["tuned"]["values"]["tau"]
 
 
 def test_a_fitted_head_is_tuned_by_its_own_score_over_flags_that_act_in_it(tiny_study, tmp_path, capsys):
@@ -266,15 +269,22 @@ def test_a_study_is_tuned_reused_and_reported(tiny_study, tmp_path, capsys, monk
     assert list(list_runs(tiny_study, [0]))[-1] == "30 runs in all"
 
 
-@pytest.mark.slow
+def test_arms_that_differ_in_what_is_tuned_are_two_arms(tmp_path):
+    text = STUDY.replace("mean}\n", "mean, tune: {lr: [1e-3]}}\n  untuned: {pooling_method: mean, tune: }\n")
+    (tmp_path / "study.yaml").write_text(text)
+    study = read_study(tmp_path / "study.yaml")
+    assert len(resolve_cells(tmp_path / "study.yaml", study)) == 8 and [cell.tune for cell in study.cells[2:4]] == [{"lr": ["1e-3"]}, {}]
+
+
 def test_rows_that_cannot_be_read_stop_a_study_before_anything_is_encoded(tiny_study, tmp_path, capsys):
     tiny_study.write_text(tiny_study.read_text().replace("[cola, mrpc]", "[cola, qqp]"))
     assert glot_main(["sweep", str(tiny_study), f"--output_dir={tmp_path / 'runs'}"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"error: {tiny_study}: glot, task=qqp: --data_dir=") and line.endswith("(and so in 2 more)")
-    assert not (tmp_path / "runs").exists()
+    assert not (tmp_path / "runs").exists() and not (tmp_path / "hidden").exists()
 
 
+@pytest.mark.slow
 def test_a_failed_run_does_not_stop_the_others(tiny_study, tmp_path, monkeypatch, caplog):
     whole = recipes.run_task
 
