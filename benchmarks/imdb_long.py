@@ -1,7 +1,7 @@
 """Long reviews of IMDB as files of one's own: `python -m benchmarks.imdb_long DATA_DIR FOLDER`.
 
-The first reviews of each class with more than `WORDS` words, for training and for evaluation. By MiniLM's tokeniser 1,799 of 1,800 are longer
-than 512 tokens.
+The first reviews of each class with more than `WORDS` words, for training and for evaluation. By MiniLM's tokeniser 1,799 of 1,800 are
+longer than 512 tokens.
 """
 
 import csv
