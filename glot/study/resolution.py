@@ -6,6 +6,7 @@ from typing import Any
 
 from glot.errors import ConfigError, GlotError
 from glot.nn.poolers import own_codes
+from glot.progress import warn
 from glot.settings.choices import EVALUATIONS
 from glot.settings.config import RunConfig
 from glot.settings.effects import acting_flags
@@ -54,13 +55,17 @@ def resolve_cells(path: Path, study: Study) -> list[RunConfig]:
     return configs
 
 
-def check_inputs(path: Path, study: Study, configs: list[RunConfig]) -> None:
+def check_inputs(path: Path, study: Study, configs: list[RunConfig]) -> list[RunConfig]:
     """Find every cell's backbone and read its rows, before any cell is encoded. A search draws its cells later.
 
+    Returns:
+        those that can be read. Of the others one line is said for each mistake; their runs fail, and the rest go on.
+
     Raises:
-        ConfigError: a backbone or rows that cannot be read, or that an arm cannot have; each line names file and cell.
+        ConfigError: no cell can be read; each line names file and cell.
     """
     found: dict[str, list[str]] = {}
+    readable = []
     for cell, config in zip(study.cells, configs, strict=True):
         if config.data.task not in EVALUATIONS:
             try:
@@ -72,8 +77,13 @@ def check_inputs(path: Path, study: Study, configs: list[RunConfig]) -> None:
             except GlotError as error:
                 for problem in error.problems:
                     found.setdefault(problem, []).append(_in_words(path, cell))
-    if found:
+                continue
+        readable.append(config)
+    if found and not readable:
         raise ConfigError(*_once(found))
+    for problem in _once(found):
+        warn(f"will fail: {problem}")
+    return readable
 
 
 def _in_words(path: Path, cell: Cell) -> str:

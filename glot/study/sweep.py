@@ -54,7 +54,7 @@ def run_study(
     A run that fails is recorded and does not stop the others.
 
     Raises:
-        ConfigError: mistakes in the file, or rows and backbones that cannot be read.
+        ConfigError: mistakes in the file, or no cell whose rows and backbone can be read.
     """
     from glot import reuse
     from glot.training.wandb_runs import in_group
@@ -67,10 +67,10 @@ def run_study(
     folder = Path(output_dir) / study.name
     if not folder.resolve().is_relative_to(Path(output_dir).resolve()):
         raise ConfigError(f"--output_dir={output_dir}: {folder} is a link that leads out of it; move it away")
-    check_inputs(path, study, configs)
+    readable = check_inputs(path, study, configs)
     (folder / "runs").mkdir(parents=True, exist_ok=True)
     how, start, began = options or SweepOptions(), time.perf_counter(), time.time()
-    encoded = reuse.encode_once(configs)
+    encoded = reuse.encode_once(readable)
     configs = [config.with_values(override_precompute=False) for config in configs]  # `encode_once` has rebuilt the stores
     cluster = None if how.executor == "processes" else partial(ClusterPool, how.executor, folder / JOBS, jobs, how.cluster)
     with in_group(study.name), open_pool(jobs, cluster) as pool:

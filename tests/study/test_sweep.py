@@ -276,12 +276,21 @@ def test_arms_that_differ_in_what_is_tuned_are_two_arms(tmp_path):
     assert len(resolve_cells(tmp_path / "study.yaml", study)) == 8 and [cell.tune for cell in study.cells[2:4]] == [{"lr": ["1e-3"]}, {}]
 
 
-def test_rows_that_cannot_be_read_stop_a_study_before_anything_is_encoded(tiny_study, tmp_path, capsys):
-    tiny_study.write_text(tiny_study.read_text().replace("[cola, mrpc]", "[cola, qqp]"))
+def test_rows_that_cannot_be_read_are_named_before_anything_is_encoded(tiny_study, tmp_path, capsys):
+    text = tiny_study.read_text()
+    tiny_study.write_text(text.replace("[cola, mrpc]", "[qqp, rte]"))
     assert glot_main(["sweep", str(tiny_study), f"--output_dir={tmp_path / 'runs'}"]) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"error: {tiny_study}: glot, task=qqp: --data_dir=") and line.endswith("(and so in 2 more)")
-    assert not (tmp_path / "runs").exists() and not (tmp_path / "hidden").exists()
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith(f"error: {tiny_study}: glot, task=qqp: --data_dir=") and lines[0].endswith("(and so in 2 more)")
+    assert len(lines) == 2 and not (tmp_path / "runs").exists() and not (tmp_path / "hidden").exists()
+    tiny_study.write_text(text.replace("[cola, mrpc]", "[cola, qqp]").replace("seeds: [0, 1, 2]", "seeds: [0]"))
+    assert glot_main(["sweep", str(tiny_study), f"--output_dir={tmp_path / 'runs'}"]) == 1  # what can be read is done
+    lines = capsys.readouterr().err.splitlines()
+    said = next(place for place, line in enumerate(lines) if line.startswith(f"will fail: {tiny_study}: glot, task=qqp: --data_dir="))
+    assert said < next(place for place, line in enumerate(lines) if line.startswith("failed: ")) and not any(
+        "cannot encode" in x for x in lines
+    )
+    assert len(list((tmp_path / "runs/tiny/runs").glob("*/result.json"))) >= 3
 
 
 @pytest.mark.slow
