@@ -149,9 +149,10 @@ def training_peak(config: RunConfig, steps: int) -> int:
 def _fresh_processes() -> BaseContext:
     """Of processes that have loaded the libraries and done nothing else.
 
-    They are forked from a server that only imports, so that each need not import for seconds; where the system has none, they import.
+    They are forked from a server that only imports, so that each need not import for seconds. Where the system has none they import, and
+    beside an accelerator, which a process cannot take whose parent has looked for it.
     """
-    if "forkserver" not in get_all_start_methods():
+    if "forkserver" not in get_all_start_methods() or torch.accelerator.is_available():
         return get_context("spawn")
     context = get_context("forkserver")
     context.set_forkserver_preload([__name__])
