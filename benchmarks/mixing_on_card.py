@@ -4,9 +4,7 @@ flex_attention: the same pooler, all sentences padded to the longest, the adjace
 queries (received, 1) and the keys (1, sent), behind LeakyReLU.
 """
 
-import statistics
 import sys
-import time
 from collections.abc import Callable, Iterator
 
 import torch
@@ -15,6 +13,7 @@ from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.step import PygConv
+from benchmarks.timing import Timings
 from glot.nn import graph as graphs
 from glot.nn.graph import Block, GraphRule, TokenGraph
 from glot.nn.padding import Padding
@@ -33,7 +32,7 @@ CASES = {
 LIMITS = {"blocks of 2^20": (1 << 20, 1 << 14), "blocks of 2^24": (1 << 24, 1 << 22), "blocks of 2^26": (1 << 26, 1 << 24)}
 """Elements of a block, and the padding that is cheaper than another one."""
 OURS = "blocks of 2^26"
-ROUNDS, STEPS = 5, 6
+ROUNDS, STEPS = 4, 6
 HEADER = ["batch", "form", "ms per step", "of the first", "kernels and copies", "busy ms"]
 
 
@@ -85,18 +84,9 @@ def work_of(pooler: GlotPooler, batch: TokenBatch) -> Callable[[], None]:
         for _ in range(STEPS):
             pooler(TokenBatch(batch.tokens, batch.ptr)).square().mean().backward()
             pooler.zero_grad(set_to_none=True)
+        torch.cuda.synchronize()
 
     return work
-
-
-def seconds(work: Callable[[], None], device: str) -> float:
-    """Of one step."""
-    wait = torch.cuda.synchronize if device == "cuda" else (lambda: None)
-    wait()
-    start = time.perf_counter()
-    work()
-    wait()
-    return (time.perf_counter() - start) / STEPS
 
 
 def with_limits(elements: int, overhead: int, work: Callable[[], None]) -> Callable[[], None]:
@@ -128,47 +118,40 @@ def measure(names: list[str]) -> Iterator[list[str]]:
     Args:
         names: of cases; empty = all.
     """
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cuda":
-        FlexConv.attend, FlexConv.mask = staticmethod(torch.compile(flex_attention)), staticmethod(torch.compile(create_block_mask))
+    FlexConv.attend, FlexConv.mask = staticmethod(torch.compile(flex_attention)), staticmethod(torch.compile(create_block_mask))
     for name, (count, least, most) in CASES.items():
         if names and name not in names:
             continue
         torch.manual_seed(0)
         lengths = torch.randint(least, most, (count,))
-        batch = TokenBatch.from_lengths(torch.randn(int(lengths.sum()), WIDTH) + 0.8, lengths).to(device)
-        ours, flex, pyg = make(GatConv, device), make(FlexConv, device), make(PygConv, device)
+        batch = TokenBatch.from_lengths(torch.randn(int(lengths.sum()), WIDTH) + 0.8, lengths).to("cuda")
+        ours, flex, pyg = (make(conv, "cuda") for conv in (GatConv, FlexConv, PygConv))
         torch.testing.assert_close(flex(batch), ours(batch), rtol=1e-3, atol=1e-3)
         works = {form: with_limits(*limits, work_of(ours, batch)) for form, limits in LIMITS.items()}
         works[f"{OURS}, products in TF32"] = in_tf32(works[OURS])
         works["flex_attention"] = work_of(flex, batch)
         if int(lengths.square().sum()) < 1 << 22:
             works["PyG"] = work_of(pyg, batch)
-        found: dict[str, list[float]] = {form: [] for form in works}
-        for again in range(ROUNDS):
-            for form, work in works.items():
-                spent = seconds(work, device)
-                if again:
-                    found[form].append(spent)
-        first = statistics.median(next(iter(found.values())))
-        kernels, busy = launched(works[OURS]) if device == "cuda" else (0, 0.0)
-        for form, spent in found.items():
-            middle = statistics.median(spent)
-            own = [f"{kernels}", f"{busy:.2f}"] if form == OURS and kernels else ["", ""]
-            yield [name, form, f"{1e3 * middle:.2f}", f"{middle / first:.2f}", *own]
+        found = Timings(works, ROUNDS)
+        kernels, busy = launched(works[OURS])
+        for form in works:
+            own = [f"{kernels}", f"{busy:.2f}"] if form == OURS else ["", ""]
+            yield [name, form, f"{1e3 * found.seconds(form) / STEPS:.2f}", f"{found.ratio(form, next(iter(works))):.2f}", *own]
 
 
 def launched(work: Callable[[], None]) -> tuple[int, float]:
     """Kernels and copies of one step, and the milliseconds for which they keep the card busy."""
     with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as told:
         work()
-        torch.cuda.synchronize()
     kernels = [event for event in told.events() if event.device_type == torch.autograd.DeviceType.CUDA]
     return len(kernels) // STEPS, sum(event.device_time for event in kernels) / STEPS / 1e3
 
 
 def main(names: list[str]) -> int:
-    """Prints the table."""
+    """Prints the table; where there is no card, a line."""
+    if not torch.cuda.is_available():
+        print("no CUDA card here, so nothing is measured")
+        return 0
     for row in measure(names):
         print(" | ".join(row), flush=True)
     return 0

@@ -1,4 +1,4 @@
-"""Cells of a study as configurations: every flag is parsed, and what has no effect or makes two arms equal is refused."""
+"""Cells of a study as configurations: every flag is parsed, and what has no effect or makes two arms equal is refused; which cells are ready."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -59,7 +59,7 @@ def check_inputs(path: Path, study: Study, configs: list[RunConfig]) -> list[Run
     """Find every cell's backbone and read its rows, before any cell is encoded. A search draws its cells later.
 
     Returns:
-        those that can be read. Of the others one line is said for each mistake; their runs fail, and the rest go on.
+        those that are ready. Of the others one line is said for each mistake; they are tried in their turn, and the rest go on.
 
     Raises:
         ConfigError: no cell can be read; each line names file and cell.
@@ -82,7 +82,7 @@ def check_inputs(path: Path, study: Study, configs: list[RunConfig]) -> list[Run
     if found and not readable:
         raise ConfigError(*_once(found))
     for problem in _once(found):
-        warn(f"will fail: {problem}")
+        warn(f"not ready: {problem}")
     return readable
 
 

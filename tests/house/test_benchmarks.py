@@ -7,11 +7,14 @@ import sys
 import time
 
 import pytest
+import torch
 from conftest import ROOT
 
 import benchmarks.__main__ as bench
-from benchmarks import graph_share
+from benchmarks import graph_share, mixing_on_card
 from benchmarks.timing import Timings
+from glot.nn.poolers.gat import GatConv
+from glot.types import TokenBatch
 
 pytestmark = pytest.mark.slow
 
@@ -48,6 +51,18 @@ def test_sides_take_turns_and_the_ratio_is_by_round():
     assert set(called[::2]) == {"before"}
     assert found.seconds("slow") >= 0.02 > found.seconds("fast")
     assert found.ratio("slow", "fast") > 1 > found.ratio("fast", "slow")
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+def test_flex_attention_mixes_as_our_layer_does(capsys):
+    """Forward: on a CPU it has no backward pass."""
+    torch.manual_seed(0)
+    batch = TokenBatch.from_lengths(torch.randn(70, mixing_on_card.WIDTH) + 0.8, torch.tensor([30, 5, 35]))
+    with torch.no_grad():
+        theirs, ours = (mixing_on_card.make(conv, "cpu")(batch) for conv in (mixing_on_card.FlexConv, GatConv))
+    torch.testing.assert_close(theirs, ours, rtol=1e-4, atol=1e-4)
+    if not torch.cuda.is_available():
+        assert mixing_on_card.main([]) == 0 and "nothing is measured" in capsys.readouterr().out
 
 
 def test_the_share_of_the_graph_by_length(mirror):
