@@ -1,4 +1,4 @@
-"""Cells of a study as configurations: every flag is parsed, and what has no effect or makes two arms equal is refused; which cells are ready."""
+"""Cells of a study as configurations: which are ready. What has no effect, or makes two arms equal, is refused."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -74,9 +74,11 @@ def outcome(flags: dict, lengths: tuple[int, ...], device: str, dtype: torch.dty
 def test_outputs_and_gradients_are_those_of_the_cpu(flags, lengths):
     expected, rounded = (outcome(flags, lengths, "cpu", dtype) for dtype in (torch.float32, torch.bfloat16))
     for dtype, bound in ((torch.float32, 1e-4), (torch.bfloat16, 2e-2)):
-        for one, other, on_cpu in zip(expected, outcome(flags, lengths, "cuda", dtype), rounded, strict=True):
-            own = 2 * np.linalg.norm(one - on_cpu) if dtype == torch.bfloat16 else 0.0  # batch normalisation behind bfloat16 moves more
-            assert np.linalg.norm(one - other) <= max(own, bound * max(1.0, float(np.linalg.norm(one))))
+        output, gradient = outcome(flags, lengths, "cuda", dtype)
+        assert np.linalg.norm(expected[0] - output) <= bound * max(1.0, float(np.linalg.norm(expected[0])))
+        # rounding to bfloat16 moves gradients through a ReLU by up to 0.1 on the CPU too (crossglot without edges)
+        own = 2 * np.linalg.norm(expected[1] - rounded[1]) if dtype == torch.bfloat16 else 0.0
+        assert np.linalg.norm(expected[1] - gradient) <= max(own, bound * max(1.0, float(np.linalg.norm(expected[1]))))
 
 
 @pytest.mark.parametrize("engine", ["dense", "edges", "auto"])
