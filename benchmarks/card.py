@@ -1,7 +1,7 @@
-"""What poolers cost on this machine's accelerator, beside LoRA and full fine-tuning: `python -m benchmarks.card`.
+"""What poolers cost on this machine's accelerator, beside LoRA and full fine-tuning: `python -m benchmarks.card [flags of glot cost]`.
 
-It times one GLOT step in several forms (`benchmarks.mixing_on_card`), runs `glot cost` on the stress test, which needs no data, and writes
-benchmarks/results/<card>.md. flex_attention compiles for about a minute per size; an H200 takes some four minutes for all.
+It times one GLOT step in several forms (`benchmarks.mixing_on_card`), runs `glot cost`, and writes benchmarks/results/<card>.md.
+Without flags the task is the stress test, which needs no data.
 """
 
 import re
@@ -17,26 +17,25 @@ from glot.states.backbone import pick_device
 from glot.study.cost import machine
 
 RESULTS = Path(__file__).parent / "results"
-WORDS = ["--task=stress", "--num_train_samples=2000", "--tau=0.6", "--max_length=128", "--overwrite=1"]
+WORDS = ["--task=stress", "--num_train_samples=2000", "--tau=0.6", "--max_length=128"]
 
 
-def main() -> int:
+def main(words: list[str]) -> int:
     """Exit code of `glot cost`; 0 where there is no accelerator."""
     if not torch.accelerator.is_available():
         print("no accelerator here, so nothing is measured")
         return 0
-    folder, card = Path("runs/cost-card"), machine(pick_device("auto"))
+    words = words or WORDS
+    card, command = machine(pick_device("auto")), f"glot cost {' '.join(words)}"
     path = RESULTS / f"{re.sub(r'[^a-z0-9]+', '-', card.lower()).strip('-')}.md"
-    parts = [f"# Cost on {card}", f"`python -m benchmarks.card`, torch {torch.__version__}.", "## One GLOT step, forward and backward"]
+    parts = [f"# Cost on {card}", f"`python -m benchmarks.card {' '.join(words)}`, torch {torch.__version__}."]
     if torch.cuda.is_available():
-        parts.append(markdown(HEADER, list(measure([]))))
+        parts += ["## One GLOT step, forward and backward", markdown(HEADER, list(measure(with_flex=False)))]
         path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
-    code = glot_main(["cost", *WORDS, "--run_name=cost-card"])
+    code = glot_main(["cost", *words, "--overwrite=1", "--run_name=cost-card"])
     if code == 0:
-        parts += [
-            f"## Poolers, LoRA and full fine-tuning\n\n`glot cost {' '.join(WORDS)}`",
-            (folder / "cost.md").read_text(encoding="utf-8"),
-        ]
+        cost = Path("runs/cost-card/cost.md").read_text(encoding="utf-8")
+        parts += [f"## Poolers, LoRA and full fine-tuning\n\n`{command}`", cost]
         path.write_text("\n\n".join(parts), encoding="utf-8")
     if path.exists():
         print(f"written: {path}")
@@ -44,4 +43,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

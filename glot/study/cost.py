@@ -159,7 +159,7 @@ def frozen_config(base: RunConfig) -> RunConfig:
 
 
 def measure(arms: list[Arm]) -> list[Cost]:
-    """All arms in one process, in alternating order; their peaks of memory in a process each."""
+    """All arms in one process, in alternating order; on a CPU their peaks of memory in a process each."""
     frozen = frozen_config(arms[0].config)
     stored, live = load_inputs(frozen), load_inputs(frozen.with_values(precompute_hidden_states=False))
     trainers = {arm.name: Trainer(arm.config, load_inputs(arm.config) if arm.config.backbone.is_trained else stored) for arm in arms}
@@ -297,7 +297,7 @@ def _notes() -> str:
     return (
         "step: one training step, median of 12, the arms in turn.\n"
         "epoch: as an ordinary run trains, on stored states, or with the backbone where that is trained; of a probe the solver's time.\n"
-        "peak memory: of a process that trains, above an idle one.\n"
+        "peak memory: of a process that trains, above an idle one; on a card what its allocator gives out.\n"
         "first score: encoding where states are stored, one epoch, evaluation; loading is left out.\n"
         "pays after: epochs, over all seeds and poolers, after which storing has cost less than the backbone's pass in every step.\n"
         "against lora: the same, beside training lora for as many epochs."

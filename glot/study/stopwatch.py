@@ -1,5 +1,6 @@
 """What a run costs, measured: training steps, inference by its parts, and the peak memory of a process that trains."""
 
+import gc
 import itertools
 import resource
 import time
@@ -31,7 +32,7 @@ from glot.states.backbone import LiveTokens
 from glot.states.tokens import find_source
 from glot.training.finish import finish_head
 from glot.training.optimizer import fit_options, make_optimizer
-from glot.training.run import Inputs, load_inputs, make_loaders, make_model
+from glot.training.run import Inputs, load_inputs, make_loaders, make_model, own_device
 from glot.training.switches import run_switches
 from glot.training.train import FitOptions, fit
 from glot.types import Batch, TokenBatch
@@ -140,8 +141,15 @@ class Trainer:
 def training_peak(config: RunConfig, steps: int) -> int:
     """Bytes that a process takes at most while it trains, above what it took when its libraries were loaded.
 
-    In a process of its own. On an accelerator it is the allocator's peak there.
+    In a process of its own. On a CUDA card it is what the allocator gave out at most, above what it had given out before.
     """
+    device = own_device(config)
+    if device.type == "cuda":
+        gc.collect()
+        torch.cuda.reset_peak_memory_stats(device)
+        held = torch.cuda.memory_allocated(device)
+        _train_some(config, steps)
+        return torch.cuda.max_memory_allocated(device) - held
     with ProcessPoolExecutor(1, _fresh_processes()) as pool:
         return pool.submit(_peak_of, config, steps, torch.get_num_threads()).result()
 
@@ -172,15 +180,18 @@ def _peak_within(config: RunConfig, steps: int) -> int:
     _load_libraries(config)
     idle = _memory("VmRSS")
     _forget_peak()
-    inputs = load_inputs(config.with_values(verbose=False))
-    trainer = Trainer(config.with_values(verbose=False), inputs)
+    _train_some(config, steps)
+    return max(0, _memory("VmHWM") - idle)
+
+
+def _train_some(config: RunConfig, steps: int) -> None:
+    """Load what a run reads, and train it for some steps or fit its solver."""
+    quiet = config.with_values(verbose=False)
+    trainer = Trainer(quiet, load_inputs(quiet))
     if trainer.optimizer is None:
         finish_head(trainer.inputs.config, trainer.model, trainer.loaders, Clock("train", "evaluate"))
     else:
         trainer.train(steps)
-    if inputs.device.type == "cuda":
-        return torch.cuda.max_memory_allocated(inputs.device)
-    return max(0, _memory("VmHWM") - idle)
 
 
 def _load_libraries(config: RunConfig) -> None:
