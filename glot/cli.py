@@ -14,7 +14,7 @@ from contextlib import contextmanager, nullcontext
 
 from glot import __version__, subcommands
 from glot.distributed import processes
-from glot.errors import DISK, GlotError, nearest
+from glot.errors import DISK, GlotError, lacks_memory, memory_line, nearest
 from glot.interrupts import Terminated, ended_by_terminate
 from glot.progress import AboveBars, log
 from glot.report.tables import run_summary
@@ -115,30 +115,38 @@ def _guarded(work: Callable[[], int | None]) -> int:
         _speak()
         with ended_by_terminate():
             code = work()
-    except GlotError as error:
-        who = "" if processes().is_first else f"process {processes().rank}: "
-        for problem in error.problems:
-            print(f"{who}error: {problem}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        if error.errno == errno.ENAMETOOLONG:
-            print(f"error: {str(error.filename)[:80]}: is too long a name; choose a shorter one", file=sys.stderr)
-            return 2
-        if error.errno not in DISK:
-            raise
-        where = f"{error.filename}: " if error.filename else ""
-        print(f"error: {where}cannot be written ({error.strerror}); make room, or name other folders", file=sys.stderr)
-        return 2
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader is gone; nobody is left to tell
+        code = 0
     except Terminated:
         print(f"told to end; {GOES_ON}", file=sys.stderr)
         return 143
     except KeyboardInterrupt:
         print(f"stopped; {GOES_ON}", file=sys.stderr)
         return 130
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader is gone; nobody is left to tell
-        code = 0
+    except (GlotError, MemoryError, OSError, RuntimeError) as error:
+        problems = _problems(error)
+        if not problems:
+            raise
+        who = "" if processes().is_first else f"process {processes().rank}: "
+        for problem in problems:
+            print(f"{who}error: {problem}", file=sys.stderr)
+        return 2
     return code or 0
+
+
+def _problems(error: Exception) -> list[str]:
+    """What the user can mend, a line each; nothing where the error is a bug."""
+    if isinstance(error, GlotError):
+        return error.problems
+    if lacks_memory(error):
+        return [memory_line(error)]
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+        return [f"{str(error.filename)[:80]}: is too long a name; choose a shorter one"]
+    if isinstance(error, OSError) and error.errno in DISK:
+        where = f"{error.filename}: " if error.filename else ""
+        return [f"{where}cannot be written ({error.strerror}); make room, or name other folders"]
+    return []
 
 
 GOES_ON = "the same command, given again, goes on from what was saved"

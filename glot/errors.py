@@ -26,6 +26,8 @@ Row = TypeVar("Row")
 
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 """What a full disk, a quota, a read-only file system or a limit on file sizes say."""
+NO_MEMORY = "out of memory|can't allocate memory|not enough memory"
+"""What torch says where memory is used up; of its allocators only that of CUDA has a class of errors."""
 
 
 class GlotError(Exception):
@@ -88,6 +90,22 @@ def reason(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     line = " ".join(lines[:2]) if lines and lines[0].endswith(":") else "".join(lines[:1])
     return f"{type(error).__name__}: {line}" if line else type(error).__name__
+
+
+def lacks_memory(error: BaseException | None) -> bool:
+    """Whether an error, or one that caused it, says that memory is used up: Python's, NumPy's, and torch's on a CPU or an accelerator."""
+    while error is not None:
+        if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and re.search(NO_MEMORY, str(error))):
+            return True
+        error = error.__cause__
+    return False
+
+
+def memory_line(error: BaseException) -> str:
+    """One line about memory that is used up, with the size that was asked for where the error says it."""
+    found = re.search(r"allocate ([\d.]+ (?:bytes|[KMGTPE]?iB))", str(error))
+    size = f" for another {found[1]}" if found else ""
+    return f"memory: there is no room{size}; set a smaller --batch_size, --eval_batch_size or --max_length, or a narrower pooler"
 
 
 @contextmanager

@@ -1,10 +1,12 @@
 """The smaller commands: doctor, init, version, first steps, completion."""
 
 import os
+import resource
 import subprocess
 import sys
 
 import pytest
+import torch
 
 import glot
 from glot import doctor
@@ -76,3 +78,33 @@ def test_a_full_disk_is_one_line(tiny_flags, monkeypatch, capsys):
     assert main([*tiny_flags, "--pooling_method=mean", "--epochs=1"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line == "error: /data/x: cannot be written (No space left on device); make room, or name other folders"
+
+
+@pytest.mark.parametrize("said", ["CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has", "Unable to allocate 2.00 GiB for an array"])
+def test_memory_that_is_used_up_is_one_line(said, tiny_flags, monkeypatch, capsys):
+    def full(*_, **__):
+        raise MemoryError(said) if said.startswith("Unable") else torch.OutOfMemoryError(said)
+
+    monkeypatch.setattr("glot.training.run.save_model", full)
+    assert main([*tiny_flags, "--pooling_method=mean", "--epochs=1"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: memory: there is no room for another 2.00 GiB; set a smaller --batch_size")
+
+
+def test_a_pooler_that_memory_cannot_hold(tiny_flags, capsys):
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (1 << 38, limits[1]))  # 4 TiB are refused even where memory is promised without a bound
+    try:
+        assert main([*tiny_flags, "--pooling_method=glot", f"--gat_hidden_dim={1 << 20}", "--epochs=1"]) == 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, limits)
+    assert "error: memory: there is no room for another 4398046511104 bytes; set a smaller" in capsys.readouterr().err
+
+
+def test_other_errors_of_torch_stay_tracebacks(tiny_flags, monkeypatch):
+    def broken(*_, **__):
+        raise RuntimeError("shapes do not match")
+
+    monkeypatch.setattr("glot.training.run.save_model", broken)
+    with pytest.raises(RuntimeError, match="shapes"):
+        main([*tiny_flags, "--pooling_method=mean", "--epochs=1"])

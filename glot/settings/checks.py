@@ -73,7 +73,7 @@ def _check_values(config: "RunConfig") -> list[str]:
         if refused is not None and not (facts.own and is_own_name(value)):
             problems.append(unknown_name(refused, facts.choices, name))
         elif value is not None and facts.bounds and not facts.bounds[0] <= value <= facts.bounds[1]:
-            problems.append(f"--{name}={value}: must be between {facts.bounds[0]:g} and {facts.bounds[1]:g}")
+            problems.append(f"--{name}={value}: must be between {facts.bounds[0]:.10g} and {facts.bounds[1]:.10g}")
     return problems
 
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from glot.cli import main
-from glot.states.backbone import find_backbone, pick_dtype, precision, recall_facts
+from glot.errors import ConfigError
+from glot.states.backbone import Backbone, find_backbone, pick_dtype, precision, recall_facts
 
 CPU = torch.device("cpu")
 
@@ -41,6 +42,33 @@ def test_a_trial_is_done_once_for_a_model_and_machine(tiny_bert, tmp_path, monke
     assert line.startswith(f"--backbone_dtype=auto: {dtype} (a batch of 16 texts takes float32 ")
     monkeypatch.setattr(precision, "try_dtypes", lambda *_: pytest.fail("it was tried again"))
     assert pick_dtype(source, CPU) == (dtype, line)
+
+
+def test_a_precision_in_which_the_model_has_no_room_is_left_out(tiny_bert, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    source, real, lacking = find_backbone(str(tiny_bert)), precision.Backbone, {"float32"}
+
+    def crowded(source, length, dtype, *rest):
+        if dtype in lacking:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return real(source, length, dtype, *rest)
+
+    monkeypatch.setattr(precision, "Backbone", crowded)
+    dtype, line = pick_dtype(source, CPU)
+    assert dtype in ("bfloat16", "autocast") and "float32" not in line
+    assert "milliseconds" not in recall_facts(source.identity)  # there may be room another time
+    lacking |= {"bfloat16", "autocast"}
+    with pytest.raises(ConfigError, match=r"no room for it on cpu in any precision"):
+        pick_dtype(source, CPU)
+
+
+def test_a_model_without_room_names_the_ways_out(tiny_bert, monkeypatch):
+    def full(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr(torch.nn.Module, "to", full)
+    with pytest.raises(ConfigError, match=r"no room for its weights on cpu in float32; use --backbone_dtype=bfloat16"):
+        Backbone(find_backbone(str(tiny_bert)), None, "float32", "1", CPU)
 
 
 def test_what_was_picked_is_what_a_run_is_known_by(tiny_flags, tmp_path, monkeypatch, capsys):

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from glot.errors import ConfigError, StateError, disk_door
+from glot.errors import ConfigError, StateError, disk_door, lacks_memory
 from glot.progress import say, warn
 from glot.states.backbone.facts import remember_facts
 from glot.states.backbone.source import BackboneSource
@@ -70,7 +70,7 @@ class Backbone:
         self.check_length(max_length, claim)
         options = load_options or {}
         model = self._load_weights(options)
-        self.model = (model if "device_map" in options else model.to(device)).eval().requires_grad_(False)
+        self.model = (model if "device_map" in options else self._placed(model)).eval().requires_grad_(False)
         self.tokeniser.rows = embedding_rows(self.model) or self.tokeniser.rows
         self.reader = self._open_reader()
         self.limit = self._find_limit(min(claim, position_rows(self.model)), max_length)
@@ -93,6 +93,22 @@ class Backbone:
             weight.data = weight.data.to(DTYPES[self.dtype])
         return merged
 
+    def _placed(self, model: Any) -> Any:
+        """The model on its device.
+
+        Raises:
+            ConfigError: there is no room for its weights.
+        """
+        try:
+            return model.to(self.device)
+        except RuntimeError as error:
+            if not lacks_memory(error):
+                raise
+            raise ConfigError(
+                f"--model_name_or_path={self.source.name}: no room for its weights on {self.device} in {self.dtype}; "
+                "use --backbone_dtype=bfloat16, --device=spread or --device=cpu"
+            ) from error
+
     def _open_reader(self) -> StateReader:
         """The StateReader of the loaded model.
 
@@ -106,6 +122,8 @@ class Backbone:
             kind = self.source.config.model_type
             if "input_ids" not in inputs and any(name in inputs for name in OTHER_INPUTS):
                 way_out = f"it reads no token ids; name a model of texts (this one is of the kind {kind})"
+            elif lacks_memory(error):
+                way_out = f"make room on {self.device}"
             elif self.dtype != "float32" and "type" in str(error.__cause__):
                 way_out = f"use --backbone_dtype=float32 in place of {self.dtype}"
             else:
@@ -153,7 +171,7 @@ class Backbone:
             return claim
         if "dtype" in str(failure.__cause__) or "scalar type" in str(failure.__cause__):  # not caused by the length
             raise ConfigError(f"{failure.problem}; use --backbone_dtype=float32 in place of {self.dtype}") from failure
-        if isinstance(failure.__cause__, torch.OutOfMemoryError):
+        if lacks_memory(failure):
             raise ConfigError(f"{failure.problem}; make room on {self.device}, or set a smaller --max_length") from failure
         low, high = 0, needed - 1
         while low < high:

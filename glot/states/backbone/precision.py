@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from glot.errors import ConfigError, StateError
+from glot.errors import ConfigError, StateError, lacks_memory
 from glot.machine import cpu_flags
 from glot.states.backbone.facts import recall_facts, remember_facts
 from glot.states.backbone.model import Backbone
@@ -16,7 +16,8 @@ FROZEN, TRAINED = ("float32", "bfloat16", "autocast"), ("float32", "autocast")
 """What may be picked for a backbone that is frozen, and for one that is trained: pure half precision would round small updates away."""
 GAIN = 0.9
 """Another precision than float32 is picked where it takes at most this share of float32's time."""
-TEXTS, WORDS, SECONDS = 16, 48, 0.3
+TEXTS, CARD_TEXTS, WORDS, SECONDS = 16, 128, 48, 0.3
+"""Texts of the trial on a CPU and on an accelerator, where so few as 16 take the time of starting kernels, whatever the precision."""
 
 
 def pick_dtype(source: BackboneSource, device: torch.device, is_trained: bool = False) -> tuple[str, str]:
@@ -26,17 +27,21 @@ def pick_dtype(source: BackboneSource, device: torch.device, is_trained: bool = 
         source: the backbone.
         device: where it is going to compute.
         is_trained: see `TRAINED`.
+
+    Raises:
+        ConfigError: there is no room for the model.
     """
-    machine = _machine(device)
+    count = CARD_TEXTS if device.type != "cpu" else TEXTS
+    machine = _machine(device) if device.type == "cpu" else f"{_machine(device)}, {count} texts"
     known: dict[str, Any] = recall_facts(source.identity).get("milliseconds", {}) if source.identity else {}
-    times = known.get(machine) or try_dtypes(source, device)
-    if source.identity and machine not in known:
+    times = known.get(machine) or try_dtypes(source, device, count)
+    if source.identity and machine not in known and "float32" in times:  # one without may lack memory only now
         remember_facts(source.identity, {"milliseconds": {**known, machine: times}})
     able = {name: times[name] for name in (TRAINED if is_trained else FROZEN) if name in times}
     fastest = min(able, key=lambda name: able[name])
     picked = fastest if "float32" not in able or able[fastest] <= GAIN * able["float32"] else "float32"
     listing = ", ".join(f"{name} {value:.1f} ms" for name, value in able.items())
-    return picked, f"--backbone_dtype=auto: {picked} (a batch of {TEXTS} texts takes {listing} on {machine})"
+    return picked, f"--backbone_dtype=auto: {picked} (a batch of {count} texts takes {listing} on {_machine(device)})"
 
 
 def _machine(device: torch.device) -> str:
@@ -45,22 +50,23 @@ def _machine(device: torch.device) -> str:
     return f"a CPU with {' '.join(cpu_flags()) or 'no known flags'}" if device.type == "cpu" else str(device)
 
 
-def try_dtypes(source: BackboneSource, device: torch.device) -> dict[str, float]:
-    """Milliseconds per batch of each precision that the model runs in; one copy of it is in memory at a time."""
+def try_dtypes(source: BackboneSource, device: torch.device, count: int = TEXTS) -> dict[str, float]:
+    """Milliseconds per batch of `count` texts in each precision that the model runs in; one copy of it is in memory at a time."""
     found: dict[str, float] = {}
     for dtype in FROZEN:
         try:
-            backbone = Backbone(source, None, dtype, str(source.num_layers), device)
-            found[dtype] = _time(backbone)
-        except (ConfigError, StateError):  # not in this precision
-            if dtype == "float32":
+            found[dtype] = _time(Backbone(source, None, dtype, str(source.num_layers), device), count)
+        except (ConfigError, StateError, RuntimeError) as error:  # not in this precision
+            if not lacks_memory(error) and (dtype == "float32" or isinstance(error, RuntimeError)):
                 raise
+    if not found:
+        raise ConfigError(f"--model_name_or_path={source.name}: there is no room for it on {device} in any precision; name a smaller one")
     return found
 
 
 @torch.inference_mode()
-def _time(backbone: Backbone) -> float:
-    ids = backbone.tokenise([f"text {number} " + "of some words " * (WORDS // 3) for number in range(TEXTS)])
+def _time(backbone: Backbone, count: int) -> float:
+    ids = backbone.tokenise([f"text {number} " + "of some words " * (WORDS // 3) for number in range(count)])
     best, end = float("inf"), time.perf_counter() + SECONDS
     while time.perf_counter() < end or best == float("inf"):
         start = time.perf_counter()
