@@ -13,17 +13,17 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test gpu browser quick fuzz soak load bench backbones docs wheel lint clean
+.PHONY: demo test gpu browser quick fuzz soak load bench backbones docs wheel style lint clean
 .DELETE_ON_ERROR:
 
 demo: .venv/runtime
 	$(BIN)/python -m glot demo
 
-test: .venv/runtime .venv/checks lint
+test: .venv/runtime .venv/checks style
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal -m "not slow" --cov --cov-report=term:skip-covered
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal -m slow
 
-quick: .venv/runtime .venv/checks lint
+quick: .venv/runtime .venv/checks style
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal -m "not slow"
 
 gpu: .venv/runtime .venv/checks
@@ -59,9 +59,12 @@ docs: .venv/runtime
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo "open build/site/index.html"
 
-lint: .venv/checks
+style: .venv/checks
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+# the tests run mypy too, beside other tests
+lint: style
 	$(BIN)/mypy
 
 .venv/runtime: requirements.txt pyproject.toml

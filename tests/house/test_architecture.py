@@ -3,6 +3,7 @@
 import ast
 import graphlib
 import re
+import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
@@ -236,3 +237,9 @@ def test_every_library_that_is_imported_is_declared():
     owners = metadata.packages_distributions()
     undeclared = {name for name in first if not {owner.lower().replace("_", "-") for owner in owners.get(name, [])} & declared}
     assert undeclared == BROUGHT
+
+
+def test_types_hold():
+    """Here, so that `make test` checks them beside other tests."""
+    done = subprocess.run([sys.executable, "-m", "mypy"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
