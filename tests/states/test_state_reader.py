@@ -31,6 +31,8 @@ class Odd(nn.Module):
             states = states + 0.1 * self.count
         if self.fault == "padding":
             states = states + states.mean(1, keepdim=True)
+        if self.fault == "little memory" and input_ids.numel() > 40:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
         if self.fault == "mates":
             states = states + (states * mask).sum((0, 1))
         if self.fault == "nothing":
@@ -103,3 +105,13 @@ def test_what_is_no_text_is_named(texts, complaint, tiny_bert):
     backbone = Backbone(find_backbone(str(tiny_bert)), None, "float32", "2", CPU)
     with pytest.raises(ConfigError, match=complaint):
         backbone.tokenise(texts)
+
+
+def test_a_batch_beyond_memory_is_read_in_parts():
+    texts = [list(range(30, 40)), *([50 + row, 60, 70 + row] for row in range(9))]
+    reader, plain = read("little memory"), read("")
+    (parts,), (whole,) = reader.read(texts, ["2"]), plain.read(texts, ["2"])
+    torch.testing.assert_close(parts.tokens, whole.tokens)
+    assert parts.ptr.equal(whole.ptr) and max(shape.numel() for shape in plain.model.calls) > 40
+    with pytest.raises(StateError, match=r"texts of up to 41 tokens \(OutOfMemoryError: CUDA out of memory"):
+        reader.read([[40], [30] * 41], ["2"])  # one text that is too long stays an error

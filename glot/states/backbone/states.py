@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from glot.errors import ConfigError, StateError, library_door, reason
+from glot.errors import ConfigError, StateError, lacks_memory, library_door, reason
 from glot.progress import warn
 from glot.states.backbone.rewind import left_as_it_was
 from glot.states.backbone.source import LAYERS_IN_MEAN
@@ -100,13 +100,24 @@ class StateReader:
         for layer in layers:
             self.width(layer)
         try:
-            found = self._by_length(ids, layers) if self.equal_lengths else self._pass(ids, layers)
+            found = self._in_parts(ids, layers)
         except StateError as error:
-            culprit = next((place for place, text in enumerate(ids) if self._fails_alone(text)), None)
+            culprit = next((place for place, text in enumerate(ids) if self._failure_of(text)), None)
             raise StateError(error.problem, culprit) from error
         for batch in found:
             self._refuse_non_finite(batch)
         return found
+
+    def _in_parts(self, ids: list[list[int]], layers: list[str]) -> list[TokenBatch]:
+        """The states in one pass, or in halves where memory does not suffice for so many texts at once."""
+        try:
+            return self._by_length(ids, layers) if self.equal_lengths else self._pass(ids, layers)
+        except StateError as error:
+            if len(ids) == 1 or not lacks_memory(error):
+                raise
+        half = len(ids) // 2  # outside of the handler, whose error keeps the memory of the pass
+        parts = zip(self._in_parts(ids[:half], layers), self._in_parts(ids[half:], layers), strict=True)
+        return [TokenBatch.from_lengths(torch.cat([one.tokens, two.tokens]), torch.cat([one.lengths, two.lengths])) for one, two in parts]
 
     @property
     def precision(self) -> str:
@@ -114,17 +125,13 @@ class StateReader:
         own = str(next(self.model.parameters()).dtype).removeprefix("torch.")
         return "autocast" if self.options.autocast and own == "float32" else own  # the caller may have cast the model since
 
-    def _fails_alone(self, text: list[int]) -> bool:
-        try:
-            self._pass([text], [self.last])
-        except StateError:
-            return True
-        return False
-
     def failure(self, length: int) -> StateError | None:
         """The error of the model on `length` tokens; None where it runs."""
+        return self._failure_of(self._sample(length, 0))
+
+    def _failure_of(self, text: list[int]) -> StateError | None:
         try:
-            self._pass([self._sample(length, 0)], [self.last])
+            self._pass([text], [self.last])
         except StateError as error:
             return error
         return None
