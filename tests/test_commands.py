@@ -39,6 +39,8 @@ def test_init_writes_a_study_that_is_one(tmp_path, monkeypatch, capsys):
     for words, complaint in (
         (["init", "mine.yaml"], "mine.yaml: is there already"),
         (["init", "mine.txt"], "mine.txt: must end in .yaml"),
+        (["export", "runs/x", "--to="], "argument --to: is empty; give a path"),
+        (["sweep", ""], "argument file: is empty; give a path"),
         (["init", "none/mine.yaml"], "none/mine.yaml: cannot be written"),
         (["new", "pooler", "1st.py"], "1st.py: its name must make a Python name"),
     ):

@@ -12,9 +12,19 @@ from glot.settings.flags import Parser, parse, parse_shared
 from glot.settings.index import flag_facts
 
 
+def given_path(text: str) -> Path:
+    """A path as an argument; its `~` is the home folder, which a shell leaves alone behind `=`.
+
+    Raises:
+        ArgumentTypeError: no text, as where a variable of the shell is not set.
+    """
+    if not text:
+        raise argparse.ArgumentTypeError("is empty; give a path")
+    return expand_user(text)
+
+
 def _home(text: str) -> str:
-    """A path whose `~` is the home folder, which a shell leaves alone behind `=`."""
-    return str(expand_user(text))
+    return str(given_path(text))
 
 
 INPUT = "csv, tsv, jsonl, json or parquet, also .gz; - = one text or JSON object per line of standard input"
@@ -27,8 +37,8 @@ def parse_export(argv: list[str]) -> argparse.Namespace:
         ConfigError: a missing or malformed argument.
     """
     parser = Parser(prog="glot export", description="Write a run as a folder that SentenceTransformer(DIR, trust_remote_code=True) loads.")
-    parser.add_argument("run", type=expand_user, help="folder of a finished run")
-    parser.add_argument("--to", type=expand_user, required=True, metavar="DIR", help="new folder")
+    parser.add_argument("run", type=given_path, help="folder of a finished run")
+    parser.add_argument("--to", type=given_path, required=True, metavar="DIR", help="new folder")
     parser.add_argument("--head_only", action="store_true", help="name the backbone instead of storing its weights (megabytes)")
     parser.add_argument("--exclude_prompt", action="store_true", help="leave a prompt's tokens out of the pooling")
     parser.add_argument("--max_length", type=int, metavar="N", help="tokens a text is cut to [as in training]")
@@ -66,7 +76,7 @@ def parse_predict(argv: list[str]) -> argparse.Namespace:
     """
     about = "Label new texts with a trained run: prediction, a score per class (or the cosine), and the input's own columns."
     parser = Parser(prog="glot predict", description=about)
-    parser.add_argument("run", type=expand_user, help="folder of a finished run")
+    parser.add_argument("run", type=given_path, help="folder of a finished run")
     _add_streams(parser, "csv, jsonl or parquet; - = JSON lines on standard output [-]")
     return _checked(parser.parse_args(argv))
 
@@ -79,7 +89,7 @@ def parse_encode(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     """
     about = "Write the vectors of new texts, by a trained run or by a pooler without training (--pooling_method=mean ...)."
     parser = Parser(prog="glot encode", description=about, allow_abbrev=False)
-    parser.add_argument("run", type=expand_user, nargs="?", help="folder of a finished run; without one, flags of main.py say which pooler")
+    parser.add_argument("run", type=given_path, nargs="?", help="folder of a finished run; without one, flags of main.py say which pooler")
     _add_streams(parser, "npy, jsonl or parquet; - = JSON lines on standard output [-]")
     parser.add_argument("--normalize", type=int, choices=(0, 1), default=1, help="1 = vectors of length one [1]")
     asked, others = parser.parse_known_args(argv)
@@ -104,7 +114,7 @@ def parse_init(argv: list[str]) -> argparse.Namespace:
 def parse_runs(argv: list[str]) -> argparse.Namespace:
     """The command line of `glot runs`."""
     parser = Parser(prog="glot runs", description="A table of finished runs: date, task, pooler, score, floor.")
-    parser.add_argument("folder", type=expand_user, nargs="?", default=Path("runs"), help="that holds run folders [runs]")
+    parser.add_argument("folder", type=given_path, nargs="?", default=Path("runs"), help="that holds run folders [runs]")
     parser.add_argument(
         "--sort", default="date", metavar="COLUMN", help="date, task, model, pooler, seed, metric, score, floor or folder [date]"
     )
@@ -115,7 +125,7 @@ def parse_runs(argv: list[str]) -> argparse.Namespace:
 def parse_rerun(argv: list[str]) -> argparse.Namespace:
     """The command line of `glot rerun`."""
     parser = Parser(prog="glot rerun", description="Do a finished run again, into a new folder.")
-    parser.add_argument("run", type=expand_user, help="folder of the finished run")
+    parser.add_argument("run", type=given_path, help="folder of the finished run")
     parser.add_argument("--check", action="store_true", help="compare weights, predictions and scores; exit code 1 where they differ")
     parser.add_argument("--output_dir", type=_home, metavar="DIR", help="where the new folder is made [beside the old one]")
     _add_trust(parser)
@@ -135,12 +145,12 @@ def parse_store(argv: list[str]) -> argparse.Namespace:
     for name, text in verbs.items():
         own = commands.add_parser(name, help=text, description=text)
         own.add_argument(
-            "--store_dir", type=expand_user, default=Path(os.environ.get("GLOT_STORE_DIR") or "data/hidden"), help="[data/hidden]"
+            "--store_dir", type=given_path, default=Path(os.environ.get("GLOT_STORE_DIR") or "data/hidden"), help="[data/hidden]"
         )
         if name in ("verify", "rm"):
             own.add_argument("names", nargs="*", help="of the stores" + " [all]" * (name == "verify"))
         if name in ("list", "gc"):
-            own.add_argument("--output_dir", type=expand_user, default=Path("runs"), help="where run folders are looked for [runs]")
+            own.add_argument("--output_dir", type=given_path, default=Path("runs"), help="where run folders are looked for [runs]")
         if name == "verify":
             own.add_argument("--adopt", action="store_true", help="give stores of older versions the checksums of what they hold now")
         if name == "gc":
@@ -157,8 +167,8 @@ def parse_report(argv: list[str]) -> argparse.Namespace:
     about = "Statistics of a study, or a table of the runs and seeds under any other folder."
     parser = Parser(prog="glot report", description=about)
     text = "a study's folder (it holds study.json), or one that holds run folders; several, and single runs, with --html"
-    parser.add_argument("folders", type=expand_user, nargs="+", metavar="folder", help=text)
-    parser.add_argument("--html", type=expand_user, metavar="FILE", help="write one page that stands alone")
+    parser.add_argument("folders", type=given_path, nargs="+", metavar="folder", help=text)
+    parser.add_argument("--html", type=given_path, metavar="FILE", help="write one page that stands alone")
     asked = parser.parse_args(argv)
     if asked.html is None and len(asked.folders) > 1:
         raise ConfigError("glot report: several folders need --html")
@@ -169,9 +179,9 @@ def parse_compare(argv: list[str]) -> argparse.Namespace:
     """The command line of `glot compare`."""
     about = "What two runs differ in: flags, versions, scores, and which rows got another answer."
     parser = Parser(prog="glot compare", description=about)
-    parser.add_argument("first", type=expand_user, help="folder of a finished run")
-    parser.add_argument("second", type=expand_user, help="folder of another one")
-    parser.add_argument("--html", type=expand_user, metavar="FILE", help="write a page that stands alone")
+    parser.add_argument("first", type=given_path, help="folder of a finished run")
+    parser.add_argument("second", type=given_path, help="folder of another one")
+    parser.add_argument("--html", type=given_path, metavar="FILE", help="write a page that stands alone")
     return parser.parse_args(argv)
 
 
@@ -216,7 +226,7 @@ def parse_explain(argv: list[str]) -> argparse.Namespace:
     """
     about = "Show what a trained run weighs and joins in a text, and what its answer becomes without a token, a word, or the edges."
     parser = Parser(prog="glot explain", description=about, allow_abbrev=False)
-    parser.add_argument("run", type=expand_user, help="folder of a finished run")
+    parser.add_argument("run", type=given_path, help="folder of a finished run")
     parser.add_argument("--text", action="append", default=[], metavar="TEXT", help="repeatable")
     parser.add_argument("--pair", action="append", default=[], nargs=2, metavar="TEXT", help="both texts of a pair; repeatable")
     parser.add_argument("--rows", metavar="I,J", help="rows of the run's evaluation split, counted from 0, as in its predictions.csv")
@@ -227,8 +237,8 @@ def parse_explain(argv: list[str]) -> argparse.Namespace:
         "--figure5", action="store_true", help="the figure of --rows and --compare, as the paper's; --out names it [figure5.png]"
     )
     parser.add_argument("--compare", metavar="RUNS", help="further runs on the same texts, with commas between")
-    parser.add_argument("--html", type=expand_user, metavar="FILE", help="a page that stands alone")
-    parser.add_argument("--out", type=expand_user, metavar="FILE", help="png, pdf, svg (numbered with several texts) or json")
+    parser.add_argument("--html", type=given_path, metavar="FILE", help="a page that stands alone")
+    parser.add_argument("--out", type=given_path, metavar="FILE", help="png, pdf, svg (numbered with several texts) or json")
     parser.add_argument("--device", default="auto", help="as in main.py [auto]")
     _add_backbone(parser)
     _add_trust(parser)

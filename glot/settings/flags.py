@@ -269,6 +269,8 @@ def convert(name: str, raw: Any) -> Any:
     kind, text = kinds()[name], _as_text(raw)
     if "\0" in text or not is_utf8(text):
         raise ValueError(f"--{name}={ascii(text)[1:-1][:80]}: is not UTF-8 text; choose another name")
+    if not text and kind is str and not flag_facts()[name].choices and name != "checkpoint_path":  # the release takes that one empty
+        raise ValueError(f"--{name}=: is empty; give a value, or leave the flag out")
     if kind is bool:
         if text.lower() in TRUE + FALSE:
             return text.lower() in TRUE

@@ -15,9 +15,9 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 from glot.errors import ConfigError
-from glot.locate import expand_user
 from glot.progress import say
 from glot.report.tables import markdown, read_csv
+from glot.settings.commands import given_path
 from glot.settings.config import RunConfig
 from glot.settings.effects import has_gradient
 from glot.settings.flags import Parser
@@ -189,13 +189,13 @@ def parse_sweep(argv: list[str]) -> argparse.Namespace:
         epilog=KEYS_EXPLAINED,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("file", type=expand_user)
+    parser.add_argument("file", type=given_path)
     parser.add_argument("--seeds", help="0,1,2 or 0..9, in place of the file's")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time, each with its share of the cores [1]")
     parser.add_argument("--executor", choices=EXECUTORS, default="processes", help="where runs are done; --jobs at a time [processes]")
     parser.add_argument("--executor_options", metavar="NAME=VALUE,..", help="of slurm's jobs: timeout_min=60,slurm_partition=gpu")
     parser.add_argument(
-        "--output_dir", type=lambda text: str(expand_user(text)), default="runs", help="the study's folder is made under it [runs]"
+        "--output_dir", type=lambda text: str(given_path(text)), default="runs", help="the study's folder is made under it [runs]"
     )
     parser.add_argument("--retry", type=int, default=0, help="how often runs that failed are tried again [0]")
     parser.add_argument("--overwrite", action="store_true", help="do finished runs anew")

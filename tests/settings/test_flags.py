@@ -178,6 +178,8 @@ def test_yaml_mistakes_name_file_and_key(tmp_path):
         (["--model_name_or_path=a b"], "--model_name_or_path=a b: must be minilm, smollm2, a local folder or a hub id"),
         (["--finetune_backbone=1", "--precompute_hidden_states=1"], "--precompute_hidden_states=1: stored states cannot train"),
         (["--finetune_backbone=1", "--backbone_dtype=float16"], "--backbone_dtype=float16: would round small updates away"),
+        (["--data_dir="], "--data_dir=: is empty; give a value, or leave the flag out"),
+        (["--store_dir", ""], "--store_dir=: is empty"),
         (["--output_dir=/etc/passwd/x"], "--output_dir=/etc/passwd/x: cannot be written (/etc/passwd is not a writable folder)"),
         (["--run_name=a/b"], "--run_name=a/b: must be a folder name"),
         (["--hidden_layer=top"], "--hidden_layer=top: must be an index"),
