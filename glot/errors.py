@@ -27,7 +27,7 @@ Row = TypeVar("Row")
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 """What a full disk, a quota, a read-only file system or a limit on file sizes say."""
 NO_MEMORY = "out of memory|can't allocate memory|not enough memory"
-"""What torch says where memory is used up; of its allocators only that of CUDA has a class of errors."""
+"""Words of torch's allocators; only CUDA's has a class of errors."""
 
 
 class GlotError(Exception):
@@ -93,7 +93,7 @@ def reason(error: BaseException) -> str:
 
 
 def lacks_memory(error: BaseException | None) -> bool:
-    """Whether an error, or one that caused it, says that memory is used up: Python's, NumPy's, and torch's on a CPU or an accelerator."""
+    """Whether an error, or a cause of it, says that memory is used up."""
     while error is not None:
         if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and re.search(NO_MEMORY, str(error))):
             return True

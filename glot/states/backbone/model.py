@@ -94,11 +94,7 @@ class Backbone:
         return merged
 
     def _placed(self, model: Any) -> Any:
-        """The model on its device.
-
-        Raises:
-            ConfigError: there is no room for its weights.
-        """
+        """The model on its device."""
         try:
             return model.to(self.device)
         except RuntimeError as error:
@@ -106,7 +102,7 @@ class Backbone:
                 raise
             raise ConfigError(
                 f"--model_name_or_path={self.source.name}: no room for its weights on {self.device} in {self.dtype}; "
-                "use --backbone_dtype=bfloat16, --device=spread or --device=cpu"
+                "use --backbone_dtype=bfloat16, or --device=spread or cpu"
             ) from error
 
     def _open_reader(self) -> StateReader:

@@ -109,13 +109,13 @@ class StateReader:
         return found
 
     def _in_parts(self, ids: list[list[int]], layers: list[str]) -> list[TokenBatch]:
-        """The states in one pass, or in halves where memory does not suffice for so many texts at once."""
+        """The states in one pass, or in halves where memory does not suffice."""
         try:
             return self._by_length(ids, layers) if self.equal_lengths else self._pass(ids, layers)
         except StateError as error:
             if len(ids) == 1 or not lacks_memory(error):
                 raise
-        half = len(ids) // 2  # outside of the handler, whose error keeps the memory of the pass
+        half = len(ids) // 2  # the handler's error would keep memory
         parts = zip(self._in_parts(ids[:half], layers), self._in_parts(ids[half:], layers), strict=True)
         return [TokenBatch.from_lengths(torch.cat([one.tokens, two.tokens]), torch.cat([one.lengths, two.lengths])) for one, two in parts]
 
