@@ -26,8 +26,6 @@ Row = TypeVar("Row")
 
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 """What a full disk, a quota, a read-only file system or a limit on file sizes say."""
-NO_MEMORY = "out of memory|can't allocate memory|not enough memory"
-"""Words of torch's allocators; only CUDA's has a class of errors."""
 
 
 class GlotError(Exception):
@@ -94,8 +92,9 @@ def reason(error: BaseException) -> str:
 
 def lacks_memory(error: BaseException | None) -> bool:
     """Whether an error, or a cause of it, says that memory is used up."""
+    said = "out of memory|can't allocate memory|not enough memory"
     while error is not None:
-        if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and re.search(NO_MEMORY, str(error))):
+        if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and re.search(said, str(error))):
             return True
         error = error.__cause__
     return False

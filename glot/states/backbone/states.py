@@ -109,7 +109,7 @@ class StateReader:
         return found
 
     def _in_parts(self, ids: list[list[int]], layers: list[str]) -> list[TokenBatch]:
-        """The states in one pass, or in halves where memory does not suffice."""
+        """One pass, or halves where memory does not suffice."""
         try:
             return self._by_length(ids, layers) if self.equal_lengths else self._pass(ids, layers)
         except StateError as error:
