@@ -62,6 +62,14 @@ def test_a_precision_in_which_the_model_has_no_room_is_left_out(tiny_bert, tmp_p
         pick_dtype(source, CPU)
 
 
+def test_a_trial_on_an_accelerator_has_more_texts(tiny_bert, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    asked = []
+    monkeypatch.setattr(precision, "try_dtypes", lambda source, device, count: asked.append(count) or {"float32": 2.0, "autocast": 1.0})
+    lines = [pick_dtype(find_backbone(str(tiny_bert)), torch.device(name))[1] for name in ("cpu", "mps")]
+    assert asked == [16, 128] and "a batch of 16 texts" in lines[0] and "a batch of 128 texts" in lines[1]
+
+
 def test_a_model_without_room_names_the_ways_out(tiny_bert, monkeypatch):
     def full(*_, **__):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
