@@ -20,8 +20,9 @@ demo: .venv/runtime
 	$(BIN)/python -m glot demo
 
 test: .venv/runtime .venv/checks style
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal -m "not slow" --cov --cov-report=term:skip-covered
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal -m slow
+	mkdir -p build
+	OMP_NUM_THREADS=1 $(BIN)/python -m slipcover --source glot --json --out build/coverage.json -m pytest -n auto --dist worksteal
+	$(BIN)/python -m slipcover --merge build/coverage.json --out build/coverage.json --skip-covered --fail-under 95
 
 quick: .venv/runtime .venv/checks style
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal -m "not slow"

@@ -166,6 +166,9 @@ def others(data_dir: Path, smoke: bool) -> Iterator[Line]:
     found = beside.probes(data_dir, 64 if smoke else 2000, rounds)
     words = f"head of 15 epochs {_ms(found.seconds('trained'))}"
     yield Line("probe on mean vectors of cola, states stored", _ms(found.seconds("probe")), words, found.ratio("probe", "trained"), "")
+    found = beside.starts(data_dir, rounds)
+    words = f"importing its libraries {_ms(found.seconds('imports'))}"
+    yield Line("a command on a complete store of cola", _ms(found.seconds("run")), words, found.ratio("run", "imports"), "at most 1.5")
     found = beside.predictions(data_dir, 20 if smoke else 500, rounds)
     words = f"the backbone's bare pass {_ms(found.seconds('bare'))}"
     yield Line("predict of a glot run, 500 texts", _ms(found.seconds("predict")), words, found.ratio("predict", "bare"), "at most 1.15")

@@ -1,12 +1,14 @@
 """What came after GLOT beside it, and commands beside what they replace: `python -m benchmarks.beside DATA_DIR`.
 
 Steps: crossglot on pairs beside glot on the same sentences; glot on a learnt sum of seven layers beside glot on one.
-Commands, each in a folder of its own: a probe beside a trained head; MTEB with 3 and 6 poolers beside 1. And `predict` of a loaded
-run beside the backbone's bare pass over the same texts.
+Commands, each in a folder of its own: a probe beside a trained head; MTEB with 3 and 6 poolers beside 1. A whole process that trains on
+a complete store, beside one that only imports its libraries. And `predict` of a loaded run beside the backbone's bare pass over the same
+texts.
 """
 
 import contextlib
 import io
+import subprocess
 import sys
 import tempfile
 import time
@@ -32,6 +34,8 @@ from glot.types import TokenBatch
 WIDTH, HIDDEN, LAYERS = 384, 128, 7
 POOLERS = ("mean", "cls", "max", "std", "weightedmean", "gated")
 """Poolers that MTEB scores from one pass; the first n of them."""
+IMPORTS = "import torch, scipy.stats, sklearn.metrics, sklearn.model_selection, transformers; transformers.AutoConfig"
+"""The libraries that a run with a pooler without weights cannot do without."""
 
 
 def steps(rounds: int = 9) -> Timings:
@@ -89,6 +93,22 @@ def mteb(data_dir: Path, task: str, rounds: int = 3) -> Timings:
     return Timings({str(count): lambda count=count: score(count) for count in (1, 3, 6)}, rounds)
 
 
+def starts(data_dir: Path, rounds: int = 5) -> Timings:
+    """Processes: a `run` of one epoch on a complete store of 2,000 sentences of cola, and its `imports` alone."""
+
+    def process(*words: str) -> None:
+        subprocess.run([sys.executable, *words], check=True, capture_output=True)
+
+    with tempfile.TemporaryDirectory() as store:
+        words = ["-m", "glot", "run", "--task=cola", "--num_train_samples=2000", f"--data_dir={data_dir}", f"--store_dir={store}"]
+        words += ["--pooling_method=mean", "--epochs=1", "--verbose=0", "--report_to=none"]
+        sides = {
+            "run": lambda: _seconds(lambda to: process(*words, f"--output_dir={to}")),
+            "imports": lambda: process("-c", IMPORTS),
+        }
+        return Timings(sides, rounds)
+
+
 def predictions(data_dir: Path, count: int, rounds: int = 5) -> Timings:
     """`predict` of a loaded GLOT run over texts, beside the `bare` pass of its backbone over them, tokenised and sorted beforehand."""
     texts = TextIndex([load_hub_examples("cola", "train", data_dir, count)]).texts
@@ -108,6 +128,7 @@ def main() -> None:
         (steps(), "glot"),
         (probes(data_dir, 2000), "trained"),
         (mteb(data_dir, "STS16"), "1"),
+        (starts(data_dir), "imports"),
         (predictions(data_dir, 500), "bare"),
     ):
         for name in found.names:

@@ -8,7 +8,7 @@ import csv
 import sys
 from pathlib import Path
 
-from glot.data.hub import load_hub_examples
+from glot.data.tables import load_hub_examples
 
 WORDS = 450
 PER_CLASS = {"train": 600, "test": 300}

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from glot.data.custom import split_names
-from glot.data.hub import TABLES
 from glot.data.labels import LabelFacts
+from glot.data.tables import TABLES
 from glot.encoder import SentenceEncoder
 from glot.errors import CheckpointError, ConfigError, StateError
 from glot.given import list_of

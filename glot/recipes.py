@@ -11,6 +11,7 @@ run_estimate   tokens, bytes and hours of a store, before there is one
 """
 
 import logging
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -18,7 +19,6 @@ from pathlib import Path
 
 import torch
 
-from glot.data.hub import quiet_library as quiet_data_sets
 from glot.data.tasks import training_loss
 from glot.encoders import SharedPass, open_encoders, open_text_states
 from glot.errors import DataError, GlotError, library_door, need, reason
@@ -143,8 +143,8 @@ def run_stack(configs: list[RunConfig]) -> list[Result]:
 def quiet_libraries() -> None:
     """Switch off the bars and log lines of the libraries below. Only the command line does this: it is not ours to do for a caller."""
     quiet_models()
-    quiet_data_sets()
     logging.getLogger("mteb").setLevel(logging.CRITICAL)  # imported late: it takes seconds
+    os.environ |= {"HF_DATASETS_DISABLE_PROGRESS_BARS": "1", "DATASETS_VERBOSITY": "critical"}  # read when `datasets` is imported, late too
 
 
 def choose_recipe(config: RunConfig) -> Callable[[RunConfig], Result]:

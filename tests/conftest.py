@@ -55,6 +55,11 @@ WORDS = [
 ]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Slow tests first, so that the workers end together."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _two_threads():
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))

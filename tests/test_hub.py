@@ -162,7 +162,7 @@ def test_data_sets_of_the_hub(call, hub, tiny_bert, mirror, tmp_path):
     hub.gated.add("nyu-mll/glue")
     shutil.rmtree(tmp_path / "hf")
     refused = call(command(str(tiny_bert)), ["run", "--task=imdb", f"--model_name_or_path={tiny_bert}", "--max_length=16"])
-    for one, words in zip(refused, ("nyu-mll/glue/cola (train", "stanfordnlp/imdb/plain_text ("), strict=True):
+    for one, words in zip(refused, ("hub:nyu-mll/glue:cola (train", "hub:stanfordnlp/imdb:plain_text ("), strict=True):
         assert one["code"] == 2 and len(one["err"].splitlines()) == 1, one
         assert words.split("(")[0] in one["err"] and "--data_dir or GLOT_DATA_DIR" in one["err"], one
     assert "gated" in refused[0]["err"] and "nothing of that name" in refused[1]["err"]

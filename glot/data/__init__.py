@@ -1,4 +1,4 @@
-"""Text and labels of every task, and the held-out split. The only door to the `datasets` library (`hub.py`)."""
+"""Text and labels of every task, and the held-out split. The only door to `datasets` (`hub.py`) and `pyarrow` (`parquet.py`)."""
 
 import math
 from pathlib import Path
@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 from sklearn.model_selection import train_test_split
 
-from glot.data.hub import TABLES, load_hub_examples
 from glot.data.pairs import PairFile, PairOptions
 from glot.data.stress import StressOptions, generate_stress
+from glot.data.tables import TABLES, load_hub_examples
 from glot.errors import DataError
 from glot.types import Examples
 

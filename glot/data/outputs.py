@@ -78,7 +78,7 @@ def _rename(partial: Path, path: Path) -> None:
 
 
 def _to_parquet(partial: Path, path: Path) -> None:
-    from glot.data.hub import write_parquet  # late: `datasets` takes a second
+    from glot.data.parquet import write_parquet  # late, as in records.py
 
     whole = path.with_name(path.name + ".whole")
     write_parquet(partial, whole)

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from glot.data.hub import TABLES
+from glot.data.tables import TABLES
 from glot.hub_card import card_of, front_matter
 from glot.settings.choices import short_name
 from glot.settings.config import RunConfig

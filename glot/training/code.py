@@ -16,7 +16,16 @@ CORE = (
 """Modules that every run goes through; what they import counts too."""
 NOT_NUMBERS = (
     *("glot.settings", "glot.errors", "glot.progress", "glot.hub", "glot.locate", "glot.files", "glot.utf8", "glot.trust"),
-    *("glot.data.hub", "glot.data.custom", "glot.data.records", "glot.data.pairs", "glot.data.stress", "glot.data.labels"),
+    *(
+        "glot.data.hub",
+        "glot.data.tables",
+        "glot.data.parquet",
+        "glot.data.custom",
+        "glot.data.records",
+        "glot.data.pairs",
+        "glot.data.stress",
+        "glot.data.labels",
+    ),
     *(
         "glot.states.store",
         "glot.training.checkpoint",
@@ -57,12 +66,22 @@ def _file(name: str) -> Path:
 
 
 @cache
+def _tree(name: str) -> ast.Module:
+    """The syntax tree without docstrings."""
+    tree = ast.parse(_file(name).read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef | ast.Module):
+            node.body = [part for part in node.body if not _is_text(part)] or [ast.Pass()]
+    return tree
+
+
+@cache
 def _imports(name: str) -> tuple[str, ...]:
     """Modules of this package that a module imports at its top, or inside a function."""
 
     def walk() -> Iterator[str]:
         """Each, as it stands in the source."""
-        for node in ast.walk(ast.parse(_file(name).read_text(encoding="utf-8"))):
+        for node in ast.walk(_tree(name)):
             if isinstance(node, ast.ImportFrom) and str(node.module).startswith("glot.") and _file(str(node.module)).is_file():
                 yield str(node.module)
 
@@ -71,11 +90,7 @@ def _imports(name: str) -> tuple[str, ...]:
 
 @cache
 def _tree_hash(name: str) -> str:
-    tree = ast.parse(_file(name).read_text(encoding="utf-8"))
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef | ast.Module):
-            node.body = [part for part in node.body if not _is_text(part)] or [ast.Pass()]
-    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()[:16]
+    return hashlib.sha256(ast.dump(_tree(name)).encode()).hexdigest()[:16]
 
 
 def _is_text(node: ast.stmt) -> bool:

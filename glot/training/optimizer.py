@@ -1,5 +1,6 @@
 """What moves the weights of a run: optimizer, learning rate over the steps, and how long."""
 
+import inspect
 import math
 from collections.abc import Callable
 from functools import partial
@@ -17,7 +18,21 @@ from glot.settings.effects import has_gradient
 from glot.training.train import FitOptions, Schedule
 from glot.types import TokenSource
 
-OPTIMIZERS: dict[str, type[torch.optim.Adam]] = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+
+def _without_compiler(kind: type[torch.optim.Adam]) -> type[torch.optim.Adam]:
+    """The optimizer with its methods as torch wrote them, without the wrappers that import `torch._dynamo`.
+
+    These wrappers only matter to `torch.compile`, which nothing here uses. The import takes a second of every process that trains.
+    """
+    names = ("add_param_group", "state_dict", "load_state_dict", "zero_grad", "step")
+    methods = {name: inspect.unwrap(getattr(kind, name)) for name in names}
+    return type(kind.__name__, (kind,), methods | {"step": torch.no_grad()(methods["step"]), "__module__": __name__})
+
+
+OPTIMIZERS: dict[str, type[torch.optim.Adam]] = {
+    "adam": _without_compiler(torch.optim.Adam),
+    "adamw": _without_compiler(torch.optim.AdamW),
+}
 """`--optimizer` -> class."""
 SHAPES: dict[str, Callable[[float], float]] = {
     "constant": lambda done: 1.0,

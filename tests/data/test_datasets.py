@@ -9,8 +9,10 @@ import random
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from conftest import single_rows, write_rows
+from pyarrow import parquet
 
 from glot.data import StressOptions, draw_rows, generate_stress, hold_out, load_hub_examples
 from glot.data.loader import TextIndex
@@ -154,7 +156,7 @@ def test_missing_splits_unlabelled_splits_and_broken_files(mirror, tmp_path):
     path = tmp_path / "nyu-mll/glue/cola/train.jsonl"
     path.parent.mkdir(parents=True)
     path.write_text('{"sentence": "a", "label": 1}\n{"sentence": \n')
-    with pytest.raises(DataError, match="not readable as one JSON object per line"):
+    with pytest.raises(DataError, match=r"train.jsonl: line 2: is not JSON \(Expecting value at column 13\); one object per line"):
         load_hub_examples("cola", "train", tmp_path, None)
 
 
@@ -162,12 +164,35 @@ def test_files_that_are_no_rows(tmp_path):
     folder = tmp_path / "nyu-mll/glue/cola"
     folder.mkdir(parents=True)
     whole = gzip.compress(b'{"sentence": "a", "label": 1}\n' * 50)
-    for name, data in (("empty.jsonl", b""), ("torn.jsonl.gz", whole[:-9]), ("bytes.jsonl", b'{"sentence": "\xff\xfe", "label": 1}\n')):
+    for name, data, message in (
+        ("empty.jsonl", b"", "cola empty: holds no rows"),
+        ("torn.jsonl.gz", whole[:-9], "torn.jsonl.gz: cannot be read"),
+        ("bytes.jsonl", b'{"sentence": "\xff\xfe", "label": 1}\n', "bytes.jsonl: line 1: holds a byte that is not UTF-8"),
+        ("table.parquet", b"PAR1 and no more", "table.parquet: not readable as Parquet"),
+        ("huge.jsonl", b'{"sentence": "a", "label": 1%s}' % (b"0" * 400), "row 0: label is '10000.*, not a number"),
+    ):
         (folder / name).write_bytes(data)
-        with pytest.raises(DataError, match="not readable as one JSON object per line"):
+        with pytest.raises(DataError, match=message):
             load_hub_examples("cola", name.split(".")[0], tmp_path, None)
     write_rows(folder / "dev-1.jsonl", single_rows(4))
     assert len(load_hub_examples("cola", "dev-1", tmp_path, None)) == 4
+
+
+def test_a_download_of_the_hubs_repository_is_a_mirror(mirror, tmp_path):
+    whole = load_hub_examples("cola", "train", mirror, None)
+    folder = tmp_path / "nyu-mll/glue/cola"
+    folder.mkdir(parents=True)
+    for part, rows in enumerate((slice(0, 30), slice(30, None))):
+        table = {"sentence": whole.columns[0][rows], "label": whole.labels[rows].astype(int)}
+        parquet.write_table(pa.table(table), folder / f"train-{part:05d}-of-00002.parquet")
+    for few in (None, 33):
+        found, wanted = (load_hub_examples("cola", "train", place, few) for place in (tmp_path, mirror))
+        assert found.columns == wanted.columns and (found.labels == wanted.labels).all()
+    with pytest.raises(DataError, match="splits there: train "):
+        load_hub_examples("cola", "trian", tmp_path, None)
+    (folder / "train-00000-of-00002.parquet").unlink()
+    with pytest.raises(DataError, match="cola holds 1 of the 2 parts of train; fetch them all"):
+        load_hub_examples("cola", "train", tmp_path, None)
 
 
 def test_labels_must_be_classes_of_the_task(tmp_path):

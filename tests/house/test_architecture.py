@@ -59,7 +59,7 @@ DOORS = {
     "tokenizers": ("states/backbone",),
     "huggingface_hub": ("hub", "hub_card"),
     "datasets": ("data/hub",),
-    "pyarrow": ("data/hub",),
+    "pyarrow": ("data/parquet",),
     "torch_geometric": ("nn/poolers",),
     "accelerate": ("distributed", "training/tracking"),
     "submitit": ("study/cluster",),

@@ -29,7 +29,7 @@ def test_every_section_runs(tmp_path, mirror, mteb_data):
     (record,) = tmp_path.glob("*.json")
     found = json.loads(record.read_text())
     kinds = {line["what"].split(",")[0].split(" of ")[0].split(" ")[0] for line in found["lines"]}
-    assert kinds == {"step", "two", "memory", "random", "shuffled", "encode", "store", "2", "probe", "mteb", "predict"}
+    assert kinds == {"step", "two", "memory", "random", "shuffled", "encode", "store", "2", "probe", "a", "mteb", "predict"}
     assert all(line["value"] > 0 for line in found["lines"])
     assert record.with_suffix(".md").read_text() in done.stdout
     assert found["machine"]["cores"] == os.cpu_count() and found["machine"]["versions"]["torch"]

@@ -23,7 +23,7 @@ PAGES = [
 ]
 NOT_HERE = ("no such folder", "no such file", "not there", "a JSON file that is there")
 """Complaints that follow from where the test runs: data, runs and checkpoints of an example do not exist."""
-TOOLS = ("echo", "git", "pip", "wandb", "source", "bash", "ruff", "xargs", "sort", "tail")
+TOOLS = ("echo", "git", "hf", "pip", "wandb", "source", "bash", "ruff", "xargs", "sort", "tail")
 
 
 def blocks(language: str) -> list[tuple[str, str]]:

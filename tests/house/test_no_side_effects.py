@@ -62,6 +62,12 @@ def test_what_is_said_goes_through_the_logger(tiny_flags, caplog, capsys):
     assert "epoch 1/1" not in capsys.readouterr().out
 
 
-def test_a_run_that_draws_nothing_loads_no_matplotlib():
-    code = "import sys, glot.recipes, glot.surveys; print('matplotlib' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
+def test_a_run_on_a_store_loads_no_library_that_it_does_not_use(tiny_flags):
+    recipes.run_task(parse(tiny_flags).config)  # writes the store
+    unused = ("matplotlib", "datasets", "torch._dynamo", "torch_geometric", "mteb", "sentence_transformers", "peft", "accelerate", "wandb")
+    code = "import sys; from glot.cli import main; assert main(sys.argv[1:], 'glot') == 0; print(*sys.modules, sep='\\n', file=sys.stderr)"
+    words = [sys.executable, "-c", code, *tiny_flags, "--seed=7", "--num_workers=0"]
+    done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, check=True)
+    loaded = set(done.stderr.splitlines())
+    assert '"seed": 7' in done.stdout and "sklearn" in loaded
+    assert not loaded & {*unused, "transformers.modeling_utils", "tokenizers"}

@@ -22,6 +22,7 @@ def edited(tmp_path, monkeypatch):
         assert before in text, before
         path.write_text(text.replace(before, after))
         code._imports.cache_clear()
+        code._tree.cache_clear()
         code._tree_hash.cache_clear()
         found = {name: code.code_hash(CLASSES[name].__module__) for name in ("mean", "adapool", "glot")}
         path.write_text(text)
@@ -29,6 +30,7 @@ def edited(tmp_path, monkeypatch):
 
     yield change
     code._imports.cache_clear()
+    code._tree.cache_clear()
     code._tree_hash.cache_clear()
 
 

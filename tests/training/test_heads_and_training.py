@@ -1,5 +1,6 @@
 """Heads, losses, metrics and the loop."""
 
+import copy
 import itertools
 import json
 import math
@@ -20,6 +21,7 @@ from glot.nn.poolers.fixed import MeanPooler
 from glot.settings.config import RunConfig
 from glot.training.evaluate import score
 from glot.training.metrics import METRICS, finite
+from glot.training.optimizer import OPTIMIZERS
 from glot.training.record import EpochKeeper, ModelRecord
 from glot.training.result import selection_in_words
 from glot.training.tracking import JsonlTracker
@@ -162,3 +164,20 @@ def test_a_model_that_never_scores_keeps_its_last_epoch_and_says_so():
     assert keeper.result.best.epoch == 2
     said = selection_in_words(RunConfig().with_values(task="stsb", selection="heldout"), TASKS["stsb"], ["validation"], keeper.result)
     assert said == "last epoch: none has a number for spearman on the rows that select"
+
+
+@pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.AdamW])
+def test_optimizers_take_torchs_steps_and_its_states(kind):
+    generator = torch.Generator().manual_seed(3)
+    ours, theirs = (torch.nn.Parameter(torch.linspace(-1, 1, 7)) for _ in range(2))
+    pairs = [(OPTIMIZERS[kind.__name__.lower()], ours), (kind, theirs)]
+    optimizers = [make([{"params": [weight]}], lr=0.1, weight_decay=0.3, fused=True) for make, weight in pairs]
+    for _ in range(5):
+        gradient = torch.randn(7, generator=generator)
+        for optimizer, weight in zip(optimizers, (ours, theirs), strict=True):
+            optimizer.zero_grad()
+            (weight * gradient).sum().backward()
+            optimizer.step()
+        assert torch.equal(ours, theirs) and ours.requires_grad
+        optimizers[0].load_state_dict(copy.deepcopy(optimizers[1].state_dict()))
+    assert isinstance(optimizers[0], kind)

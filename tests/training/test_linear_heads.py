@@ -22,7 +22,7 @@ from glot.cli import main
 from glot.nn.heads import FittedHead, PairHead, ScoreHead, join_pair
 from glot.training.linear_heads import PENALTIES, best_threshold, fit_head
 from glot.training.metrics import METRICS
-from glot.training.optimizer import SHAPES, StepSchedule, learning_rate_factor
+from glot.training.optimizer import OPTIMIZERS, SHAPES, StepSchedule, learning_rate_factor
 
 
 def run(capsys, words: list[str]) -> dict:
@@ -195,7 +195,7 @@ def test_training_stops_early_at_the_best_epoch_alone_and_in_a_stack(capsys, tin
 
 
 def test_gradients_are_clipped_and_the_learning_rate_follows_its_schedule(capsys, tiny_flags, monkeypatch):
-    norms, rates, whole = [], [], torch.optim.AdamW.step
+    norms, rates, whole = [], [], OPTIMIZERS["adamw"].step
 
     def watched(self, *arguments, **options):
         gradients = [weight.grad.norm() for group in self.param_groups for weight in group["params"]]
@@ -203,7 +203,7 @@ def test_gradients_are_clipped_and_the_learning_rate_follows_its_schedule(capsys
         rates.append(self.param_groups[0]["lr"])
         return whole(self, *arguments, **options)
 
-    monkeypatch.setattr(torch.optim.AdamW, "step", watched)
+    monkeypatch.setattr(OPTIMIZERS["adamw"], "step", watched)
     words = [*tiny_flags, "--pooling_method=adapool", "--optimizer=adamw", "--grad_clip=0.01", "--epochs=5", "--lr=1e-2"]
     run(capsys, [*words, "--lr_schedule=cosine", "--warmup_ratio=0.2"])
     assert len(norms) == 10 and max(norms) <= 0.0101

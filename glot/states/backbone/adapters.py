@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+import transformers
 from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
 
 from glot.errors import CheckpointError, ConfigError, disk_door, library_door, need, reason
 from glot.progress import warn
@@ -178,7 +178,7 @@ def _find_targets(model: Any, sample: Callable[[], Tensor], asked: str, name: st
 def _without_layer(model: Any, sample: Callable[[], Tensor]) -> list[str]:
     """Matrices of the blocks that the states depend on and that belong to no linear layer, as XLNet's attention has them."""
     blocks = [f"{name}." for name, part in model.named_modules() if isinstance(part, nn.ModuleList)]
-    plain = (nn.Linear, Conv1D, nn.Embedding, nn.LayerNorm)
+    plain = (nn.Linear, transformers.pytorch_utils.Conv1D, nn.Embedding, nn.LayerNorm)
     found = {
         f"{name}.{own}": weight
         for name, part in model.named_modules()
@@ -236,7 +236,7 @@ def _adaptable(model: Any, sample: Callable[[], Tensor]) -> list[str]:
     linear = {
         name: part
         for name, part in model.named_modules()
-        if isinstance(part, nn.Linear | Conv1D)
+        if isinstance(part, nn.Linear | transformers.pytorch_utils.Conv1D)
         and part.weight.is_floating_point()
         and name.startswith(tuple(blocks))
         and not (kind in STATE_SPACE and name.endswith(READ_BY_KERNELS))

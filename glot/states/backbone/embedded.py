@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from transformers import AutoModel, AutoTokenizer
+import transformers
 
 from glot.cache import cache_folder
 from glot.errors import ConfigError
@@ -76,11 +76,11 @@ def _convert_gguf(weights: Path, digest: str) -> Path:
             raise ConfigError(f"--model_name_or_path=smollm2: package gguf is not installed; {EMBEDDED['smollm2'].install}")
         say(f"{weights.name}: converting to {folder}, once")
         partial = folder.with_name(f"{folder.name}.{os.getpid()}")
-        model = AutoModel.from_pretrained(weights.parent, gguf_file=weights.name)
+        model = transformers.AutoModel.from_pretrained(weights.parent, gguf_file=weights.name)
         model.hf_quantizer = None
         del model.config.quantization_config
         model.to(torch.float16).save_pretrained(partial)
-        AutoTokenizer.from_pretrained(weights.parent, gguf_file=weights.name).save_pretrained(partial)
+        transformers.AutoTokenizer.from_pretrained(weights.parent, gguf_file=weights.name).save_pretrained(partial)
         try:
             partial.replace(folder)
         except OSError:  # another process was faster; its copy is the same

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import transformers
 from torch import nn
-from transformers import AutoConfig, AutoModel, PreTrainedConfig
+from transformers import PreTrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from glot.errors import ConfigError, library_door, nearest, reason
@@ -132,7 +132,7 @@ class BackboneSource:
             )
 
         with library_door(ConfigError, describe), torch.device("meta"):
-            model = AutoModel.from_config(self.config, trust_remote_code=self.trust_remote_code)
+            model = transformers.AutoModel.from_config(self.config, trust_remote_code=self.trust_remote_code)
         lengths = [len(part) for part in model.modules() if isinstance(part, nn.ModuleList)]
         if not any(lengths):
             raise ConfigError(f"--model_name_or_path={self.name}: neither its configuration nor its structure tells how many layers it has")
@@ -281,7 +281,7 @@ def _read_config(name: str, path: str, options: dict[str, Any]) -> Any:
         return _hub_line(name, error, options.get("revision"))
 
     with library_door(ConfigError, describe), cache_where_unreachable(is_local="revision" not in options):
-        config = AutoConfig.from_pretrained(path, **options)
+        config = transformers.AutoConfig.from_pretrained(path, **options)
     if getattr(config, "is_encoder_decoder", False) and lone_encoder(config) is None:
         raise ConfigError(
             f"--model_name_or_path={name}: encoder-decoder models ({config.model_type}) have no single row of token states; "

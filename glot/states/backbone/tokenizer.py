@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer
+import transformers
 
 from glot.errors import ConfigError, library_door, reason
 from glot.hub import cache_where_unreachable, explain
@@ -33,7 +33,7 @@ def load_tokenizer(source: BackboneSource) -> Any:
         return f"--model_name_or_path={source.name}: {found}"
 
     with library_door(ConfigError, describe), cache_where_unreachable(is_local=source.revision is None):
-        tokenizer = AutoTokenizer.from_pretrained(source.path, **source.options)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(source.path, **source.options)
     entries, rows = len(tokenizer), source.vocabulary_claim
     if rows is not None and 2 * entries < rows:  # transformers returns an empty tokenizer where the files are missing
         raise ConfigError(
@@ -174,7 +174,7 @@ class Tokeniser:
             return f"--model_name_or_path={self.name}: its tokenizer cannot be loaded once it is saved ({reason(error)}); use --head_only"
 
         with library_door(ConfigError, describe):
-            again = AutoTokenizer.from_pretrained(folder, trust_remote_code=self.source.trust_remote_code)
+            again = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=self.source.trust_remote_code)
             return again(SAVED_TEXTS)["input_ids"] == self.tokenizer(SAVED_TEXTS)["input_ids"]
 
     def kept_characters(self, text: str, max_length: int | None) -> int:

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from safetensors import safe_open
 from torch import Tensor, nn
-from transformers import AutoModel
 
 from glot.errors import ConfigError, library_door, reason
 from glot.hub import cache_where_unreachable, explain
@@ -43,7 +43,7 @@ def load_weights(source: BackboneSource, dtype: str, where: dict[str, Any] | Non
 
     options = {"dtype": DTYPES[dtype], "output_loading_info": True, "ignore_mismatched_sizes": True, **source.options, **(where or {})}
     with library_door(ConfigError, describe), cache_where_unreachable(is_local=source.revision is None):
-        model, report = (lone_encoder(source.config) or AutoModel).from_pretrained(source.path, **options)
+        model, report = (lone_encoder(source.config) or transformers.AutoModel).from_pretrained(source.path, **options)
     for name, found, expected in report["mismatched_keys"]:
         raise ConfigError(
             f"--model_name_or_path={source.name}: {name} is {tuple(found)} in the weights and {tuple(expected)} by the configuration; "
