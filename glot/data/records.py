@@ -229,7 +229,7 @@ def open_table(flag: str, text: str, split: str | None) -> Table:
     if not text.startswith(HUB):
         files = find_files(flag, text)
         return Table(", ".join(map(str, files)), lambda: itertools.chain.from_iterable(map(read_records, files)), {})
-    from glot.data.hub import open_hub_table
+    from glot.data.hub import iterate, open_hub_table
 
     repository, _, revision = text.removeprefix(HUB).partition("@")
     repository, _, config = repository.partition(":")
@@ -237,4 +237,4 @@ def open_table(flag: str, text: str, split: str | None) -> Table:
         raise ConfigError(f"--{flag}={text}: must be {HUB}owner/name[:config][@revision]")
     where = f"{text} ({split or 'train'})"
     rows, names = open_hub_table(repository, config or None, revision or None, split or "train")
-    return Table(where, lambda: (Record(row, where, number, "row") for number, row in enumerate(rows)), names)
+    return Table(where, lambda: (Record(row, where, number, "row") for number, row in enumerate(iterate(rows))), names)

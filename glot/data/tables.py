@@ -81,10 +81,10 @@ def open_rows(table: HubTable, split: str, data_dir: Path | None) -> Iterator[di
     if data_dir is not None:
         files = find_split_files(data_dir, table, split)
         return (record.values for record in itertools.chain.from_iterable(map(read_records, files)))
-    from glot.data.hub import open_hub_table  # late: `datasets` takes half a second
+    from glot.data.hub import iterate, open_hub_table  # late: `datasets` takes half a second
 
     try:
-        return iter(open_hub_table(table.repository, table.config, None, split)[0])
+        return iterate(open_hub_table(table.repository, table.config, None, split)[0])
     except DataError as error:
         raise DataError(f"{error}; a local mirror is named by --data_dir or GLOT_DATA_DIR") from error
 
