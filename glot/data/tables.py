@@ -14,6 +14,7 @@ import numpy as np
 from glot.data.records import read_records
 from glot.errors import DataError, nearest
 from glot.types import Examples
+from glot.utf8 import is_utf8
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
 PARTS = "-[0-9]*-of-[0-9]*.parquet"
@@ -60,7 +61,7 @@ def find_split_files(data_dir: Path, table: HubTable, split: str) -> list[Path]:
         if len(parts) != whole:
             raise DataError(f"--data_dir={data_dir}: {folder} holds {len(parts)} of the {whole} parts of {split}; fetch them all")
         return parts
-    there = sorted({_split_of(path) for path in folder.glob("*") if path.name.endswith(SUFFIXES)})
+    there = sorted({_split_of(path) for path in folder.glob("*") if path.name.endswith(SUFFIXES) and path.is_file()})
     listing = f"splits there: {', '.join(there)}{nearest(split, there)} (--eval_split)" if there else "the folder holds none"
     raise DataError(f"--data_dir={data_dir}: no {folder / split}.jsonl, .jsonl.gz or .parquet; {listing}")
 
@@ -106,10 +107,14 @@ def load_hub_examples(name: str, split: str, data_dir: Path | None, num_rows: in
         raise DataError(f"{where}: no column {', '.join(missing)}; it has {', '.join(there)}")
     columns: tuple[list[Any], ...] = tuple([row.get(column) for row in rows] for column in table.columns)
     for column, texts in zip(table.columns, columns, strict=True):
-        wrong = next((row for row, text in enumerate(texts) if not isinstance(text, str)), None)
+        wrong = next((row for row, text in enumerate(texts) if not (isinstance(text, str) and is_utf8(text))), None)
         if wrong is not None:
-            raise DataError(f"{where}: row {wrong}: {column} is {texts[wrong]!r}, not a text")
+            raise DataError(f"{where}: row {wrong}: {column} {_no_text(texts[wrong])}")
     return Examples(name, split, columns, _labels(where, split, [row.get(table.label) for row in rows]), table.columns)
+
+
+def _no_text(value: Any) -> str:
+    return f"holds half a surrogate pair ({ascii(value)[:40]}); mend it" if isinstance(value, str) else f"is {str(value)[:40]}, not a text"
 
 
 def _labels(where: str, split: str, values: list[Any]) -> np.ndarray:

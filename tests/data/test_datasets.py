@@ -138,6 +138,10 @@ def test_rows_of_the_mirror(mirror):
         ([{"sentence": "a"}], r"no column label; it has sentence"),
         ([{"sentence": "a", "label": 0}, {"sentence": None, "label": 0}], r"row 1: sentence is None, not a text"),
         ([{"sentence": "a", "label": 1}, {"sentence": "b", "label": None}], r"row 1 has no label"),
+        (
+            [{"sentence": "a", "label": 1}, {"sentence": "b \ud800", "label": 0}],
+            r"row 1: sentence holds half a surrogate pair \('b .ud800'\)",
+        ),
     ],
 )
 def test_broken_rows_are_named(tmp_path, rows, message):

@@ -77,9 +77,7 @@ def test_texts_that_were_read_before_need_no_backbone(capsys, flags, tmp_path, m
     assert not again["runs"][1]["failed"], again["runs"]
     assert again["runs"][0]["scores"] == first["runs"][1]["scores"]
     monkeypatch.undo()
-    live = run(
-        capsys, [*flags, f"--mteb_task={OF_THREE}", "--mteb_max_length=16", "--pooling_method=std", f"--output_dir={tmp_path}/live"]
-    )
+    live = run(capsys, [*flags, f"--mteb_task={OF_THREE}", "--mteb_max_length=16", "--pooling_method=std", f"--output_dir={tmp_path}/live"])
     assert live["scores"] == pytest.approx(again["runs"][1]["scores"], abs=2e-2) and live["fingerprint"] != again["runs"][1]["fingerprint"]
 
 
