@@ -22,7 +22,7 @@ from glot.predictor import Predictor, load_predictor, text_columns
 from glot.progress import counter, say
 from glot.settings.choices import PAIR_POOLERS
 from glot.settings.config import RunConfig, read_config, read_saved
-from glot.training.checkpoint import CONFIG
+from glot.training.result_file import CONFIG
 
 AT_ONCE = 2048
 """Rows between two writes: about what a killed command repeats."""

@@ -21,7 +21,8 @@ from glot.progress import counter
 from glot.prompts import UsedPrompts
 from glot.settings.config import RunConfig, read_config
 from glot.states.store.layout import DTYPES
-from glot.training.checkpoint import CONFIG, load_run, task_of
+from glot.training.checkpoint import load_run, task_of
+from glot.training.result_file import CONFIG
 from glot.types import TokenBatch
 
 Texts = Sequence[str] | Sequence[tuple[str, str]]

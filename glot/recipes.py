@@ -33,18 +33,14 @@ from glot.settings.config import RunConfig
 from glot.settings.seeds import parse_seeds
 from glot.states.backbone import quiet_library as quiet_models
 from glot.states.tokens import estimate_store, find_source, settle_dtype
-from glot.training.checkpoint import (
-    PREDICTIONS,
-    write_json,
-    write_result,
-)
 from glot.training.finish import finish_head
 from glot.training.folders import RESULT, open_run_folder, write_somewhere
 from glot.training.folds import fold_configs, join_folds
 from glot.training.optimizer import fit_options, make_optimizer, moved_tensors
 from glot.training.record import ModelRecord, StackRecord
 from glot.training.released import check_released_file, released_name, save_released_file
-from glot.training.result import SIDE_BY_SIDE, Result, summarise
+from glot.training.result import Result, summarise
+from glot.training.result_file import PREDICTIONS, SIDE_BY_SIDE, write_json, write_result
 from glot.training.run import (
     close_run,
     find_finished,

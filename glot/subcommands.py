@@ -167,7 +167,7 @@ def do_rerun(words: list[str], program: str) -> int:
     """`glot rerun RUN [--check]`: the same run again."""
     asked = parse_rerun(words)
     load_recipes()
-    from glot.study.runs import rerun
+    from glot.study.rerun import rerun
 
     text, equal = rerun(asked.run, asked.output_dir, asked.check, _trust(asked))
     print(text)

@@ -14,9 +14,9 @@ from glot.report.tables import graph_density_table
 from glot.settings.config import RunConfig
 from glot.settings.effects import has_gradient
 from glot.states.tokens import find_source, open_tokens
-from glot.training.checkpoint import write_json
 from glot.training.folders import create_run_folder
 from glot.training.layers import standardise
+from glot.training.result_file import write_json
 from glot.training.run import own_device, read_texts, resolve, run_fingerprint, run_name
 from glot.types import TokenSource
 

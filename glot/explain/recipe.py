@@ -17,7 +17,8 @@ from glot.predictor import load_any
 from glot.progress import bar
 from glot.settings.choices import short_name
 from glot.settings.config import read_config
-from glot.training.checkpoint import CONFIG, PREDICTIONS, read_result, text_columns_of
+from glot.training.predictions import text_columns_of
+from glot.training.result_file import CONFIG, PREDICTIONS, read_result
 
 FIGURES = (".png", ".pdf", ".svg")
 FORMATS = (*FIGURES, ".json")

@@ -29,8 +29,9 @@ from glot.settings.choices import PAIR_POOLERS
 from glot.settings.config import RunConfig, read_config
 from glot.states.backbone import Backbone, BackboneSource, pick_device
 from glot.states.tokens import windows_key
-from glot.training.checkpoint import BACKBONE, CONFIG, find_trained_backbone, load_run, read_result
+from glot.training.checkpoint import find_trained_backbone, load_run
 from glot.training.folders import current_umask
+from glot.training.result_file import BACKBONE, CONFIG, read_result
 from glot.trust import DISTRUST, Trust
 
 CHECKED_TEXTS = ["the red cat", "Unbelievably, 3.14 tokenizers' <tests>!", "a", ""]

@@ -16,10 +16,11 @@ from glot.progress import say
 from glot.report.mteb_tables import write_mteb_tables
 from glot.settings.config import RunConfig, read_saved, versions
 from glot.states.backbone import count_weights
-from glot.training.checkpoint import write_config, write_result
+from glot.training.checkpoint import write_config
 from glot.training.code import code_hash
 from glot.training.folders import create_run_folder
 from glot.training.result import Result, make_mteb_result
+from glot.training.result_file import write_result
 from glot.training.run import folder_of
 from glot.training.tracking import make_tracker, names_of
 from glot.trust import remember_trusted

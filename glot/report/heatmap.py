@@ -10,7 +10,8 @@ from glot.settings.choices import short_name
 from glot.settings.config import read_config
 from glot.states.backbone import Backbone, pick_device
 from glot.states.tokens import load_options
-from glot.training.checkpoint import CONFIG, find_trained_backbone, load_run
+from glot.training.checkpoint import find_trained_backbone, load_run
+from glot.training.result_file import CONFIG
 
 HEAT_MAP = "augmented_similarity"
 

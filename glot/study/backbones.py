@@ -7,7 +7,7 @@ from glot.progress import warn
 from glot.report.plots import plot_sizes
 from glot.study.drawings import label
 from glot.study.statistics import spread
-from glot.training.checkpoint import read_result
+from glot.training.result_file import read_result
 
 if TYPE_CHECKING:
     from glot.study.report import Row

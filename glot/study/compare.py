@@ -14,7 +14,8 @@ from glot.settings.effects import acting_flags
 from glot.settings.index import flag_facts
 from glot.study.comparisons import RESAMPLES, read_predictions
 from glot.study.statistics import draw_rows, interval, mcnemar, resampled, wald
-from glot.training.checkpoint import CONFIG, PREDICTIONS, read_result, text_columns_of
+from glot.training.predictions import text_columns_of
+from glot.training.result_file import CONFIG, PREDICTIONS, read_result
 
 MOST_ROWS, MOST_CHARACTERS = 10, 200
 UNTOLD = ("output_dir", "run_name", "overwrite", "store_dir", "verbose", "log_every", "report_to", "save_dir")

@@ -12,9 +12,9 @@ from glot.errors import DataError
 from glot.progress import warn
 from glot.report.tables import markdown
 from glot.study.statistics import LEVEL, draw_rows, equivalence, holm, interval, paired, resampled, wald
-from glot.training.checkpoint import PREDICTIONS
-from glot.training.folds import read_outputs
 from glot.training.metrics import RANK_METRICS
+from glot.training.predictions import read_outputs
+from glot.training.result_file import PREDICTIONS
 
 DIFFERENT, EQUAL, UNCLEAR = "different", "equal within the margin", "cannot tell"
 RESAMPLES = 1000

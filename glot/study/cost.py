@@ -22,10 +22,10 @@ from glot.states.tokens import estimate_store, find_source
 from glot.study.cost_arms import Arm
 from glot.study.cost_quality import Quality, score_arms
 from glot.study.stopwatch import PARTS, Trainer, pooling_parts, reading_parts, training_peak
-from glot.training.checkpoint import write_json
 from glot.training.finish import finish_head
 from glot.training.folders import RESULT
 from glot.training.origin import CHECKOUT, find_commit
+from glot.training.result_file import write_json
 from glot.training.run import load_inputs, make_loaders, own_device, read_texts, resolve
 from glot.training.switches import run_switches
 

@@ -11,8 +11,7 @@ from glot.study.files import Cell, Study
 from glot.study.statistics import Spread, spread
 from glot.study.sweep import tune_cells
 from glot.study.workers import RunPool, open_pool
-from glot.training.checkpoint import read_result
-from glot.training.result import main_score
+from glot.training.result_file import main_score, read_result
 
 RATES = {
     "0": ("lr", ["2e-4", "1e-3", "5e-3"]),

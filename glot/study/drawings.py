@@ -8,7 +8,7 @@ from glot.report.plots import plot_arms, plot_comparisons, plot_layer_weights, p
 from glot.settings.config import read_config
 from glot.study.comparisons import Comparison, row_scores, verdicts
 from glot.study.statistics import Spread, interval, spread
-from glot.training.checkpoint import CONFIG, PREDICTIONS, read_result
+from glot.training.result_file import CONFIG, PREDICTIONS, read_result
 
 if TYPE_CHECKING:
     from glot.study.report import Row

@@ -35,9 +35,9 @@ from glot.study.report import (
 )
 from glot.study.runs import is_listed
 from glot.study.statistics import Spread, spread
-from glot.training.checkpoint import CONFIG, PREDICTIONS, read_result, text_columns_of
 from glot.training.folders import RESULT, find_results
-from glot.training.result import main_score
+from glot.training.predictions import text_columns_of
+from glot.training.result_file import CONFIG, PREDICTIONS, main_score, read_result
 
 LONGEST_VALUE = 24
 SEED_FLAGS = ("seed", "seeds", "order_seed", "stack_seeds", "data_dir", "model_name_or_path", "train_file", "eval_file")

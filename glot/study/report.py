@@ -19,10 +19,9 @@ from glot.study.comparisons import ArmRuns, comparison_table, named_comparisons,
 from glot.study.drawings import draw, draw_comparisons, draw_layer_weights, label, row_spread
 from glot.study.paper_table import paired_rows, paper_table
 from glot.study.statistics import LEVEL, Paired, Spread, holm
-from glot.training.checkpoint import peek_result, read_result
 from glot.training.folders import RESULT
 from glot.training.metrics import floors
-from glot.training.result import main_score
+from glot.training.result_file import main_score, peek_result, read_result
 
 
 @dataclass(frozen=True)

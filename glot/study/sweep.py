@@ -107,7 +107,7 @@ def _tried(work: RunPool, asked: list[RunConfig], name: str, retry: int) -> list
 
 
 def _write_study(folder: Path, study: Study, cells: list[dict[str, Any]], seconds: dict[str, float]) -> None:
-    from glot.training.checkpoint import write_json
+    from glot.training.result_file import write_json
 
     record: dict[str, Any] = {"name": study.name, "baseline": study.baseline, "published": study.published, "cells": cells}
     record |= {"compare": study.compare, "margins": study.margins, "seconds": seconds}
@@ -124,7 +124,7 @@ def search_cells(path: Path, study: Study, work: RunPool, jobs: int) -> tuple[St
 
     def run(points: list[Flags]) -> list[float | None]:
         """Scores of some points."""
-        from glot.training.checkpoint import read_result
+        from glot.training.result_file import read_result
 
         own = list_points(points, varied)
         found = resolve_cells(path, replace(study, cells=own))
@@ -171,7 +171,7 @@ def tune_cells(study: Study, configs: list[RunConfig], work: RunPool) -> list[di
 
 def _heldout_score(run_dir: str) -> float:
     """The reported metric on the held-out rows: of a fitted head, or of the trained one at the selected epoch."""
-    from glot.training.checkpoint import read_result
+    from glot.training.result_file import read_result
 
     result = read_result(Path(run_dir))
     if "folds" in result:

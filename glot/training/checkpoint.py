@@ -12,15 +12,10 @@ runs/<run_name>/
     result.json         written last
 """
 
-import csv
-import hashlib
-import json
-from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -29,7 +24,7 @@ from torch import Tensor, nn
 from glot.data.custom import CUSTOM, split_names
 from glot.data.labels import LabelFacts
 from glot.data.tasks import TASKS, TaskSpec, custom_task
-from glot.errors import CheckpointError, disk_door, library_door, reason
+from glot.errors import CheckpointError, disk_door
 from glot.locate import expand_user
 from glot.nn.heads import FeatureHead, FittedHead
 from glot.nn.model import SentenceModel
@@ -43,77 +38,13 @@ from glot.settings.config import RunConfig, read_config
 from glot.settings.effects import has_gradient
 from glot.states.backbone import BackboneSource, find_backbone, identity_of, with_adapter
 from glot.training.folders import RESULT, current_umask
-from glot.training.metrics import class_table, confusion
+from glot.training.result_file import AGAIN, BACKBONE, CONFIG, WEIGHTS, read_result, write_json
 from glot.trust import check_named, check_trusted
-from glot.types import Examples
-
-CONFIG, WEIGHTS, PREDICTIONS = "config.json", "model.safetensors", "predictions.csv"
-BACKBONE = "backbone"
-AGAIN = "do the run again, or take the file from a copy"
-
-
-def write_json(path: Path, value: object) -> None:
-    """Whole or absent, and never with NaN."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    partial.replace(path)
 
 
 def allow_as_others(path: Path) -> None:
     """Give a file the rights that every other new file has: safetensors lets nobody but the owner read."""
     path.chmod(0o666 & ~current_umask())
-
-
-CHECKED = (CONFIG, WEIGHTS, PREDICTIONS)
-"""Files of a run whose checksums its result holds; those of a trained backbone besides."""
-
-
-def write_result(folder: Path, result: dict[str, Any]) -> None:
-    """`result.json`, the last file of a run: with the checksums of the others, and its own."""
-    files = [path for path in (*(folder / name for name in CHECKED), *sorted((folder / BACKBONE).glob("*"))) if path.is_file()]
-    result["files"] = {str(path.relative_to(folder)): _sha256(path) for path in files}
-    body = {name: value for name, value in result.items() if name != "checksum"}
-    result["checksum"] = _checksum_of(body)
-    write_json(folder / RESULT, result)
-
-
-def read_result(folder: Path) -> dict[str, Any]:
-    """The result of a finished run, with itself and the run's files checked; results of older versions have no checksums.
-
-    Raises:
-        CheckpointError: no finished run, or a file that is not what was written.
-    """
-    if not (folder / RESULT).is_file():
-        raise CheckpointError(f"{folder}: no {RESULT}; give the folder of a finished run")
-    result = peek_result(folder / RESULT)
-    for name, known in result.get("files", {}).items():
-        path = folder / name
-        if not path.is_file() or _sha256(path) != known:
-            raise CheckpointError(f"{path}: {'is not what the run wrote' if path.is_file() else 'is missing'}; {AGAIN}")
-    return result
-
-
-def peek_result(path: Path) -> dict[str, Any]:
-    """A `result.json` with its own checksum compared, and not those of the run's other files: for listings.
-
-    Raises:
-        CheckpointError: it is not what was written.
-    """
-    with library_door(CheckpointError, lambda error: f"{path}: is damaged ({reason(error)}); {AGAIN}"):
-        result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        body = {name: value for name, value in result.items() if name != "checksum"}
-    if "checksum" in result and result["checksum"] != _checksum_of(body):
-        raise CheckpointError(f"{path}: is not what the run wrote; {AGAIN}")
-    return result
-
-
-def _checksum_of(body: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def save_model(folder: Path, model: nn.Module) -> None:
@@ -291,60 +222,3 @@ def _other_backbone(checkpoint: Path, trained: str, name: str, trained_on: str, 
     """That a name stands for another backbone than the one of the training."""
     what = f"another {name}" if name == trained else f"{trained}, and {name} is another backbone"
     return f"{checkpoint}: was trained on {what} ({trained_on} there, {found} here)"
-
-
-MOST_TEXT = 1 << 24
-"""Characters of the reported split up to which `predictions.csv` holds its texts."""
-
-
-def write_predictions(path: Path, split: Examples, outputs: np.ndarray, labels: LabelFacts) -> None:
-    """One line per row of a split: label, prediction, and for classes a score each and both names; then its texts, unless they are many.
-
-    Classes also get `confusion.csv` (rows of class i taken for class j) and `classes.csv` (precision, recall, F1) beside it.
-    """
-    names = labels.names
-    texts = split.columns if sum(len(text) for column in split.columns for text in column) <= MOST_TEXT else ()
-    header = ["row", "label", "prediction", *(f"score_{index}" for index in range(len(names)))]
-    header += ["label_name", "prediction_name"] if names else []
-    titles = split.names or tuple(f"text_{index}" for index in range(len(split.columns)))
-    header += [f"text_{title}" if title in header else title for title in titles[: len(texts)]]
-    with path.open("w", newline="", encoding="utf-8") as stream:
-        table = csv.writer(stream)
-        table.writerow(header)
-        for row, (label, output, *own) in enumerate(zip(split.labels.tolist(), outputs, *texts, strict=True)):
-            if names:
-                found = int(output.argmax())
-                values = [found, *(f"{value:.9g}" for value in output), names[int(label)], names[found]]
-            else:
-                values = [f"{output:.9g}"]
-            table.writerow([row, label, *values, *own])
-    if names:
-        _write_class_tables(path.parent, split.labels, outputs, names)
-
-
-def text_columns_of(header: Iterable[str]) -> list[str]:
-    """The columns of `predictions.csv` that hold texts of the data."""
-    ours = ("row", "label", "prediction", "label_name", "prediction_name")
-    return [name for name in header if name not in ours and not (name.startswith("score_") and name[6:].isdecimal())]
-
-
-def _write_class_tables(folder: Path, labels: np.ndarray, outputs: np.ndarray, names: tuple[str, ...]) -> None:
-    counts = confusion(labels, outputs, len(names)).tolist()
-    tables: dict[str, list[list[Any]]] = {
-        "confusion.csv": [["label \\ prediction", *names], *([name, *row] for name, row in zip(names, counts, strict=True))],
-        "classes.csv": [
-            ["class", "precision", "recall", "f1", "rows"],
-            *([name, *(f"{share:.4f}" for share in shares), rows] for name, *shares, rows in class_table(labels, outputs, names)),
-        ],
-    }
-    for name, lines in tables.items():
-        with (folder / name).open("w", newline="", encoding="utf-8") as stream:
-            csv.writer(stream).writerows(lines)
-
-
-def write_ranks(path: Path, ranks: np.ndarray) -> None:
-    """Row of the held-out slice and the rank of its positive, 1 = first."""
-    with path.open("w", newline="", encoding="utf-8") as stream:
-        table = csv.writer(stream)
-        table.writerow(["row", "rank"])
-        table.writerows(enumerate(ranks.tolist()))

@@ -15,26 +15,20 @@ CORE = (
 )
 """Modules that every run goes through; what they import counts too."""
 NOT_NUMBERS = (
-    *("glot.settings", "glot.errors", "glot.progress", "glot.hub", "glot.locate", "glot.files", "glot.utf8", "glot.trust"),
     *(
-        "glot.data.hub",
-        "glot.data.tables",
-        "glot.data.parquet",
-        "glot.data.custom",
-        "glot.data.records",
-        "glot.data.pairs",
-        "glot.data.stress",
-        "glot.data.labels",
-    ),
-    *(
-        "glot.states.store",
-        "glot.training.checkpoint",
-        "glot.training.resume",
-        "glot.training.folders",
+        "glot.settings",
+        "glot.errors",
+        "glot.progress",
+        "glot.hub",
+        "glot.locate",
+        "glot.files",
+        "glot.utf8",
+        "glot.trust",
         "glot.interrupts",
-        "glot.nn.own",
-        "glot.nn.stack",
     ),
+    *("glot.data.hub", "glot.data.tables", "glot.data.parquet", "glot.data.custom", "glot.data.records", "glot.data.pairs"),
+    *("glot.data.stress", "glot.data.labels", "glot.states.store", "glot.training.checkpoint", "glot.training.result_file"),
+    *("glot.training.predictions", "glot.training.resume", "glot.training.folders", "glot.nn.own", "glot.nn.stack", "glot.interrupts"),
 )
 """Modules that decide no number: flags and rows count by their values, own code and the pooler's module by themselves."""
 PACKAGES = ("glot.data", "glot.nn.poolers")

@@ -1,6 +1,5 @@
 """Cross-validation: the results of the folds of one run become the result of the run."""
 
-import csv
 from pathlib import Path
 from statistics import fmean
 
@@ -9,12 +8,14 @@ import numpy as np
 from glot.data.folds import assign_folds
 from glot.data.tasks import TaskData, targets
 from glot.settings.config import RunConfig, read_config
-from glot.training.checkpoint import CONFIG, PREDICTIONS, write_config, write_predictions, write_result
+from glot.training.checkpoint import write_config
 from glot.training.evaluate import score
 from glot.training.linear_heads import OF_COUNTS
 from glot.training.metrics import floors
 from glot.training.origin import command_of
+from glot.training.predictions import read_outputs, write_predictions
 from glot.training.result import Result, rounded
+from glot.training.result_file import CONFIG, PREDICTIONS, write_result
 
 SUMMED = ("load", "encode", "train", "evaluate")
 COMMON = (
@@ -93,12 +94,3 @@ def _ranking_scores(
         return {}
     moved = np.array([one["threshold"] for one in folds])[of_row]
     return score(outputs + np.stack([np.zeros_like(moved), moved], 1), labels, ranking)
-
-
-def read_outputs(path: Path, num_labels: int) -> np.ndarray:
-    """The outputs of a run's predictions, with the digits that the file has: (S, C) for classes, (S,) for scores."""
-    with path.open(encoding="utf-8", newline="") as stream:
-        rows = list(csv.DictReader(stream))
-    if num_labels > 1:
-        return np.array([[float(row[f"score_{label}"]) for label in range(num_labels)] for row in rows], dtype=np.float32)
-    return np.array([float(row["prediction"]) for row in rows], dtype=np.float32)

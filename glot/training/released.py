@@ -22,7 +22,8 @@ from glot.settings.choices import short_name
 from glot.settings.config import RunConfig, read_config, read_saved
 from glot.settings.sections import PoolerConfig
 from glot.states.backbone import file_sha256
-from glot.training.checkpoint import AGAIN, CONFIG, check_finite, load_run, own_sources, write_json
+from glot.training.checkpoint import check_finite, load_run, own_sources
+from glot.training.result_file import AGAIN, CONFIG, write_json
 
 
 def released_name(config: RunConfig) -> Path:

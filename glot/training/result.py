@@ -13,8 +13,6 @@ from glot.training.origin import origin
 from glot.types import EpochResult, FitResult
 
 Result = dict[str, Any]
-SIDE_BY_SIDE = "trained side by side"
-"""How a note of a stacked run begins."""
 
 
 def selection_facts(config: RunConfig, task: TaskSpec) -> Result:
@@ -97,16 +95,6 @@ def make_mteb_result(
         "fingerprint": revision,
         "made_by": origin(config, device),
     }
-
-
-def main_score(result: dict[str, Any]) -> tuple[str, float | None]:
-    """The reported metric of a result and its value. For several MTEB tasks it is their mean, or None where one failed."""
-    if "scores" not in result:
-        return next(iter(result["best"]["metrics"].items()))
-    scores = result["scores"]
-    if len(scores) + len(result["failed"]) == 1:
-        return next(iter({**scores, **dict.fromkeys(result["failed"])}.items()))
-    return "mean", None if result["failed"] else math.fsum(scores.values()) / len(scores)
 
 
 def summarise(runs: list[Result]) -> dict[str, dict[str, float | int | None]]:

@@ -29,7 +29,7 @@ from glot.settings.data_sections import DataConfig, StressConfig
 from glot.settings.effects import CONDITIONS
 from glot.states.backbone import Backbone, BackboneSource, count_weights, need_adapters, pick_device, recall_facts
 from glot.states.tokens import find_prompts, find_source, open_tokens, prompt_notes, settle_dtype, used_prompts
-from glot.training.checkpoint import BACKBONE, WEIGHTS, allow_as_others, build_model, read_result, save_model, write_config, write_result
+from glot.training.checkpoint import allow_as_others, build_model, save_model, write_config
 from glot.training.code import code_hash
 from glot.training.finish import check_head, check_head_rows
 from glot.training.folders import RESULT, FolderLock, open_run_folder, read_mark
@@ -38,6 +38,7 @@ from glot.training.origin import origin
 from glot.training.probe import PROBE_WIDTH, probe_pooler
 from glot.training.record import EpochKeeper
 from glot.training.result import Result, make_result, selection_facts, selection_in_words
+from glot.training.result_file import BACKBONE, WEIGHTS, read_result, write_result
 from glot.training.resume import Moving, TrainingState, read_state
 from glot.training.splits import Loaders, PairLoaders
 from glot.training.tracking import make_tracker, resolve_report_to

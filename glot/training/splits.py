@@ -14,9 +14,9 @@ from glot.nn.heads import FittedHead
 from glot.nn.model import SentenceModel
 from glot.nn.stack import StackedModel
 from glot.settings.config import RunConfig
-from glot.training.checkpoint import write_predictions, write_ranks
 from glot.training.evaluate import predict, rank_positives, score
 from glot.training.metrics import chance_ranks, floors
+from glot.training.predictions import write_predictions, write_ranks
 from glot.types import Examples, TokenSource
 
 

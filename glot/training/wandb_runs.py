@@ -12,8 +12,8 @@ from typing import Any
 
 from glot.errors import ConfigError, library_door, reason
 from glot.progress import warn
-from glot.training.checkpoint import BACKBONE, CONFIG, WEIGHTS
 from glot.training.folders import RESULT
+from glot.training.result_file import BACKBONE, CONFIG, WEIGHTS
 
 PROJECT = "GLOT"
 ARTIFACT = (CONFIG, WEIGHTS, RESULT, BACKBONE)

@@ -62,12 +62,23 @@ def test_what_is_said_goes_through_the_logger(tiny_flags, caplog, capsys):
     assert "epoch 1/1" not in capsys.readouterr().out
 
 
+LOADED = "import sys; from glot.cli import glot_main; assert not glot_main(sys.argv[1:]); print(*sys.modules, sep='\\n', file=sys.stderr)"
+"""A command, and the names of the modules that it leaves loaded, on stderr."""
+
+
 def test_a_run_on_a_store_loads_no_library_that_it_does_not_use(tiny_flags):
     recipes.run_task(parse(tiny_flags).config)  # writes the store
     unused = ("matplotlib", "datasets", "torch._dynamo", "torch_geometric", "mteb", "sentence_transformers", "peft", "accelerate", "wandb")
-    code = "import sys; from glot.cli import main; assert main(sys.argv[1:], 'glot') == 0; print(*sys.modules, sep='\\n', file=sys.stderr)"
-    words = [sys.executable, "-c", code, *tiny_flags, "--seed=7", "--num_workers=0"]
+    words = [sys.executable, "-c", LOADED, "run", *tiny_flags, "--seed=7", "--num_workers=0"]
     done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, check=True)
     loaded = set(done.stderr.splitlines())
     assert '"seed": 7' in done.stdout and "sklearn" in loaded
     assert not loaded & {*unused, "transformers.modeling_utils", "tokenizers"}
+
+
+def test_a_list_of_runs_needs_neither_torch_nor_numpy(tiny_flags, tmp_path):
+    recipes.run_task(parse(tiny_flags).config)
+    for command in ("runs", "report"):
+        words = [sys.executable, "-c", LOADED, command, str(tmp_path / "runs")]
+        done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, check=True)
+        assert "cola" in done.stdout and not set(done.stderr.splitlines()) & {"torch", "numpy", "transformers", "sklearn"}

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from glot.cli import glot_main, main
-from glot.training.checkpoint import write_result
+from glot.training.result_file import write_result
 
 
 def run(capsys, words: list[str]) -> dict:

@@ -23,7 +23,7 @@ from glot.states import tokens
 from glot.study import drawings, report, sweep
 from glot.study.search import Search, Span, propose
 from glot.study.sweep import list_runs, run_study
-from glot.training.checkpoint import write_result
+from glot.training.result_file import write_result
 
 
 @pytest.fixture

@@ -12,9 +12,11 @@ from glot.data.labels import LabelFacts
 from glot.errors import CheckpointError, ConfigError
 from glot.nn.poolers import build_pooler
 from glot.settings.config import GraphConfig, PoolerConfig, RunConfig
-from glot.training.checkpoint import load_run, write_json, write_predictions
+from glot.training.checkpoint import load_run
 from glot.training.folders import create_run_folder
+from glot.training.predictions import write_predictions
 from glot.training.released import infer_pooler, load_pooler, read_release_head, resolve_checkpoint
+from glot.training.result_file import write_json
 from glot.types import Examples, TokenBatch
 
 GOLDEN = Path(__file__).parents[1] / "golden"

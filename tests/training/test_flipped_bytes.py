@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 import glot
 from glot.cli import glot_main, main
 from glot.errors import CheckpointError, GlotError
-from glot.training.checkpoint import read_result
+from glot.training.result_file import read_result
 
 
 def flip(path: Path, place: int) -> None:
