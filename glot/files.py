@@ -1,6 +1,7 @@
 """The files that a flag names: a path, a pattern, or a comma list of both. Needs no heavy import, so that a wrong name is said at once."""
 
 import glob
+from collections.abc import Iterable
 from pathlib import Path
 
 from glot.errors import ConfigError, nearest
@@ -13,6 +14,14 @@ PLAIN_TEXT = (".csv", ".tsv")
 SUFFIXES = (*PLAIN_TEXT, ".jsonl", ".ndjson", ".json", ".parquet")
 """Kinds of files of rows, each also with .gz behind."""
 KINDS = f"give a file of {', '.join(SUFFIXES)}, also .gz"
+
+
+ChangedAt = tuple[tuple[str, int], ...]
+
+
+def changed_at(paths: Iterable[Path]) -> ChangedAt:
+    """Where files are and when each was last changed, in nanoseconds: rows that are remembered are those of the files as they are."""
+    return tuple((str(path.absolute()), path.stat().st_mtime_ns) for path in paths)
 
 
 def kind_of(path: Path) -> str | None:

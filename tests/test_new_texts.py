@@ -18,8 +18,9 @@ import torch
 
 import glot
 from glot.cli import glot_main, main
+from glot.data.outputs import Output
 from glot.encoder import SentenceEncoder
-from glot.errors import CheckpointError, ConfigError
+from glot.errors import CheckpointError, ConfigError, DataError
 
 MOODS = {"happy": "the cat runs", "angry": "not the dog", "neutral": "a big cat sleeps"}
 
@@ -255,3 +256,15 @@ def test_vectors_of_a_command_that_was_broken_off_are_those_of_one_that_was_not(
     assert glot_main([*words, f"--output={tmp_path / 'out.npy'}"]) == 0
     assert "rows are there, going on" in capsys.readouterr().err
     assert (tmp_path / "out.npy").read_bytes() == (tmp_path / "calm.npy").read_bytes()
+
+
+def test_two_commands_do_not_write_one_file(tmp_path):
+    path = tmp_path / "out.csv"
+    with Output(path, "one") as first:
+        first.add(b"a\n", 1)
+        for asked in ("one", "another"):
+            with pytest.raises(DataError, match=f"--output={path}: another command is writing it"), Output(path, asked):
+                pass
+        first.add(b"b\n", 1)
+        first.finish(lambda partial, whole: partial.replace(whole))
+    assert path.read_bytes() == b"a\nb\n" and [left.name for left in tmp_path.iterdir()] == ["out.csv"]

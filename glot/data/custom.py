@@ -3,6 +3,7 @@
 from array import array
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy as np
 from glot.data.labels import CLASS, Label, LabelFacts, decide_kind, encode_label, find_facts, one_kind, read_label
 from glot.data.records import Record, Table, open_table
 from glot.errors import DataError, nearest
-from glot.files import HUB, PLAIN_TEXT, kind_of
+from glot.files import HUB, PLAIN_TEXT, find_files, kind_of
 from glot.locate import expand_user
 from glot.types import Examples, Places
 from glot.utf8 import is_utf8
@@ -46,6 +47,12 @@ class CustomSpec(NamedTuple):
         if self.eval_file is not None:
             return "eval_file", self.eval_file, self.eval_split
         return ("train_file", self.train_file, self.eval_split) if self.eval_split is not None else None
+
+
+def own_files(spec: CustomSpec) -> list[Path]:
+    """The files of a custom task."""
+    named = [("train_file", spec.train_file), ("eval_file", spec.eval_file or HUB)]
+    return [path for flag, text in named if not text.startswith(HUB) for path in find_files(flag, text)]
 
 
 class CustomRows(NamedTuple):

@@ -1,6 +1,8 @@
 """Rows and vectors written to a file part by part: a command that was killed goes on where it stopped."""
 
 import csv
+import errno
+import fcntl
 import io
 import json
 import math
@@ -139,10 +141,25 @@ class Output:
 
     def __enter__(self) -> "Output":
         with library_door(DataError, self._complaint):
-            self._stream: BinaryIO = self._partial.open("r+b" if self._bytes else "w+b")
+            self._stream: BinaryIO = os.fdopen(os.open(self._partial, os.O_RDWR | os.O_CREAT, 0o666), "r+b")
+        if not self._is_ours():
+            self._stream.close()
+            raise DataError(f"--output={self.path}: another command is writing it; wait for that one, or name another file")
+        with library_door(DataError, self._complaint):
             self._stream.truncate(self._bytes)
             self._stream.seek(self._bytes)
         return self
+
+    def _is_ours(self) -> bool:
+        """Lock the file. False where another command holds it, or has renamed it by now."""
+        try:
+            fcntl.flock(self._stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):  # a file system without locks
+                raise
+        return self._partial.is_file() and os.path.samestat(self._partial.stat(), os.fstat(self._stream.fileno()))
 
     def __exit__(self, *_: object) -> None:
         self._stream.close()

@@ -73,6 +73,14 @@ def _split_of(path: Path) -> str:
     return name.rsplit("-", 3)[0] if path.match(f"*{PARTS}") else name
 
 
+def mirror_files(name: str, data_dir: str | None) -> list[Path]:
+    """The files that a mirror holds for a task; none for tasks without a table."""
+    if data_dir is None or name not in TABLES:
+        return []
+    folder = Path(data_dir) / TABLES[name].repository / TABLES[name].config
+    return [path for path in sorted(folder.glob("*")) if path.is_file()]
+
+
 def open_rows(table: HubTable, split: str, data_dir: Path | None) -> Iterator[dict[str, Any]]:
     """The rows of a split, from the mirror in `data_dir` or from the hub.
 

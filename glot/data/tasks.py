@@ -324,7 +324,7 @@ HOLDOUTS = {"qqp": "train_holdout"}
 def fold_splits(name: str, data_dir: str | None) -> list[str]:
     """The evaluation split that joins the training rows in cross-validation: the task's first, or a mirror's own holdout."""
     holdout = HOLDOUTS.get(name)
-    there = holdout is not None and data_dir is not None and any(Path(data_dir).glob(f"*/*/{name}/{holdout}.*"))
+    there = holdout is not None and data_dir is not None and any(Path(data_dir).glob(f"*/*/{name}/{holdout}[.-]*"))
     return [str(holdout)] if there else list(TASKS[name].eval_splits)[:1]
 
 

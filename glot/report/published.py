@@ -14,6 +14,11 @@ def _rows(name: str = "scores.csv") -> list[dict[str, str]]:
     return list(csv.DictReader(text.splitlines()))
 
 
+def published_tables() -> list[str]:
+    """The tables whose scores are at hand, such as `table 2`."""
+    return [f"table {number}" for number in dict.fromkeys(row["table"] for row in _rows())]
+
+
 def published_costs(task: str) -> tuple[list[str], list[list[str]]] | None:
     """The paper's Tables 9 and 17 as a table: weights, memory, time and the score on a task; None for tasks that they do not have."""
     column = next((name for name in _rows("cost.csv")[0] if name.startswith(f"{task}_")), None)

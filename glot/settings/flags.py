@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, NoReturn
 
 import yaml
 
-from glot.errors import CheckpointError, ConfigError, nearest, reason, unknown_name
+from glot.errors import CheckpointError, ConfigError, nearest, unknown_name
 from glot.locate import expand_user
 from glot.settings.checks import check
 from glot.settings.choices import is_own_name
@@ -20,6 +20,7 @@ from glot.settings.config import RunConfig, read_config, read_saved
 from glot.settings.effects import acting_flags, inert_flags
 from glot.settings.facts import GROUPS, ORIGIN, WEIGHTS, refused_choice
 from glot.settings.index import flag_facts, kinds
+from glot.settings.strict_yaml import yaml_reason
 from glot.utf8 import is_utf8
 
 TRUE, FALSE = ("1", "true", "yes"), ("0", "false", "no")
@@ -296,7 +297,7 @@ def read_yaml(path: Path) -> tuple[dict[str, str], list[str]]:
     except OSError as error:
         return {}, [f"--config={path}: cannot be read ({error.strerror}); give a YAML file of flag: value"]
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        return {}, [f"--config={str(path)[:80]!a}: not YAML ({reason(error)})"]
+        return {}, [f"--config={str(path)[:80]!a}: {yaml_reason(error)}"]
     if isinstance(loaded, dict) and {"flags", "resolved"} <= loaded.keys():
         return _read_run(path)
     if not isinstance(loaded, dict):

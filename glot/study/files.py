@@ -3,7 +3,7 @@
 import itertools
 import math
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -11,10 +11,12 @@ from typing import Any
 
 import yaml
 
-from glot.errors import ConfigError, nearest, reason
+from glot.errors import ConfigError, nearest
 from glot.settings.checks import is_folder_name
 from glot.settings.choices import METRICS, RANK_METRICS
 from glot.settings.flags import STRESS_DEFAULTS
+from glot.settings.strict_yaml import load_texts, yaml_reason
+from glot.study.contradictions import contradictions, published_problems, twice
 from glot.study.search import DISTRIBUTIONS, Search, Span, read_search, read_span
 
 WANDB_KEYS = ("program", "method", "metric", "parameters", "command", "run_cap", "name", "project", "description", "entity")
@@ -107,13 +109,18 @@ def read_study(path: Path) -> Study:
         ConfigError: lists every mistake with file and key.
     """
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
+        content = load_texts(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{path}: not YAML ({reason(error)})") from error
+        raise ConfigError(f"{path}: {yaml_reason(error)}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: must hold keys such as {', '.join(STUDY_KEYS[:4])}")
+    foreign = sorted({"arms", "runs_with"} & content.keys())
+    if foreign and content.get("kind") != "study":
+        raise ConfigError(
+            f"{path}: kind: must be study, because {' and '.join(foreign)} are keys of a study file; add the line kind: study"
+        )
     reader, keys = (_read_arms, STUDY_KEYS) if content.get("kind") == "study" else (_read_wandb, WANDB_KEYS)
     problems = [f"{path}: {key}: no such key{nearest(str(key), keys)}; allowed: {', '.join(keys)}" for key in content if key not in keys]
     problems += [f"{path}: {key}: must be a single word" for key in SINGLE_KEYS if not isinstance(content.get(key, ""), str)]
@@ -136,8 +143,8 @@ def _read_wandb(path: Path, content: dict[str, Any], program: str) -> Study:
         raise ConfigError(f"{path}: method: {method} cannot be run here; allowed: {', '.join(METHODS)}")
     choices, spans = _read_parameters(path, content.get("parameters"), method)
     cap, name = content.get("run_cap", ""), content.get("name", path.stem)
-    if (cap or method != "grid") and not _is_numbers([cap]):
-        what = "must be a number" if cap else f"with method {method} it says how many runs to draw"
+    if (cap or method != "grid") and (not _is_numbers([cap]) or int(cap) == 0):
+        what = "must be a number from 1" if cap else f"with method {method} it says how many runs to draw"
         raise ConfigError(f"{path}: run_cap: {cap or 'missing'}; {what}")
     count = int(cap) if cap else math.prod(map(len, choices.values()))
     _refuse_too_many(path, count)
@@ -150,10 +157,21 @@ def _read_wandb(path: Path, content: dict[str, Any], program: str) -> Study:
             **{n: partial(s.draw, draw) for n, s in spans.items()},
         }
         order = [name for name in content["parameters"] if name in drawn]
-        points = [{name: drawn[name]() for name in order} for _ in range(count)]
+        points = _draw_apart(lambda: {name: drawn[name]() for name in order}, count)
     else:
         points = list(itertools.islice(crossed(choices), count))
     return Study(name, program, list_points(points, {**{n: v for n, v in choices.items() if len(v) > 1}, **spans}))
+
+
+def _draw_apart(draw: Callable[[], Flags], count: int) -> list[Flags]:
+    """Up to `count` points that differ; fewer where there are no more."""
+    found: dict[tuple[str, ...], Flags] = {}
+    for _ in range(100 * count):
+        if len(found) == count:
+            break
+        point = draw()
+        found.setdefault(tuple(point.values()), point)
+    return list(found.values())
 
 
 def list_points(points: list[Flags], varied: Iterable[str]) -> list[Cell]:
@@ -176,8 +194,9 @@ def _read_parameters(path: Path, parameters: Any, method: str) -> tuple[dict[str
     for name, row in parameters.items():
         values = [row["value"]] if isinstance(row, dict) and "value" in row else row.get("values") if isinstance(row, dict) else None
         span = read_span(row) if isinstance(row, dict) and {"min", "max"} & row.keys() else None
-        if isinstance(values, list) and values and all(isinstance(value, str) for value in values):
+        if isinstance(values, list) and _is_list(values):
             choices[name] = values
+            problems += twice(f"{path}: parameters.{name}", values)
         elif span is not None and method != "grid":
             spans[name] = span
         elif span is not None:
@@ -210,6 +229,11 @@ def _read_arms(path: Path, content: dict[str, Any], program: str) -> Study:
     arms, only, mistakes = _read_only(path, arms, varied)
     problems += mistaken + mistakes
     problems += [f"{path}: tune.{name}: must be a list with at least one entry" for name, values in tune.items() if not _is_list(values)]
+    problems += contradictions(path, content, grids, arms, {arm: own_tune.get(arm, tune) for arm in arms})
+    lists = {"seeds": seeds, "tune.seeds": tune_seeds} | {f"tune.{name}": values for name, values in tune.items()}
+    problems += [line for name, values in [*varied, *lists.items()] for line in twice(f"{path}: {name}", values)]
+    problems += [f"{path}: seeds: must name at least one; leave the key out to run the one of --seed"] * (content.get("seeds") == [])
+    problems += published_problems(path, content.get("published"))
     numbers = {"seeds": (seeds, "a list of numbers"), "tune.seeds": (tune_seeds, "a list of numbers")}
     numbers["tune.fold"] = ([tune_fold], "the number of a fold, such as 0")
     problems += [f"{path}: {key}: must be {what}" for key, (values, what) in numbers.items() if not _is_numbers(values)]

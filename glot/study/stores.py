@@ -149,7 +149,16 @@ def remove_stores(root: Path, names: list[str]) -> list[str]:
 
 
 def collect_garbage(root: Path, runs: Path, dry_run: bool) -> list[str]:
-    """Remove stores that no run folder names and nobody is writing, and what broken rebuilds left."""
+    """Remove stores that no run folder names and nobody is writing, and what broken rebuilds left.
+
+    Raises:
+        ConfigError: there are no runs to go by, so that every store would seem unused.
+    """
+    if not runs.is_dir() or not find_results(runs):
+        raise ConfigError(
+            f"--output_dir={runs}: {'holds no finished run' if runs.is_dir() else 'no such folder'}, so every store would seem unused; "
+            "name the folder of your runs, or remove stores by name (glot store rm)"
+        )
     users = users_of(runs)
     unused = [folder for folder in find_stores(root, []) if folder.name not in users and not is_locked(folder)]
     unused = [folder for folder in unused if not folder.parent.match(TEXT_STORES)]  # they belong to no run: --mteb_store keeps them

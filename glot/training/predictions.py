@@ -25,7 +25,10 @@ def write_predictions(path: Path, split: Examples, outputs: np.ndarray, labels: 
     header = ["row", "label", "prediction", *(f"score_{index}" for index in range(len(names)))]
     header += ["label_name", "prediction_name"] if names else []
     titles = split.names or tuple(f"text_{index}" for index in range(len(split.columns)))
-    header += [f"text_{title}" if title in header else title for title in titles[: len(texts)]]
+    for title in titles[: len(texts)]:
+        while title in header or not text_columns_of([title]):  # a name that stands for something else here
+            title = f"text_{title}"
+        header.append(title)
     with path.open("w", newline="", encoding="utf-8") as stream:
         table = csv.writer(stream)
         table.writerow(header)

@@ -11,13 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from glot.data import PairFile
-from glot.data.custom import CUSTOM, CustomSpec, split_names
+from glot.data.custom import CUSTOM, CustomSpec, own_files, split_names
 from glot.data.loader import BatchLoader, TextIndex
 from glot.data.pair_rows import PairData, PairSpec, load_pair_data
+from glot.data.tables import mirror_files
 from glot.data.tasks import TASKS, TaskData, TaskSpec, load_custom_data, load_task_data
 from glot.distributed import Processes, processes
 from glot.errors import GlotError, TrainingError
-from glot.files import HUB, find_files
+from glot.files import ChangedAt, changed_at
 from glot.nn.model import InBfloat16, SentenceModel
 from glot.nn.poolers import own_codes
 from glot.nn.poolers.pairs import ALL_CLASSES
@@ -232,7 +233,7 @@ def read_pairs(config: RunConfig, source: BackboneSource) -> tuple[PairData, Pai
     """`read_texts` for pairs."""
     flags = config.to_dict() | {"data_seed": config.data_seed, "train_file": config.contrastive.pairs_file}
     spec = PairSpec(**{name: flags[name] for name in PairSpec._fields if name in flags}, used=used_prompts(config, source))
-    return _read_pairs(spec, Path(spec.train_file).stat().st_mtime_ns, config.output.verbose)
+    return _read_pairs(spec, changed_at([Path(spec.train_file)]), config.output.verbose)
 
 
 def read_labelled(config: RunConfig, source: BackboneSource) -> tuple[TaskData, TextIndex]:
@@ -240,9 +241,10 @@ def read_labelled(config: RunConfig, source: BackboneSource) -> tuple[TaskData, 
     used = used_prompts(config, source)
     if config.data.task == CUSTOM:
         spec = custom_spec(config)
-        found = _read_custom(spec, parse_metrics(config), config.data, config.data_seed, used, changed(spec))
+        found = _read_custom(spec, parse_metrics(config), config.data, config.data_seed, used, changed_at(own_files(spec)))
     else:
-        found = _read_texts(config.data, config.stress, config.backbone.max_length, config.data_seed, used)
+        files = changed_at(mirror_files(config.data.task, config.data.data_dir))
+        found = _read_texts(config.data, config.stress, config.backbone.max_length, config.data_seed, used, files)
     check_head(config, found[0].task)
     check_head_rows(config, found[0])
     return found
@@ -259,28 +261,24 @@ def parse_metrics(config: RunConfig) -> tuple[str, ...]:
     return split_names(config.files.metrics or "")
 
 
-def changed(spec: CustomSpec) -> tuple[int, ...]:
-    """When the files of a custom task were last changed: rows that are remembered are those of the files as they are."""
-    named = [("train_file", spec.train_file), ("eval_file", spec.eval_file or HUB)]
-    return tuple(path.stat().st_mtime_ns for flag, text in named if not text.startswith(HUB) for path in find_files(flag, text))
-
-
 @lru_cache(maxsize=2)
-def _read_texts(data: DataConfig, stress: StressConfig, max_length: int, data_seed: int, used: UsedPrompts) -> tuple[TaskData, TextIndex]:
+def _read_texts(
+    data: DataConfig, stress: StressConfig, max_length: int, data_seed: int, used: UsedPrompts, files: ChangedAt
+) -> tuple[TaskData, TextIndex]:
     rows = replace(load_task_data(data.task, data, stress, max_length, data_seed), used=used)
     return rows, TextIndex(rows.splits, used)
 
 
 @lru_cache(maxsize=2)
 def _read_custom(
-    spec: CustomSpec, metrics: tuple[str, ...], data: DataConfig, data_seed: int, used: UsedPrompts, changed: tuple[int, ...]
+    spec: CustomSpec, metrics: tuple[str, ...], data: DataConfig, data_seed: int, used: UsedPrompts, files: ChangedAt
 ) -> tuple[TaskData, TextIndex]:
     rows = replace(load_custom_data(spec, metrics, data, data_seed), used=used)
     return rows, TextIndex(rows.splits, used)
 
 
 @lru_cache(maxsize=2)
-def _read_pairs(spec: PairSpec, changed: int, verbose: bool) -> tuple[PairData, PairFile]:
+def _read_pairs(spec: PairSpec, files: ChangedAt, verbose: bool) -> tuple[PairData, PairFile]:
     return load_pair_data(TASKS["embedding"], spec, verbose)
 
 

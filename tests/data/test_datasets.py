@@ -20,7 +20,9 @@ from glot.data.shortcuts import score_shortcuts
 from glot.data.stress import faithful_sample, needles_kept
 from glot.data.tasks import TASKS, load_task_data, targets, training_rows
 from glot.errors import DataError
+from glot.recipes import run_task
 from glot.settings.config import DataConfig, StressConfig
+from glot.settings.flags import parse
 from glot.types import Examples
 
 STREAMS = json.loads((Path(__file__).parents[1] / "golden" / "stress_streams.json").read_text())
@@ -197,6 +199,20 @@ def test_a_download_of_the_hubs_repository_is_a_mirror(mirror, tmp_path):
     (folder / "train-00000-of-00002.parquet").unlink()
     with pytest.raises(DataError, match="cola holds 1 of the 2 parts of train; fetch them all"):
         load_hub_examples("cola", "train", tmp_path, None)
+
+
+def test_rows_are_those_of_the_files_as_they_are(tiny_flags, tmp_path, monkeypatch):
+    """In one process: the files change, or the working folder under a relative name."""
+    words = [word for word in tiny_flags if "data_dir" not in word] + ["--data_dir=m"]
+    found = []
+    for place, name in (("a", "one"), ("b", "two"), ("b", "three")):
+        for split in ("train", "validation"):
+            rows = [{"sentence": f"{name} {row}", "label": row % 2} for row in range(8)]
+            write_rows(tmp_path / place / "m/nyu-mll/glue/cola" / f"{split}.jsonl", rows)
+        monkeypatch.chdir(tmp_path / place)
+        result = run_task(parse(words).config)
+        found.append((Path(result["run_dir"]) / "predictions.csv").read_text().splitlines()[1].rsplit(",", 1)[1])
+    assert found == ["one 0", "two 0", "three 0"]
 
 
 def test_labels_must_be_classes_of_the_task(tmp_path):

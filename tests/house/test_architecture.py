@@ -71,7 +71,7 @@ DOORS = {
     "matplotlib": ("report/plots",),
     "argcomplete": ("settings/commands",),
     "argparse": ("settings/flags", "settings/commands", "study/sweep"),
-    "yaml": ("settings/flags", "study/files", "nn/poolers"),
+    "yaml": ("settings/flags", "settings/strict_yaml", "study/files", "nn/poolers"),
     "sklearn": ("training/metrics", "training/linear_heads", "data"),
     "scipy": ("training/metrics", "study/statistics"),
     "tqdm": ("progress",),

@@ -324,6 +324,10 @@ def test_stores_are_listed_and_removed(tmp_path):
     layered.parent.mkdir()
     layered.write_text(json.dumps({"model": "minilm", "store": {"path": str(folder), "paths": [str(folder), str(other)]}}))
     assert collect_garbage(tmp_path / "hidden", tmp_path / "runs", dry_run=True) == ["nothing to remove"]
+    (tmp_path / "empty").mkdir()
+    for runs, why in (("nowhere", "no such folder"), ("empty", "holds no finished run")):  # else every store would go
+        with pytest.raises(ConfigError, match=f"{runs}: {why}, so every store would seem unused"):
+            collect_garbage(tmp_path / "hidden", tmp_path / runs, dry_run=False)
     shutil.rmtree(layered.parent)
     assert collect_garbage(tmp_path / "hidden", tmp_path / "runs", dry_run=True) == [f"{other.name}: would be removed"]
     assert other.is_dir() and collect_garbage(tmp_path / "hidden", tmp_path / "runs", dry_run=False)[0].startswith(f"{other.name}: removed")

@@ -68,6 +68,11 @@ def test_a_wandb_grid_is_expanded(tmp_path):
     path.write_text(WANDB.replace("method: grid", "method: random\nrun_cap: 3"))
     drawn = read_study(path).cells
     assert len(drawn) == 3 and drawn == read_study(path).cells
+    path.write_text(WANDB.replace("method: grid", "method: random\nrun_cap: 40"))
+    drawn = resolve_cells(path, read_study(path))  # a point that was drawn is not drawn again
+    assert sorted((one.pooler.pooling_method, one.train.lr) for one in drawn) == sorted(
+        (p, lr) for p in ("mean", "adapool") for lr in (2e-5, 1e-2)
+    )
 
 
 def test_values_are_drawn_from_ranges(tmp_path):
@@ -98,7 +103,23 @@ def test_values_are_drawn_from_ranges(tmp_path):
         (WANDB.replace("program: main.py", "program: other.py"), "F: program: other.py is none of main.py, diagnostic_stress_test.py"),
         (WANDB.replace("method: grid", "method: random"), "F: run_cap: missing; with method random"),
         ("- a", "F: must hold keys such as"),
-        ("a: [", "F: not YAML"),
+        ("a: [", "F: not YAML (line 1: "),
+        ("kind: study\narms:\n\ta: {}\n", "F: not YAML (line 3: found character '\\t' that cannot start any token; indent with spaces)"),
+        (STUDY.replace("  mean: {pooling", "  glot: {pooling"), "F: line 9: glot is set twice; keep one"),
+        (STUDY.replace("kind: study\n", ""), "F: kind: must be study, because arms and runs_with are keys of a study file"),
+        (STUDY.replace("kind: study", "kind: studdy"), "F: kind: must be study"),
+        (STUDY.replace("[cola, mrpc]", "[cola, mrpc], lr: [1e-4, 1e-3]"), "F: tune: lr is in the grid too; leave one out"),
+        (STUDY.replace("[cola, mrpc]", "[cola, mrpc], pooling_method: [mean, max]"), "F: arms.mean: pooling_method is fixed, and the grid"),
+        (STUDY.replace("mean}\n", "mean, lr: 0.5}\n"), "F: arms.mean: lr is fixed and tuned; leave one out, or give the arm a tune"),
+        (STUDY.replace("[cola, mrpc]", "[cola, cola]"), "F: task: names cola twice; keep one"),
+        (STUDY.replace("seeds: [0, 1, 2]", "seeds: [0, 1, 0]"), "F: seeds: names 0 twice; keep one"),
+        (STUDY.replace("seeds: [0, 1, 2]", "seeds: []"), "F: seeds: must name at least one"),
+        (STUDY.replace("runs_with: {", "runs_with: {seeds: 0..3, "), "F: runs_with: seeds has no effect there; write seeds: at the top"),
+        (STUDY.replace("runs_with: {", "runs_with: {seed: 3, "), "F: runs_with: seed has no effect there; seeds: names them"),
+        (STUDY.replace("mean}\n", "mean, output_dir: x}\n"), "F: arms: output_dir has no effect there; give --output_dir to glot sweep"),
+        (STUDY.replace("published: table 1", "published: table 99"), "F: published: table 99: no such table; there are table 1, table 2"),
+        (WANDB.replace("method: grid", "method: grid\nrun_cap: 0"), "F: run_cap: 0; must be a number from 1"),
+        (WANDB.replace("[mean, adapool]", "[mean, mean]"), "F: parameters.pooling_method: names mean twice; keep one"),
         (STUDY.replace("{task: [cola, mrpc]}", "[[a]]"), "F: grid: must map names to values"),
         (STUDY.replace("[cola, mrpc]", "[]"), "F: grid.task: must be a list with at least one entry"),
         (STUDY.replace("arms:", "amrs:"), "F: amrs: no such key (did you mean 'arms'?)"),

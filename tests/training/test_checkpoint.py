@@ -14,7 +14,7 @@ from glot.nn.poolers import build_pooler
 from glot.settings.config import GraphConfig, PoolerConfig, RunConfig
 from glot.training.checkpoint import load_run
 from glot.training.folders import create_run_folder
-from glot.training.predictions import write_predictions
+from glot.training.predictions import text_columns_of, write_predictions
 from glot.training.released import infer_pooler, load_pooler, read_release_head, resolve_checkpoint
 from glot.training.result_file import write_json
 from glot.types import Examples, TokenBatch
@@ -105,6 +105,11 @@ def test_predictions_of_similarities(tmp_path):
     write_predictions(tmp_path / "p.csv", split, np.array([0.25]), LabelFacts("score", (), 0, 5))
     assert (tmp_path / "p.csv").read_text().splitlines() == ["row,label,prediction,one,text_row", '0,2.5,0.25,"a, b",c']
     assert not (tmp_path / "classes.csv").exists()
+    names = ("score_7", "label_name", "label", "text_label")  # each stands for something else here, or is taken
+    split = Examples("t", "validation", (["a"], ["b"], ["c"], ["d"]), np.array([2.5]), names)
+    write_predictions(tmp_path / "p.csv", split, np.array([0.25]), LabelFacts("score", (), 0, 5))
+    header = (tmp_path / "p.csv").read_text().splitlines()[0].split(",")
+    assert text_columns_of(header) == header[3:] == ["text_score_7", "text_label_name", "text_label", "text_text_label"]
 
 
 def test_predictions_of_classes_name_them_and_are_counted(tmp_path):

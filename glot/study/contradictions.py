@@ -1,0 +1,68 @@
+"""What a study file says against itself or in vain: values named twice, flags in two places, flags that `glot sweep` decides."""
+
+from pathlib import Path
+from typing import Any
+
+from glot.errors import nearest
+from glot.report.published import published_tables
+
+DECIDED = {
+    "seeds": "write seeds: at the top of the file",
+    "output_dir": "give --output_dir to glot sweep",
+    "overwrite": "give --overwrite to glot sweep",
+    "dry_run": "give --dry_run to glot sweep",
+    "print_config": "give --dry_run to glot sweep",
+    "run_name": "a study names its runs itself",
+}
+"""Flags of a run that a study decides -> what to do instead."""
+
+
+def twice(where: str, values: object) -> list[str]:
+    """A line where a list names a value more than once."""
+    names = values if isinstance(values, list) else []
+    found = next((value for place, value in enumerate(names) if value in names[:place]), None)
+    return [] if found is None else [f"{where}: names {found} twice; keep one"]
+
+
+def contradictions(
+    path: Path, content: dict[str, Any], grids: list[dict[str, Any]], arms: dict[str, Any], tunes: dict[str, dict[str, Any]]
+) -> list[str]:
+    """Flags that two places of a study file decide, each as a line.
+
+    Args:
+        path: of the file.
+        content: of the file.
+        grids: of the file, as a list.
+        arms: name -> flags.
+        tunes: name of an arm -> flags that it tunes.
+    """
+    problems = []
+    varied = {name for grid in grids for name, values in grid.items() if isinstance(values, list) and len(values) > 1}
+    gridded = {name for grid in grids for name in grid}
+    for arm, flags in arms.items():
+        fixed = flags if isinstance(flags, dict) else {}
+        problems += [f"{path}: arms.{arm}: {name} is fixed, and the grid varies it; leave one out" for name in fixed if name in varied]
+        tuned = [name for name in tunes.get(arm, {}) if name in fixed]
+        problems += [f"{path}: arms.{arm}: {name} is fixed and tuned; leave one out, or give the arm a tune of its own" for name in tuned]
+    both = dict.fromkeys(name for tune in tunes.values() for name in tune if name in gridded)
+    problems += [f"{path}: tune: {name} is in the grid too; leave one out" for name in both]
+    places: dict[str, list[Any]] = {
+        "runs_with": [content.get("runs_with")],
+        "grid": grids,
+        "arms": list(arms.values()),
+        "tune": list(tunes.values()),
+    }
+    decided = {"seed": "seeds: names them; leave it out"} if content.get("seeds") else {}
+    for key, parts in places.items():
+        for name, instead in (DECIDED | decided).items():
+            if any(isinstance(part, dict) and name in part for part in parts):
+                problems.append(f"{path}: {key}: {name} has no effect there; {instead}")
+    return problems
+
+
+def published_problems(path: Path, given: str | None) -> list[str]:
+    """A line where `published` names a table that the paper's figures lack."""
+    if given is None:
+        return []
+    table, known = given.partition(",")[0].strip(), published_tables()
+    return [] if table in known else [f"{path}: published: {given}: no such table{nearest(table, known)}; there are {', '.join(known)}"]
