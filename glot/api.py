@@ -17,7 +17,9 @@ from glot.predictor import Predictor, Texts, load_any
 from glot.settings.commands import parse_plain_pooler
 from glot.settings.flags import parse
 from glot.states.store.reader import StoredTokens, open_store_folder
+from glot.training.folders import RESULT
 from glot.training.result import Result, summarise
+from glot.training.result_file import peek_result
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,7 +36,7 @@ class Run:
 
     Attributes:
         result: the same.
-        folder: where it lies.
+        folder: where it lies, as an absolute path.
         runs: one Run per seed; of a single run itself.
 
     Examples:
@@ -43,7 +45,7 @@ class Run:
     """
 
     def __init__(self, result: Result) -> None:
-        self.result, self.folder = result, Path(result["run_dir"])
+        self.result, self.folder = result, Path(result["run_dir"]).absolute()
         self.runs = [Run(one) for one in result["runs"]] if "runs" in result else [self]
 
     def __repr__(self) -> str:
@@ -123,8 +125,10 @@ def train(task: str | None = None, *, pooler: Any = None, seeds: int | str | Ite
 
 def as_word(name: str, value: Any) -> str:
     """A Python value as the command line writes it."""
-    if isinstance(value, np.ndarray | np.generic) and value.ndim == 0:
+    if getattr(value, "ndim", None) == 0 and callable(getattr(value, "item", None)):  # a number of numpy or torch
         value = value.item()
+    if hasattr(value, "columns"):
+        raise ConfigError(f"{name}: takes the name of a file, not a {type(value).__name__}; write the table to one, e.g. by to_csv")
     if isinstance(value, bool):
         return str(int(value))
     if isinstance(value, dict):
@@ -173,17 +177,19 @@ def load(checkpoint: str | Path, **options: Any) -> SentenceEncoder:
     return load_any(checkpoint, **options)
 
 
-def predict(run: str | Path, texts: Texts | str, **options: Any) -> Any:
-    """The class of each text (or the cosine of each pair) by a run folder; see `Predictor.predict`."""
-    return Run({"run_dir": str(run)}).predict(texts, **options)
+def predict(run: str | Path | Run, texts: Texts | str, **options: Any) -> Any:
+    """The class of each text (or the cosine of each pair) by a run or its folder; see `Predictor.predict`."""
+    return (run if isinstance(run, Run) else Run({"run_dir": str(run)})).predict(texts, **options)
 
 
-def encode(texts: Any, run: str | Path | None = None, *, pooler: str | None = None, model: str = "minilm", **options: Any) -> np.ndarray:
+def encode(
+    texts: Any, run: str | Path | Run | None = None, *, pooler: str | None = None, model: str = "minilm", **options: Any
+) -> np.ndarray:
     """Vectors (S, D) of texts by a run folder, or by a pooler without training on a backbone.
 
     Args:
         texts: one, or several.
-        run: a run folder; None = `pooler` on `model`.
+        run: a run or its folder; None = `pooler` on `model`.
         pooler: a pooler without weights; None = mean.
         model: as `--model_name_or_path`.
         options: of `SentenceEncoder.encode`.
@@ -191,7 +197,7 @@ def encode(texts: Any, run: str | Path | None = None, *, pooler: str | None = No
     if run is not None:
         if pooler is not None:
             raise ConfigError(f"{run} has its own pooler ({pooler} was named too); leave one out")
-        return load_any(run).encode(texts, **options)
+        return (run.encoder if isinstance(run, Run) else load_any(run)).encode(texts, **options)
     config = parse_plain_pooler([f"--model_name_or_path={model}", f"--pooling_method={pooler or 'mean'}"])
     return open_encoder(config)[0].encode(texts, **options)
 
@@ -210,6 +216,7 @@ def read_study(folder: str | Path) -> "pd.DataFrame":
 
     Raises:
         DataError: no study there.
+        CheckpointError: the result of a run is gone or damaged.
     """
     import pandas as pd
 
@@ -220,6 +227,6 @@ def read_study(folder: str | Path) -> "pd.DataFrame":
         for run in cell["runs"]:
             row = {"arm": cell["arm"], **cell["grid"], **cell["tuned"]["values"], "seed": run["seed"]}
             if run["run_dir"] is not None:
-                row |= Run(json.loads((Path(run["run_dir"]) / "result.json").read_text(encoding="utf-8"))).metrics
+                row |= Run(peek_result(Path(run["run_dir"]) / RESULT)).metrics
             rows.append({**row, "folder": run["run_dir"], "error": run.get("error")})
     return pd.DataFrame(rows)

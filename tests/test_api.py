@@ -77,10 +77,12 @@ def test_calls_that_cannot_mean_one_thing_are_refused(flags, tmp_path):
         glot.train(task="cola", pooler="mean", pooling_method="max", **flags)
     with pytest.raises(ConfigError, match="pooler_options: TypeError"):
         glot.train(task="cola", pooler_options={"a": object()}, **flags)
-    run = glot.train(task="cola", pooler=glot.MeanPooler, epochs=np.int64(1), lr=np.float32(0.01), **flags)
+    run = glot.train(task="cola", pooler=glot.MeanPooler, epochs=np.int64(1), lr=torch.tensor(0.01), **flags)
     assert run.result["pooler"] == "mean"
     with pytest.raises(ConfigError, match="has its own pooler"):
         glot.encode(["a"], run.folder, pooler="max")
+    with pytest.raises(ConfigError, match="train_file: takes the name of a file, not a DataFrame; write the table to one"):
+        glot.train(train_file=pd.DataFrame({"text": ["a"], "label": [1]}))
     with pytest.raises(CheckpointError, match="is a file of a run; give its folder"):
         glot.load(run.folder / "model.safetensors")
     with pytest.raises(CheckpointError, match=f"give one of the runs in it, such as {run.folder}"):
@@ -95,6 +97,8 @@ def test_any_iterable_of_texts_is_taken_and_what_has_no_order_is_not(flags):
     vectors = run.encode(["a cat", "the dog"])
     np.testing.assert_array_equal(run.encode(text for text in ("a cat", "the dog")), vectors)
     assert run.similarity(vectors[0], vectors).shape == (1, 2)
+    np.testing.assert_array_equal(glot.encode(["a cat", "the dog"], run), vectors)  # a run stands for its folder
+    assert glot.predict(run, pairs) == glot.predict(run.folder, pairs) == expected
     for wrong in (pd.DataFrame({"a": ["x"], "b": ["y"]}), {"a": "x"}, None, 7, b"x"):
         with pytest.raises(ConfigError, match="takes a text or a list of them"):
             run.predict(wrong)
@@ -104,6 +108,14 @@ def test_any_iterable_of_texts_is_taken_and_what_has_no_order_is_not(flags):
         run.encode(["a", None])
     with pytest.raises(TypeError):
         _ = glot.open_store(run.result["store"]["path"])[0:2]
+
+
+def test_a_run_is_found_from_another_working_folder(flags, tmp_path, monkeypatch):
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path)
+    run = glot.train(task="cola", pooler="mean", epochs=1, **flags | {"output_dir": "here"})
+    monkeypatch.chdir(tmp_path / "other")
+    assert run.folder.is_absolute() and run.predict(["a cat"])[0] in run.classes
 
 
 def test_own_rows_without_a_task_are_custom(flags, tmp_path):
@@ -137,3 +149,6 @@ seeds: [0, 1]
     frame = glot.read_study(run_study(path, str(tmp_path / "runs")))
     assert len(frame) == 8 and {"arm", "task", "seed", "accuracy", "folder", "error"} <= set(frame.columns)
     assert frame.pivot_table("accuracy", "arm", "task").shape == (2, 2) and frame["error"].isna().all()
+    (Path(frame["folder"][0]) / "result.json").unlink()
+    with pytest.raises(CheckpointError, match=r"result\.json: is damaged"):
+        glot.read_study(tmp_path / "runs/s")

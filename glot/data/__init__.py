@@ -55,6 +55,9 @@ def draw_rows(
         )
     least = len(classes)  # a row of each class
     size = min(max(math.ceil(count * fraction), least), most or count)
+    if count - size < least:
+        left = f"takes {size} of {count} training rows and leaves {count - size}"
+        raise DataError(f"--heldout_fraction={fraction:g}: {left}; give a smaller share, or add rows")
     try:
         kept, held = train_test_split(np.arange(count), test_size=size, random_state=seed, stratify=stratify)
     except ValueError as error:

@@ -92,8 +92,20 @@ def parse_encode(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("run", type=given_path, nargs="?", help="folder of a finished run; without one, flags of main.py say which pooler")
     _add_streams(parser, "npy, jsonl or parquet; - = JSON lines on standard output [-]")
     parser.add_argument("--normalize", type=int, choices=(0, 1), default=1, help="1 = vectors of length one [1]")
-    asked, others = parser.parse_known_args(argv)
+    asked, others = parser.parse_known_args(_with_values(argv))
     return _checked(asked), others
+
+
+def _with_values(words: list[str]) -> list[str]:
+    """`--tau 0.6` as `--tau=0.6` for flags of `main.py`, whose values would be taken for the run."""
+    joined: list[str] = []
+    for word in words:
+        before = joined[-1] if joined else ""
+        if before.startswith("--") and before.removeprefix("--") in flag_facts() and not word.startswith("--"):
+            joined[-1] = f"{before}={word}"
+        else:
+            joined.append(word)
+    return joined
 
 
 def parse_new(argv: list[str]) -> argparse.Namespace:
@@ -232,7 +244,7 @@ def parse_explain(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--rows", metavar="I,J", help="rows of the run's evaluation split, counted from 0, as in its predictions.csv")
     text = "over its evaluation split: where weight goes, and whether leaving out agrees; the name of the split, such as validation"
     parser.add_argument("--split", metavar="NAME", help=text)
-    parser.add_argument("--limit", type=int, default=200, metavar="N", help="rows of --split [200]")
+    parser.add_argument("--limit", type=int, metavar="N", help="rows of --split [200]")
     parser.add_argument(
         "--figure5", action="store_true", help="the figure of --rows and --compare, as the paper's; --out names it [figure5.png]"
     )
@@ -247,8 +259,10 @@ def parse_explain(argv: list[str]) -> argparse.Namespace:
         raise ConfigError("glot explain: give --text, --pair, --rows or --split")
     if asked.split and (asked.text or asked.pair or asked.rows or asked.html):
         raise ConfigError("--split: is over many texts; leave --text, --pair, --rows and --html out")
-    if asked.limit < 1:
-        raise ConfigError(f"--limit={asked.limit}: must be at least 1")
+    if asked.limit is not None and (asked.limit < 1 or not asked.split):
+        why = "must be at least 1" if asked.limit < 1 else "has no effect without --split; leave it out"
+        raise ConfigError(f"--limit={asked.limit}: {why}")
+    asked.limit = asked.limit or 200
     if asked.figure5 and asked.out is not None and asked.out.suffix == ".json":
         raise ConfigError(f"--out={asked.out}: with --figure5 name a png, pdf or svg")
     if asked.figure5 and not asked.rows:

@@ -27,7 +27,7 @@ def twice(where: str, values: object) -> list[str]:
 def contradictions(
     path: Path, content: dict[str, Any], grids: list[dict[str, Any]], arms: dict[str, Any], tunes: dict[str, dict[str, Any]]
 ) -> list[str]:
-    """Flags that two places of a study file decide, each as a line.
+    """What a study file says twice, in two places that decide the same, or in vain; each as a line.
 
     Args:
         path: of the file.
@@ -36,6 +36,23 @@ def contradictions(
         arms: name -> flags.
         tunes: name of an arm -> flags that it tunes.
     """
+    tune, seeds = content.get("tune") or {}, content.get("seeds")
+    lists = [*(entry for grid in grids for entry in grid.items()), *((f"tune.{name}", values) for name, values in tune.items())]
+    problems = [line for name, values in [*lists, ("seeds", seeds)] for line in twice(f"{path}: {name}", values)]
+    problems += [f"{path}: seeds: must name at least one; leave the key out to run the one of --seed"] * (seeds == [])
+    problems += _published_problems(path, content.get("published")) + _in_two_places(path, grids, arms, tunes)
+    places: dict[str, list[Any]] = {"runs_with": [content.get("runs_with")], "grid": grids}
+    places |= {"arms": list(arms.values()), "tune": list(tunes.values())}
+    decided = {"seed": "seeds: names them; leave it out"} if seeds else {}
+    for key, parts in places.items():
+        for name, instead in (DECIDED | decided).items():
+            if any(isinstance(part, dict) and name in part for part in parts):
+                problems.append(f"{path}: {key}: {name} has no effect there; {instead}")
+    return problems
+
+
+def _in_two_places(path: Path, grids: list[dict[str, Any]], arms: dict[str, Any], tunes: dict[str, dict[str, Any]]) -> list[str]:
+    """Flags that an arm fixes and the grid or `tune` varies, or that both vary."""
     problems = []
     varied = {name for grid in grids for name, values in grid.items() if isinstance(values, list) and len(values) > 1}
     gridded = {name for grid in grids for name in grid}
@@ -46,21 +63,10 @@ def contradictions(
         problems += [f"{path}: arms.{arm}: {name} is fixed and tuned; leave one out, or give the arm a tune of its own" for name in tuned]
     both = dict.fromkeys(name for tune in tunes.values() for name in tune if name in gridded)
     problems += [f"{path}: tune: {name} is in the grid too; leave one out" for name in both]
-    places: dict[str, list[Any]] = {
-        "runs_with": [content.get("runs_with")],
-        "grid": grids,
-        "arms": list(arms.values()),
-        "tune": list(tunes.values()),
-    }
-    decided = {"seed": "seeds: names them; leave it out"} if content.get("seeds") else {}
-    for key, parts in places.items():
-        for name, instead in (DECIDED | decided).items():
-            if any(isinstance(part, dict) and name in part for part in parts):
-                problems.append(f"{path}: {key}: {name} has no effect there; {instead}")
     return problems
 
 
-def published_problems(path: Path, given: str | None) -> list[str]:
+def _published_problems(path: Path, given: str | None) -> list[str]:
     """A line where `published` names a table that the paper's figures lack."""
     if given is None:
         return []

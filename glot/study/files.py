@@ -16,7 +16,7 @@ from glot.settings.checks import is_folder_name
 from glot.settings.choices import METRICS, RANK_METRICS
 from glot.settings.flags import STRESS_DEFAULTS
 from glot.settings.strict_yaml import load_texts, yaml_reason
-from glot.study.contradictions import contradictions, published_problems, twice
+from glot.study.contradictions import contradictions, twice
 from glot.study.search import DISTRIBUTIONS, Search, Span, read_search, read_span
 
 WANDB_KEYS = ("program", "method", "metric", "parameters", "command", "run_cap", "name", "project", "description", "entity")
@@ -211,8 +211,7 @@ def _read_parameters(path: Path, parameters: Any, method: str) -> tuple[dict[str
 
 def _read_arms(path: Path, content: dict[str, Any], program: str) -> Study:
     common, arms, tune = (content.get(key) or {} for key in ("runs_with", "arms", "tune"))
-    grids = content.get("grid") or {}
-    grids = grids if isinstance(grids, list) else [grids]
+    grids = content["grid"] if isinstance(content.get("grid"), list) else [content.get("grid") or {}]
     sections = {"runs_with": [common], "grid": grids, "arms": [arms], "tune": [tune]}
     problems = [
         f"{path}: {key}: must map names to values" for key, parts in sections.items() if not all(isinstance(p, dict) for p in parts)
@@ -230,10 +229,6 @@ def _read_arms(path: Path, content: dict[str, Any], program: str) -> Study:
     problems += mistaken + mistakes
     problems += [f"{path}: tune.{name}: must be a list with at least one entry" for name, values in tune.items() if not _is_list(values)]
     problems += contradictions(path, content, grids, arms, {arm: own_tune.get(arm, tune) for arm in arms})
-    lists = {"seeds": seeds, "tune.seeds": tune_seeds} | {f"tune.{name}": values for name, values in tune.items()}
-    problems += [line for name, values in [*varied, *lists.items()] for line in twice(f"{path}: {name}", values)]
-    problems += [f"{path}: seeds: must name at least one; leave the key out to run the one of --seed"] * (content.get("seeds") == [])
-    problems += published_problems(path, content.get("published"))
     numbers = {"seeds": (seeds, "a list of numbers"), "tune.seeds": (tune_seeds, "a list of numbers")}
     numbers["tune.fold"] = ([tune_fold], "the number of a fold, such as 0")
     problems += [f"{path}: {key}: must be {what}" for key, (values, what) in numbers.items() if not _is_numbers(values)]
@@ -245,8 +240,8 @@ def _read_arms(path: Path, content: dict[str, Any], program: str) -> Study:
     if baseline is not None and baseline not in arms:
         problems.append(f"{path}: baseline: {baseline} is no arm{nearest(baseline, arms)}; there are {', '.join(arms)}")
     compare, margins, mistakes = _read_comparisons(path, content, arms)
-    mistakes += [f"{path}: margins: have no effect without compare; name comparisons, or leave them out"] * bool(margins and not compare)
-    problems += mistakes
+    idle = [f"{path}: margins: have no effect without compare; name comparisons, or leave them out"] * bool(margins and not compare)
+    problems += mistakes + idle
     if problems:
         raise ConfigError(*problems)
     _refuse_too_many(path, len(arms) * sum(math.prod(map(len, grid.values())) for grid in grids))
@@ -314,8 +309,6 @@ def _read_own_tune(
     if tune and arms and arms.keys() <= own.keys():
         problems.append(f"{path}: tune: has no effect: every arm has a tune of its own; leave it out")
     for arm, given in own.items():
-        both = [name for name in given if name in arms[arm]] if arm not in wrong else []
-        problems += [f"{path}: arms.{arm}: {name} is fixed and tuned; leave one out" for name in both]
         shared = [name for name in TUNING_KEYS if arm not in wrong and name in given]
         problems += [f"{path}: arms.{arm}.tune.{name}: holds for all arms; put it under the file's tune" for name in shared]
     plain = {arm: {n: v for n, v in flags.items() if n != "tune"} if isinstance(flags, dict) else flags for arm, flags in arms.items()}

@@ -13,7 +13,7 @@ import yaml
 from glot.cli import glot_main
 from glot.errors import ConfigError
 from glot.settings.choices import CROSS_GRAPHS, GRAPHS
-from glot.settings.commands import parse_export
+from glot.settings.commands import parse_encode, parse_export
 from glot.settings.config import RunConfig
 from glot.settings.effects import CONDITIONS
 from glot.settings.flags import ABOUT, DEMO_FLAGS, STRESS_DEFAULTS, parse, to_yaml
@@ -328,3 +328,10 @@ def test_cheap_answers_need_no_heavy_import(words):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert f"code {0 if words[-1] in ('--help', '--print_config') else 2}" in done.stdout
+
+
+def test_values_may_stand_behind_a_space():
+    _, words = parse_encode(["--pooling_method", "glot", "--tau", "0.6", "--input", "a.csv", "--gat_hidden_dim=8"])
+    assert words == ["--pooling_method=glot", "--tau=0.6", "--gat_hidden_dim=8"]
+    asked, words = parse_encode(["run", "--input", "a.csv"])
+    assert asked.run == Path("run") and not words

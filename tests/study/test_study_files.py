@@ -117,7 +117,7 @@ def test_values_are_drawn_from_ranges(tmp_path):
         (STUDY.replace("runs_with: {", "runs_with: {seeds: 0..3, "), "F: runs_with: seeds has no effect there; write seeds: at the top"),
         (STUDY.replace("runs_with: {", "runs_with: {seed: 3, "), "F: runs_with: seed has no effect there; seeds: names them"),
         (STUDY.replace("mean}\n", "mean, output_dir: x}\n"), "F: arms: output_dir has no effect there; give --output_dir to glot sweep"),
-        (STUDY.replace("published: table 1", "published: table 99"), "F: published: table 99: no such table; there are table 1, table 2"),
+        (STUDY.replace("published: table 1", "published: table 99"), "F: published: table 99: no such table (did you mean"),
         (WANDB.replace("method: grid", "method: grid\nrun_cap: 0"), "F: run_cap: 0; must be a number from 1"),
         (WANDB.replace("[mean, adapool]", "[mean, mean]"), "F: parameters.pooling_method: names mean twice; keep one"),
         (STUDY.replace("{task: [cola, mrpc]}", "[[a]]"), "F: grid: must map names to values"),
