@@ -154,14 +154,14 @@ def collect_garbage(root: Path, runs: Path, dry_run: bool) -> list[str]:
     Raises:
         ConfigError: there are no runs to go by, so that every store would seem unused.
     """
-    if not runs.is_dir() or not find_results(runs):
+    users = users_of(runs)
+    unused = [folder for folder in find_stores(root, []) if folder.name not in users and not is_locked(folder)]
+    unused = [folder for folder in unused if not folder.parent.match(TEXT_STORES)]  # they belong to no run: --mteb_store keeps them
+    if unused and not (runs.is_dir() and find_results(runs)):
         raise ConfigError(
             f"--output_dir={runs}: {'holds no finished run' if runs.is_dir() else 'no such folder'}, so every store would seem unused; "
             "name the folder of your runs, or remove stores by name (glot store rm)"
         )
-    users = users_of(runs)
-    unused = [folder for folder in find_stores(root, []) if folder.name not in users and not is_locked(folder)]
-    unused = [folder for folder in unused if not folder.parent.match(TEXT_STORES)]  # they belong to no run: --mteb_store keeps them
     left = [path for path in root.glob(".*.rebuild") if not is_locked(root / path.name[1:].removesuffix(".rebuild"))]
     folders = [*unused, *(path for path in left if path not in unused)]
     return [f"{folder.name}: would be removed" if dry_run else _remove(folder) for folder in folders] or ["nothing to remove"]
