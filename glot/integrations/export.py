@@ -130,8 +130,9 @@ def _written_beside(folder: Path) -> Iterator[Path]:
         yield partial
         for path in (partial, *partial.rglob("*")):
             path.chmod((0o777 if path.is_dir() else 0o666) & ~current_umask())
+        _check_target(folder)  # another command may have come first
         if folder.is_dir():
-            folder.rmdir()  # empty, as was checked
+            folder.rmdir()  # empty
         partial.rename(folder)
     except OSError as error:
         raise ConfigError(f"--to={folder}: cannot be written ({error.strerror or error}); make room, or name another folder") from error
