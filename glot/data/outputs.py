@@ -1,8 +1,6 @@
 """Rows and vectors written to a file part by part: a command that was killed goes on where it stopped."""
 
 import csv
-import errno
-import fcntl
 import io
 import json
 import math
@@ -16,6 +14,7 @@ import numpy as np
 
 from glot.cache import read_facts
 from glot.errors import ConfigError, DataError, library_door, reason
+from glot.locks import take_lock
 from glot.utf8 import is_utf8
 
 STDOUT = "-"
@@ -142,7 +141,8 @@ class Output:
     def __enter__(self) -> "Output":
         with library_door(DataError, self._complaint):
             self._stream: BinaryIO = os.fdopen(os.open(self._partial, os.O_RDWR | os.O_CREAT, 0o666), "r+b")
-        if not self._is_ours():
+            ours = self._is_ours()
+        if not ours:
             self._stream.close()
             raise DataError(f"--output={self.path}: another command is writing it; wait for that one, or name another file")
         with library_door(DataError, self._complaint):
@@ -153,12 +153,9 @@ class Output:
     def _is_ours(self) -> bool:
         """Lock the file. False where another command holds it, or has renamed it by now."""
         try:
-            fcntl.flock(self._stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            take_lock(self._stream)
         except BlockingIOError:
             return False
-        except OSError as error:
-            if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):  # a file system without locks
-                raise
         return self._partial.is_file() and os.path.samestat(self._partial.stat(), os.fstat(self._stream.fileno()))
 
     def __exit__(self, *_: object) -> None:

@@ -57,9 +57,12 @@ def find_split_files(data_dir: Path, table: HubTable, split: str) -> list[Path]:
             return [folder / f"{split}{suffix}"]
     parts = sorted(folder.glob(glob.escape(split) + PARTS))
     if parts:
-        whole = int(parts[-1].stem.rpartition("-")[2])
-        if len(parts) != whole:
-            raise DataError(f"--data_dir={data_dir}: {folder} holds {len(parts)} of the {whole} parts of {split}; fetch them all")
+        whole = parts[-1].stem.rpartition("-")[2]
+        if [path.name for path in parts] != [f"{split}-{part:05d}-of-{whole}.parquet" for part in range(int(whole))]:
+            found = ", ".join(path.name for path in parts[:4])
+            raise DataError(
+                f"--data_dir={data_dir}: {folder} holds {found}, not the {int(whole)} parts of {split}; fetch those, and no others"
+            )
         return parts
     there = sorted({_split_of(path) for path in folder.glob("*") if path.name.endswith(SUFFIXES) and path.is_file()})
     listing = f"splits there: {', '.join(there)}{nearest(split, there)} (--eval_split)" if there else "the folder holds none"

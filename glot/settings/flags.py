@@ -6,7 +6,6 @@ Order of precedence: default < YAML file (in the order given) < explicit flag.
 import argparse
 import glob
 import os
-from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -20,7 +19,7 @@ from glot.settings.config import RunConfig, read_config, read_saved
 from glot.settings.effects import acting_flags, inert_flags
 from glot.settings.facts import GROUPS, ORIGIN, WEIGHTS, refused_choice
 from glot.settings.index import flag_facts, kinds
-from glot.settings.strict_yaml import yaml_reason
+from glot.settings.strict_yaml import load_texts, yaml_reason
 from glot.utf8 import is_utf8
 
 TRUE, FALSE = ("1", "true", "yes"), ("0", "false", "no")
@@ -292,8 +291,7 @@ def convert(name: str, raw: Any) -> Any:
 def read_yaml(path: Path) -> tuple[dict[str, str], list[str]]:
     """The flags that a YAML file sets, and its mistakes, each naming file and key."""
     try:
-        text = path.read_text(encoding="utf-8")
-        loaded, tree = yaml.load(text, Loader=yaml.BaseLoader), yaml.compose(text)  # text only: YAML would read 0_1 as a number
+        loaded = load_texts(path.read_text(encoding="utf-8"))
     except OSError as error:
         return {}, [f"--config={path}: cannot be read ({error.strerror}); give a YAML file of flag: value"]
     except (yaml.YAMLError, ValueError, RecursionError) as error:
@@ -308,10 +306,8 @@ def read_yaml(path: Path) -> tuple[dict[str, str], list[str]]:
             loaded[name] = ",".join(value)
     wrong = [name for name in loaded if name not in known]
     nested = [name for name in loaded if name in known and not isinstance(loaded[name], str)]
-    counts = Counter(key.value for key, _ in tree.value) if isinstance(tree, yaml.MappingNode) else Counter()
     mistakes = [f"--config={path}: {name}: no such flag{nearest(str(name), known)}" for name in wrong]
     mistakes += [f"--config={path}: {name}: must be a single value" for name in nested]
-    mistakes += [f"--config={path}: {name}: is set {count} times; keep one" for name, count in counts.items() if count > 1]
     unset = ("", "~", "null")
     usable = {name: value for name, value in loaded.items() if name in known and name not in nested and value not in unset}
     return usable, mistakes

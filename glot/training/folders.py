@@ -1,7 +1,6 @@
 """Run folders: made under a name, marked with the fingerprint of their run, and locked by the process that works in them."""
 
 import errno
-import fcntl
 import os
 import re
 import shutil
@@ -16,6 +15,7 @@ from typing import IO, TypeVar
 
 from glot.errors import DISK, ConfigError
 from glot.locate import expand_user
+from glot.locks import take_lock
 from glot.progress import warn
 
 Written = TypeVar("Written")
@@ -45,14 +45,10 @@ class FolderLock:
             other.release()  # of a run that broke off: one thread does one run at a time
         self._handle: IO[bytes] | None = (folder / MARK).open("rb")
         try:
-            fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            take_lock(self._handle)
+        except OSError:
             self.release()
             raise
-        except OSError as error:
-            self.release()
-            if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):  # a file system without locks
-                raise
         _held.add(self)
 
     def release(self) -> None:

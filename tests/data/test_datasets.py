@@ -197,7 +197,10 @@ def test_a_download_of_the_hubs_repository_is_a_mirror(mirror, tmp_path):
     with pytest.raises(DataError, match="splits there: train "):
         load_hub_examples("cola", "trian", tmp_path, None)
     (folder / "train-00000-of-00002.parquet").unlink()
-    with pytest.raises(DataError, match="cola holds 1 of the 2 parts of train; fetch them all"):
+    with pytest.raises(DataError, match=r"cola holds train-00001-of-00002.parquet, not the 2 parts of train; fetch those"):
+        load_hub_examples("cola", "train", tmp_path, None)
+    (folder / "train-00000-of-00001.parquet").touch()  # of another version of the data set
+    with pytest.raises(DataError, match=r"holds train-00000-of-00001.parquet, train-00001-of-00002.parquet, not the 2 parts"):
         load_hub_examples("cola", "train", tmp_path, None)
 
 

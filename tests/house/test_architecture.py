@@ -46,6 +46,7 @@ STOREYS = (
         "progress",
         "trust",
         "interrupts",
+        "locks",
         "machine",
         "given",
         "errors",

@@ -17,6 +17,7 @@ import torch
 
 from glot.distributed import ALONE, Processes
 from glot.errors import DISK, StoreError, library_door, reason
+from glot.locks import NO_LOCKS
 from glot.progress import counter, say, warn
 from glot.states.store.checksums import Part, checksum, damaged_parts, new_checksum
 from glot.states.store.layout import CHUNKS, DTYPES, KEY, LOCK, MANIFEST, PLAN, TOKENS, Manifest, StoreKey
@@ -24,7 +25,6 @@ from glot.types import TokenBatch
 
 CHUNK_TOKENS = 1 << 14
 """Tokens per chunk: four encoding batches. A killed process repeats about one chunk, and small chunks give processes equal shares."""
-NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)
 ELSEWHERE = "choose another folder"
 Chunk = tuple[int, int]
 """[first, last) positions in a plan's order."""
