@@ -7,6 +7,7 @@ import errno
 import json
 import logging
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -130,9 +131,19 @@ def _guarded(work: Callable[[], int | None]) -> int:
             raise
         who = "" if processes().is_first else f"process {processes().rank}: "
         for problem in problems:
-            print(f"{who}error: {problem}", file=sys.stderr)
+            print(f"{who}error: {_one_line(problem)}", file=sys.stderr)
         return 2
     return code or 0
+
+
+LONGEST_NAME = 400
+"""Characters of a word of a message; a longer one loses its middle. Paths of real files are shorter."""
+
+
+def _one_line(problem: str) -> str:
+    """A message as a terminal can show it: line breaks and other control characters escaped, endless names shortened."""
+    shown = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in problem)
+    return re.sub(rf"\S{{{LONGEST_NAME},}}", lambda found: f"{found[0][:120]}[..]{found[0][-80:]}", shown)
 
 
 def _problems(error: Exception) -> list[str]:
@@ -142,7 +153,7 @@ def _problems(error: Exception) -> list[str]:
     if lacks_memory(error):
         return [memory_line(error)]
     if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
-        return [f"{str(error.filename)[:80]}: is too long a name; choose a shorter one"]
+        return [f"{error.filename}: is too long a name; choose a shorter one"]
     if isinstance(error, OSError) and error.errno in DISK:
         where = f"{error.filename}: " if error.filename else ""
         return [f"{where}cannot be written ({error.strerror}); make room, or name other folders"]

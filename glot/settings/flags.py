@@ -196,7 +196,7 @@ def _check_paths_too(config: RunConfig) -> list[str]:
     try:
         return check(config)
     except OSError as error:
-        return [f"{str(error.filename)[:80]}: cannot be looked up ({error.strerror}); choose another name"]
+        return [f"{error.filename}: cannot be looked up ({error.strerror}); choose another name"]
 
 
 def brought(*kinds_of: str) -> list[str]:
@@ -268,7 +268,7 @@ def convert(name: str, raw: Any) -> Any:
     """
     kind, text = kinds()[name], _as_text(raw)
     if "\0" in text or not is_utf8(text):
-        raise ValueError(f"--{name}={ascii(text)[1:-1][:80]}: is not UTF-8 text; choose another name")
+        raise ValueError(f"--{name}={ascii(text)[1:-1]}: is not UTF-8 text; choose another name")
     if not text and kind is str and not flag_facts()[name].choices and name != "checkpoint_path":  # the release takes that one empty
         raise ValueError(f"--{name}=: is empty; give a value, or leave the flag out")
     if kind is bool:
@@ -295,7 +295,7 @@ def read_yaml(path: Path) -> tuple[dict[str, str], list[str]]:
     except OSError as error:
         return {}, [f"--config={path}: cannot be read ({error.strerror}); give a YAML file of flag: value"]
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        return {}, [f"--config={str(path)[:80]!a}: {yaml_reason(error)}"]
+        return {}, [f"--config={path}: {yaml_reason(error)}"]
     if isinstance(loaded, dict) and {"flags", "resolved"} <= loaded.keys():
         return _read_run(path)
     if not isinstance(loaded, dict):

@@ -151,7 +151,7 @@ def test_a_task_can_be_kept_in_a_file(flags, tmp_path, capsys):
     task.write_text('train_file: "[ab].csv"\ntext_columns: review\nlabel_column: mood\n')  # a pattern
     assert run(capsys, [f"--task={task}", *flags[1:]])["fingerprint"] == both["fingerprint"] != result["fingerprint"]
     task.write_text("train_file: a.csv\ntrain_file: b.csv\n")
-    assert complain(capsys, [f"--task={task}", *flags[1:]]) == f"error: --task={str(task)!r}: line 2: train_file is set twice; keep one"
+    assert complain(capsys, [f"--task={task}", *flags[1:]]) == f"error: --task={task}: line 2: train_file is set twice; keep one"
     task.write_text("train_fiel: a.csv\n")
     assert main([f"--task={task}", *flags[1:]]) == 2
     assert f"--task={task}: train_fiel: no such flag (did you mean 'train_file'?)" in capsys.readouterr().err

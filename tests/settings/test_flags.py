@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from glot.cli import glot_main
+from glot.cli import glot_main, main
 from glot.errors import ConfigError
 from glot.settings.choices import CROSS_GRAPHS, GRAPHS
 from glot.settings.commands import parse_encode, parse_export
@@ -218,6 +218,18 @@ def test_yaml_mistakes_name_file_and_key(tmp_path):
 )  # fmt: skip
 def test_mistakes(words, message):
     assert any(problem.startswith(message) for problem in problems(*words)), problems(*words)
+
+
+def test_a_message_is_one_line_that_names_the_whole_file(tmp_path, capsys):
+    deep = tmp_path.joinpath(*["folder"] * 30)
+    deep.mkdir(parents=True)
+    (deep / "a.yaml").write_text("tau: [")
+    assert main([f"--config={deep / 'a.yaml'}"]) == 2
+    assert str(deep / "a.yaml") in capsys.readouterr().err
+    for value in ("a/" * 3000, "a\nb\x1b[31m", "a\r"):  # names that no file has
+        assert main([f"--task={value}.yaml"]) == 2
+        [line] = capsys.readouterr().err.splitlines()
+        assert line.isprintable() and len(line) < 600 and line.startswith("error: --task=a")
 
 
 def test_all_mistakes_come_together():
