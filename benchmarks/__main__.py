@@ -68,7 +68,7 @@ def memories(smoke: bool) -> Iterator[Line]:
     above, _, inputs = memory.peak(lengths, case.hidden)
     yield Line("memory of a step, 8 sentences of 200-512 tokens", f"{above:.0f} MiB", f"inputs {inputs:.1f} MiB", above, "below 150 MiB")
     for length in memory.LENGTHS[:1] if smoke else memory.LENGTHS:
-        for graph in memory.GRAPHS:
+        for graph in memory.GRAPHS[:1] if smoke else memory.GRAPHS:
             above, seconds, _ = memory.peak([length], graph=graph)
             what = f"memory of a step, one sentence of {length:,} tokens, {graph}"
             yield Line(what, f"{above:.0f} MiB", f"{_ms(seconds)}", above, "linear")

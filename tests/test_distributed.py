@@ -2,11 +2,14 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
+from multiprocessing.connection import wait
 from pathlib import Path
 
 import numpy as np
+import processes
 import pytest
 import torch
 from conftest import ROOT, write_rows
@@ -19,6 +22,9 @@ from glot.states.store import writer
 from glot.types import TokenBatch
 
 pytestmark = pytest.mark.slow
+
+FAREWELL = 2.0
+"""Seconds that a process has after another one failed."""
 
 SMALL_CHUNKS = """
 import json, sys
@@ -35,14 +41,37 @@ raise SystemExit(code)
 """
 
 
-def start_two(commands: list[list[str]], folder: Path, before: str = "") -> subprocess.CompletedProcess:
-    """`main.py` with chunks of a few texts, in two processes, for one command line after the other."""
+def written(commands: list[list[str]], folder: Path, before: str = "") -> list[str]:
+    """A program like `main.py`, with chunks of a few texts, and one command line after the other for it."""
     program = folder / "program.py"
     program.write_text(SMALL_CHUNKS.format(before=before))
+    return [str(program), json.dumps([[*flags, "--report_to=none"] for flags in commands])]
+
+
+def torchrun_two(commands: list[list[str]], folder: Path) -> subprocess.CompletedProcess:
+    """Two processes as torchrun starts them."""
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    asked = json.dumps([[*flags, "--report_to=none"] for flags in commands])
-    return subprocess.run([sys.executable, *launcher, str(program), asked], capture_output=True, text=True, env=environment, cwd=folder)
+    words = [sys.executable, *launcher, *written(commands, folder)]
+    return subprocess.run(words, capture_output=True, text=True, env=environment, cwd=folder)
+
+
+def start_two(commands: list[list[str]], folder: Path, before: str = "") -> processes.Ended:
+    """Two processes with torchrun's environment; where one fails, the other is killed, as torchrun does."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    words, group = written(commands, folder, before), {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    two = [processes.Started(words, env={**os.environ, **group, "RANK": rank, "LOCAL_RANK": rank}, cwd=folder) for rank in "01"]
+    left = {one.process.sentinel: one.process for one in two}
+    while left:
+        for ended in wait(left):
+            failed = left.pop(ended).exitcode != 0
+            for other in left.values() if failed else ():
+                other.join(FAREWELL)  # time to say a mistake of its own
+                other.kill()
+    codes, printed, said = zip(*(one.wait() for one in two), strict=True)
+    return processes.Ended(next((code for code in codes if code), 0), "".join(printed), "".join(said))
 
 
 def results_of(text: str) -> list[dict]:
@@ -116,7 +145,7 @@ def test_two_processes_train_as_one(tmp_path, capsys, monkeypatch, tiny_bert, mi
     capsys.readouterr()
     assert [main(words) for words in commands[1]] == [0, 0, 0]
     alone = results_of(capsys.readouterr().out)
-    two_processes = start_two(commands[2], tmp_path)
+    two_processes = torchrun_two(commands[2], tmp_path)
     assert two_processes.returncode == 0, two_processes.stderr[-2000:]
     assert "Warning" not in two_processes.stderr
     together = results_of(two_processes.stdout)  # the first process's results and no other
@@ -156,7 +185,7 @@ def test_a_mistake_is_said_by_every_process_in_one_line(tmp_path, tiny_flags):
     done = start_two([[*tiny_flags, "--finetune_backbone=1"]], tmp_path)
     lines = [line for line in done.stderr.splitlines() if "finetune_backbone" in line]
     assert sorted(line.split("--finetune")[0] for line in lines) == ["error: ", "process 1: error: "]
-    assert f'File "{ROOT / "glot"}' not in done.stderr  # no traceback of ours; torchrun has its own
+    assert f'File "{ROOT / "glot"}' not in done.stderr
 
 
 @pytest.mark.parametrize(

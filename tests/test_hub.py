@@ -3,32 +3,18 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
+import processes
 import pytest
-from conftest import ROOT, single_rows, write_rows
+from conftest import single_rows, write_rows
 from loopback_hub import COMMITS, Hub, serve
 from safetensors.torch import load_file, save_file
 
 from glot.cli import glot_main
 
 pytestmark = pytest.mark.slow  # a process of its own per test: where the hub is, is read when the library is imported
-
-DRIVER = """
-import contextlib, io, json, sys
-watched = []
-if sys.argv[2] == "watch":
-    sys.addaudithook(lambda event, args: watched.append(str(args)) if event in ("socket.connect", "socket.getaddrinfo") else None)
-from glot.cli import glot_main
-for words in json.loads(sys.argv[1]):
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = glot_main(words)
-    print("\\n@" + json.dumps({"code": code, "out": out.getvalue(), "err": err.getvalue(), "watched": watched}))
-"""
 
 
 @pytest.fixture
@@ -54,17 +40,19 @@ def hub(tmp_path, tiny_bert):
     server.shutdown()
 
 
+def knowing(hub: Hub, folder: Path) -> dict[str, str]:
+    """An environment in which the loopback hub is the hub."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "GLOT_", "HUGGING"))}
+    return clean | {"HF_ENDPOINT": hub.address, "HF_HOME": str(folder / "hf")}
+
+
 @pytest.fixture
 def call(hub, tmp_path, mirror):
     """`call([words, ...], **environment)` -> one answer per command, all in one new process that knows only the loopback hub."""
 
     def run(*commands: list[str], watch: bool = False, cwd: Path = tmp_path, **environment: str) -> list[dict]:
-        clean = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "GLOT_", "HUGGING"))}
-        own = {"HF_ENDPOINT": hub.address, "HF_HOME": str(tmp_path / "hf"), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-        words = [sys.executable, "-c", DRIVER, json.dumps(commands), "watch" if watch else "-"]
-        done = subprocess.run(words, env=clean | own | environment, cwd=cwd, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        return [json.loads(line[1:]) for line in done.stdout.splitlines() if line.startswith("@")]
+        env = knowing(hub, tmp_path) | environment
+        return processes.answers(list(commands), *(["watch"] if watch else []), env=env, cwd=cwd)
 
     return run
 
@@ -184,11 +172,9 @@ sys.modules["glot"] = None
 from sentence_transformers import SentenceTransformer
 print(SentenceTransformer("acme/pushed", trust_remote_code=True).encode(["the red cat"]).tolist())
 """
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "GLOT_", "HUGGING"))}
-    clean |= {"HF_ENDPOINT": hub.address, "HF_HOME": str(tmp_path / "hf"), "OMP_NUM_THREADS": "1", "HF_HUB_DISABLE_XET": "1"}
     vectors = []
     for script in (code, load):
-        done = subprocess.run([sys.executable, "-c", script], env=clean, cwd=tmp_path, capture_output=True, text=True)
+        done = processes.run(["-c", script], env=knowing(hub, tmp_path) | {"HF_HUB_DISABLE_XET": "1"}, cwd=tmp_path)
         assert done.returncode == 0, done.stderr[-3000:]
         vectors.append(json.loads(done.stdout.splitlines()[-1]))
     np.testing.assert_allclose(vectors[0], vectors[1], atol=1e-6)

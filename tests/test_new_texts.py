@@ -4,15 +4,13 @@ import csv
 import gzip
 import io
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import processes
 import pytest
 import torch
 
@@ -218,9 +216,8 @@ def test_rows_of_two_heads_are_not_joined_in_one_file(folder):
 def test_a_killed_command_goes_on_where_it_stopped(folder, tmp_path):
     """Of predict; the soak kills encode too, and compares bytes."""
     source, target = write_csv(tmp_path / "many.csv", moods(40_000)), tmp_path / "out.csv"
-    words = [sys.executable, "-m", "glot", "predict", str(folder / "runs/text"), f"--input={source}", f"--output={target}"]
-    own = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(words, env=own, stderr=subprocess.PIPE, text=True)
+    words = ["-m", "glot", "predict", str(folder / "runs/text"), f"--input={source}", f"--output={target}"]
+    process = processes.Started(words)
     notes, until = Path(f"{target}.partial.json"), time.monotonic() + 60
     while not notes.is_file() and time.monotonic() < until:
         time.sleep(0.05)
@@ -228,8 +225,8 @@ def test_a_killed_command_goes_on_where_it_stopped(folder, tmp_path):
     process.wait()
     done = json.loads(notes.read_text())["rows"]
     assert 0 < done < 40_000 and not target.exists()
-    again = subprocess.run(words, env=own, capture_output=True, text=True, check=True)
-    assert "rows are there, going on" in again.stderr and "40,000" in again.stderr
+    again = processes.run(words)
+    assert again.returncode == 0 and "rows are there, going on" in again.stderr and "40,000" in again.stderr
     run = glot.load(folder / "runs/text")
     texts = [row["review"] for row in moods(60)]
     rows = list(csv.DictReader(target.open()))

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import processes
 import pytest
 import torch
 from conftest import write_rows
@@ -351,7 +352,7 @@ def test_a_killed_run_leaves_no_store_and_the_next_one_finishes_it(tiny_flags, t
         "backbone.Backbone.encode_layers = encode\nfrom glot.cli import main\nmain(sys.argv[1:])"
     )
     flags = list(tiny_flags)
-    died = subprocess.run([sys.executable, "-c", script, *flags], capture_output=True, text=True, cwd=ROOT)
+    died = processes.run(["-c", script, *flags])
     assert died.returncode == 9 and not list(tmp_path.glob("hidden/*/manifest.json"))
     monkeypatch.setattr(writer, "CHUNK_TOKENS", 19)
     monkeypatch.setattr(backbone_model, "PADDED_TOKENS", 16)

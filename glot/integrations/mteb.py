@@ -119,27 +119,26 @@ def find_tasks(names: str, data_dir: Path | None, cache: Path) -> list[Any]:
     Raises:
         ConfigError: no such task or benchmark.
     """
-    known = {task.metadata.name for task in mteb.get_tasks(exclude_superseded=False)}
     benchmarks = {benchmark.name for benchmark in mteb.get_benchmarks()}
     if names in benchmarks:
         tasks = list(mteb.get_benchmark(names).tasks)
     else:
-        asked = [name.strip() for name in names.split(",")]
-        unknown = next((name for name in asked if name not in known), None)
-        if unknown is not None:
-            close = difflib.get_close_matches(unknown, known | benchmarks, n=3)
-            hint = f"did you mean {' or '.join(map(repr, close))}?" if close else "see mteb's list of tasks"
-            raise ConfigError(f"--mteb_task={names}: {unknown!r} is no task and no benchmark of mteb {mteb.__version__}; {hint}")
-        tasks = [_english(name) for name in dict.fromkeys(asked)]
+        asked = dict.fromkeys(name.strip() for name in names.split(","))
+        tasks = [_english(name, names, benchmarks) for name in asked]
     for task in tasks:
         for part in [task, *getattr(task, "tasks", [])]:
             read_locally(part, data_dir, cache / LINKS)
     return tasks
 
 
-def _english(name: str) -> Any:
+def _english(name: str, names: str, benchmarks: set[str]) -> Any:
     try:
         return mteb.get_task(name, languages=[LANGUAGE], exclusive_language_filter=True)
+    except KeyError as error:
+        known = {task.metadata.name for task in mteb.get_tasks(exclude_superseded=False)}
+        close = difflib.get_close_matches(name, known | benchmarks, n=3)
+        hint = f"did you mean {' or '.join(map(repr, close))}?" if close else "see mteb's list of tasks"
+        raise ConfigError(f"--mteb_task={names}: {name!r} is no task and no benchmark of mteb {mteb.__version__}; {hint}") from error
     except ValueError as error:
         raise ConfigError(f"--mteb_task={name}: cannot be run in English ({_first_line(error)})") from error
 

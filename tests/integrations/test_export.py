@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import processes
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -295,7 +296,7 @@ from sentence_transformers import SentenceTransformer
 model = SentenceTransformer({str(export(run))!r}, trust_remote_code=True, device="cpu")
 numpy.testing.assert_allclose(model.encode({TEXTS!r}), numpy.load({str(tmp_path / "expected.npy")!r}), atol=1e-5)
 """
-    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
+    done = processes.run(["-c", program], cwd=tmp_path)
     assert done.returncode == 0, done.stderr
 
 

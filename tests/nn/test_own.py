@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import processes
 import pytest
 from sentence_transformers import SentenceTransformer
 
@@ -238,7 +239,8 @@ def test_a_class_at_hand_that_differs_from_its_source_is_refused(tiny_bert, mirr
 def test_a_run_is_done_again_though_its_poolers_file_is_gone(mine, tiny_flags, capsys):
     folder = run(capsys, [*tiny_flags, f"--pooling_method={mine}:Gated", "--epochs=1"])["run_dir"]
     mine.unlink()
-    assert subprocess.run([sys.executable, "-m", "glot", "rerun", folder, "--check"], capture_output=True, text=True).returncode == 0
+    done = processes.run(["-m", "glot", "rerun", folder, "--check"])
+    assert done.returncode == 0, done.stderr
 
 
 def test_files_beside_cannot_be_carried(mine, tiny_flags, capsys):
@@ -315,7 +317,7 @@ sys.modules["glot"] = None
 from sentence_transformers import SentenceTransformer
 print(SentenceTransformer({str(tmp_path / place)!r}, trust_remote_code=True).encode(["the red cat", "a dog"]).tolist())
 """
-        alone = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        alone = processes.run(["-c", code])
         np.testing.assert_allclose(json.loads(alone.stdout), expected, atol=1e-5)
 
 

@@ -1,29 +1,15 @@
 """A new flag is one new field: parser, help, checks, fingerprint, run folder and what a checkpoint brings follow from it."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 
+import processes
 import pytest
 from conftest import ROOT
 
 from glot.errors import ConfigError
 from glot.settings.config import RunConfig
 
-DRIVER = """
-import contextlib, io, json, sys
-from glot.cli import glot_main
-for words in json.loads(sys.argv[1]):
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            code = glot_main(words)
-        except SystemExit as stop:
-            code = stop.code or 0
-    print("\\n@" + json.dumps({"code": code, "out": out.getvalue(), "err": err.getvalue()}))
-"""
 FIELD = '    heads: int = flag(4, POOLER, "number of heads", bounds=(1, 64), acts="glot", ours=True, brought=WEIGHTS)\n'
 
 
@@ -38,10 +24,7 @@ def extended(tmp_path):
 
     def call(*commands: list[str]) -> list[dict]:
         """What each command gives, all in one new process."""
-        own = {**os.environ, "PYTHONPATH": str(package.parent), "OMP_NUM_THREADS": "1"}
-        done = subprocess.run([sys.executable, "-c", DRIVER, json.dumps(commands)], capture_output=True, text=True, env=own, cwd=tmp_path)
-        assert done.returncode == 0, done.stderr
-        return [json.loads(line[1:]) for line in done.stdout.splitlines() if line.startswith("@")]
+        return processes.answers(list(commands), cwd=tmp_path, path=(package.parent,))
 
     return call
 

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import processes
 import pytest
 import torch
 
@@ -214,20 +215,20 @@ def one_thread():
     """As in the processes that a test starts."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    yield {**os.environ, "OMP_NUM_THREADS": "1"}
+    yield
     torch.set_num_threads(threads)
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_saves_what_was_trained(number, tiny_flags, tmp_path, one_thread, capsys):
+def test_a_signal_saves_what_was_trained(number, tiny_flags, tmp_path, capsys):
     words = [*(word for word in tiny_flags if word != "--verbose=0"), "--pooling_method=glot", "--epochs=60", "--run_name=run"]
-    command = [sys.executable, str(ROOT / "main.py"), *words]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=one_thread)
+    process = processes.Started(["main.py", *words])
     wait_for_states(tmp_path / "runs", 1)
     process.send_signal(number)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == {signal.SIGTERM: 143, signal.SIGINT: 130}[number], said
+    code, _, said = process.wait()
+    assert code == {signal.SIGTERM: 143, signal.SIGINT: 130}[number], said
     (state,) = (tmp_path / "runs/run").glob("training-*.pt")
     saved, last = said.splitlines()[-2:]
     assert saved.startswith("saved after step ") and saved.endswith(str(state))
@@ -252,17 +253,18 @@ baseline: glot
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("jobs", [2])
-def test_a_study_that_is_told_to_end_saves_its_running_trainings(jobs, tiny_bert, mirror, tmp_path, monkeypatch, one_thread):
+def test_a_study_that_is_told_to_end_saves_its_running_trainings(jobs, tiny_bert, mirror, tmp_path, monkeypatch):
     study = tmp_path / "study.yaml"
     study.write_text(STUDY.replace("MODEL", str(tiny_bert)))
     places = {"GLOT_DATA_DIR": str(mirror), "GLOT_STORE_DIR": str(tmp_path / "hidden")}
-    command = [sys.executable, "-m", "glot", "sweep", str(study), f"--jobs={jobs}", f"--output_dir={tmp_path / 'broken'}"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=one_thread | places)
+    command = ["-m", "glot", "sweep", str(study), f"--jobs={jobs}", f"--output_dir={tmp_path / 'broken'}"]
+    process = processes.Started(command, env={**os.environ, **places})
     wait_for_states(tmp_path / "broken", jobs)
     process.send_signal(signal.SIGTERM)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 143 and "Traceback" not in said, said
+    code, _, said = process.wait()
+    assert code == 143 and "Traceback" not in said, said
     assert len(list((tmp_path / "broken").rglob("training-*.pt"))) == jobs
     for name, value in places.items():
         monkeypatch.setenv(name, value)
