@@ -25,7 +25,7 @@ def twice(where: str, values: object) -> list[str]:
 
 
 def contradictions(
-    path: Path, content: dict[str, Any], grids: list[dict[str, Any]], arms: dict[str, Any], tunes: dict[str, dict[str, Any]]
+    path: Path, content: dict[str, Any], grids: list[dict[str, Any]], arms: dict[str, Any], own_tune: dict[str, dict[str, Any]]
 ) -> list[str]:
     """What a study file says twice, in two places that decide the same, or in vain; each as a line.
 
@@ -34,13 +34,14 @@ def contradictions(
         content: of the file.
         grids: of the file, as a list.
         arms: name -> flags.
-        tunes: name of an arm -> flags that it tunes.
+        own_tune: name of an arm -> flags that it alone tunes, in place of the file's.
     """
     tune, seeds = content.get("tune") or {}, content.get("seeds")
+    tunes = {arm: own_tune.get(arm, {name: values for name, values in tune.items() if name not in ("seeds", "fold")}) for arm in arms}
     lists = [*(entry for grid in grids for entry in grid.items()), *((f"tune.{name}", values) for name, values in tune.items())]
     problems = [line for name, values in [*lists, ("seeds", seeds)] for line in twice(f"{path}: {name}", values)]
     problems += [f"{path}: seeds: must name at least one; leave the key out to run the one of --seed"] * (seeds == [])
-    problems += _published_problems(path, content.get("published")) + _in_two_places(path, grids, arms, tunes)
+    problems += _published_problems(path, content.get("published")) + _in_two_places(path, grids, arms, tunes, set(own_tune))
     places: dict[str, list[Any]] = {"runs_with": [content.get("runs_with")], "grid": grids}
     places |= {"arms": list(arms.values()), "tune": list(tunes.values())}
     decided = {"seed": "seeds: names them; leave it out"} if seeds else {}
@@ -51,7 +52,9 @@ def contradictions(
     return problems
 
 
-def _in_two_places(path: Path, grids: list[dict[str, Any]], arms: dict[str, Any], tunes: dict[str, dict[str, Any]]) -> list[str]:
+def _in_two_places(
+    path: Path, grids: list[dict[str, Any]], arms: dict[str, Any], tunes: dict[str, dict[str, Any]], own: set[str]
+) -> list[str]:
     """Flags that an arm fixes and the grid or `tune` varies, or that both vary."""
     problems = []
     varied = {name for grid in grids for name, values in grid.items() if isinstance(values, list) and len(values) > 1}
@@ -60,7 +63,8 @@ def _in_two_places(path: Path, grids: list[dict[str, Any]], arms: dict[str, Any]
         fixed = flags if isinstance(flags, dict) else {}
         problems += [f"{path}: arms.{arm}: {name} is fixed, and the grid varies it; leave one out" for name in fixed if name in varied]
         tuned = [name for name in tunes.get(arm, {}) if name in fixed]
-        problems += [f"{path}: arms.{arm}: {name} is fixed and tuned; leave one out, or give the arm a tune of its own" for name in tuned]
+        instead = "" if arm in own else ", or give the arm a tune of its own"
+        problems += [f"{path}: arms.{arm}: {name} is fixed and tuned; leave one out{instead}" for name in tuned]
     both = dict.fromkeys(name for tune in tunes.values() for name in tune if name in gridded)
     problems += [f"{path}: tune: {name} is in the grid too; leave one out" for name in both]
     return problems

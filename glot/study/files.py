@@ -228,7 +228,7 @@ def _read_arms(path: Path, content: dict[str, Any], program: str) -> Study:
     arms, only, mistakes = _read_only(path, arms, varied)
     problems += mistaken + mistakes
     problems += [f"{path}: tune.{name}: must be a list with at least one entry" for name, values in tune.items() if not _is_list(values)]
-    problems += contradictions(path, content, grids, arms, {arm: own_tune.get(arm, tune) for arm in arms})
+    problems += contradictions(path, content, grids, arms, own_tune)
     numbers = {"seeds": (seeds, "a list of numbers"), "tune.seeds": (tune_seeds, "a list of numbers")}
     numbers["tune.fold"] = ([tune_fold], "the number of a fold, such as 0")
     problems += [f"{path}: {key}: must be {what}" for key, (values, what) in numbers.items() if not _is_numbers(values)]
