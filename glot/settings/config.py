@@ -133,16 +133,28 @@ def read_config(path: Path) -> dict[str, typing.Any]:
     return saved
 
 
+def refuse_folds(folder: Path, saved: dict[str, typing.Any]) -> None:
+    """Refuse the folder of all folds, `saved` being its configuration: each fold has a model of its own.
+
+    Raises:
+        CheckpointError: it is one.
+    """
+    if saved["flags"].get("folds") and saved["flags"].get("fold") is None:
+        raise CheckpointError(f"{folder}: was cross-validated and has a model for each fold; give one, such as {folder}/fold-0")
+
+
 def read_saved(checkpoint: Path) -> dict[str, typing.Any] | None:
     """What made a checkpoint: of a run folder or of the file beside a `.pth`; None for a bare `.pth`.
 
     Raises:
-        CheckpointError: there is no such checkpoint, or see `read_config`.
+        CheckpointError: there is no such checkpoint, it is one of several folds, or see `read_config`.
     """
     if not checkpoint.exists():
         raise CheckpointError(f"{checkpoint}: not there; give a run folder or a .pth file")
     if checkpoint.is_dir():
-        return read_config(checkpoint / "config.json")
+        saved = read_config(checkpoint / "config.json")
+        refuse_folds(checkpoint, saved)
+        return saved
     if (checkpoint.parent / "config.json").is_file() and checkpoint.suffix != ".pth":
         raise CheckpointError(f"{checkpoint}: is a file of a run; give its folder, {checkpoint.parent}")
     path = checkpoint.with_name(checkpoint.name + ".json")

@@ -34,7 +34,7 @@ from glot.nn.poolers import RESERVED, acting_names
 from glot.nn.poolers.pairs import build_model_pooler
 from glot.settings.checks import value_problems
 from glot.settings.choices import EVALUATIONS
-from glot.settings.config import RunConfig, read_config
+from glot.settings.config import RunConfig, read_config, refuse_folds
 from glot.settings.effects import has_gradient
 from glot.states.backbone import BackboneSource, find_backbone, identity_of, with_adapter
 from glot.training.folders import RESULT, current_umask
@@ -130,8 +130,7 @@ def load_run(folder: Path, trust_pooler: bool = False) -> tuple[SentenceModel, R
     saved = read_config(folder / CONFIG)
     if (folder / RESULT).is_file():
         read_result(folder)
-    if not (folder / WEIGHTS).is_file() and saved["flags"].get("folds") and saved["flags"].get("fold") is None:
-        raise CheckpointError(f"{folder}: was cross-validated and has a model for each fold; give one, such as {folder}/fold-0")
+    refuse_folds(folder, saved)
     if not (folder / WEIGHTS).is_file():
         raise CheckpointError(f"{folder}: no {WEIGHTS}; give the folder of a finished run that trained a pooler")
     config, resolved = RunConfig.from_dict(saved["flags"]), saved["resolved"]

@@ -71,6 +71,8 @@ def test_every_row_is_predicted_by_the_model_that_did_not_see_it(capsys, tiny_fl
         glot.load(result["run_dir"])
     assert glot.load(tmp_path / "runs/cv/fold-0").predict(["the red cat"])
     capsys.readouterr()
+    assert main(["--task=mteb", "--mteb_task=BIOSSES", f"--checkpoint_path={result['run_dir']}", "--print_config"]) == 2  # before any work
+    assert "give one, such as" in capsys.readouterr().err
     assert glot_main(["runs", str(tmp_path / "runs")]) == 0
     assert capsys.readouterr().out.count("runs/cv") == 1  # its folds are no rows of the table
 
