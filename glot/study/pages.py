@@ -19,12 +19,12 @@ from glot.report.plots import plot_arms, plot_lines, seeded_svg
 from glot.report.tables import read_csv
 from glot.settings.choices import short_name
 from glot.settings.index import flag_facts
+from glot.study.caveats import caveats
 from glot.study.comparisons import Comparison, comparison_table, named_comparisons, verdicts
 from glot.study.drawings import draw_comparisons, draw_layer_weights, label, row_spread
 from glot.study.report import (
     Row,
     arm_runs,
-    caveats,
     check_together,
     compare,
     draw_rows_of,

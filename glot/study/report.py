@@ -15,6 +15,7 @@ from glot.errors import DataError, library_door, reason
 from glot.report.published import published_score
 from glot.report.tables import csv_text, markdown
 from glot.study.backbones import SIZES_EXPLAINED, draw_backbones
+from glot.study.caveats import caveats
 from glot.study.comparisons import ArmRuns, comparison_table, named_comparisons, section
 from glot.study.drawings import draw, draw_comparisons, draw_layer_weights, label, row_spread
 from glot.study.paper_table import paired_rows, paper_table
@@ -303,45 +304,6 @@ def run_seconds(cells: list[dict[str, Any]]) -> float:
 
 def _is_still(row: Row) -> bool:
     return row.resolution is None
-
-
-def caveats(cells: list[dict[str, Any]]) -> str:
-    """Signs that arms were not at their best: a tuned value at the edge of its grid, the last epoch as the best one in most runs."""
-    edges, late = [], []
-    for cell in cells:
-        name = f"{cell['arm'] or 'run'} ({label(cell['grid'])})" if cell["grid"] else cell["arm"] or "run"
-        for flag, value in cell["tuned"]["values"].items():
-            tried = sorted({float(point[flag]) for point in cell["tuned"]["scores"] if _is_float(point[flag])})
-            if len(tried) > 1 and _is_float(value) and float(value) in (tried[0], tried[-1]):
-                edges.append(f"{name} {flag}={float(value):g}")
-        folders = [Path(run["run_dir"]) for run in cell["runs"] if run["run_dir"] is not None]
-        trained = [part for folder in folders for part in _parts_of(folder) if part.get("history")]
-        last = sum(part["best"]["epoch"] == len(part["history"]) for part in trained)
-        if trained and 2 * last > len(trained) and trained[0].get("selection", {}).get("rule") != "last":
-            late.append(f"{name} {last} of {len(trained)}")
-    found = {
-        "Tuned values at the edge of their grid, where a wider one may score better:": edges,
-        "Arms whose best epoch is the last in most runs, so more epochs may score better:": late,
-    }
-    return "\n\n".join(f"{sentence} {', '.join(names)}." for sentence, names in found.items() if names)
-
-
-def _parts_of(folder: Path) -> list[dict[str, Any]]:
-    """The results of what was trained in a run: its own, or of a cross-validated one those of its folds."""
-    result = peek_result(folder / RESULT)
-    if "folds" not in result:
-        return [result]
-    if all("epochs" in fold for fold in result["folds"]):
-        return [{"best": fold, "history": [None] * fold["epochs"], "selection": result.get("selection", {})} for fold in result["folds"]]
-    return [peek_result(fold / RESULT) for fold in sorted(folder.glob("fold-*"))]  # results of before
-
-
-def _is_float(value: object) -> bool:
-    try:
-        float(str(value))
-    except ValueError:
-        return False
-    return True
 
 
 def _number(value: float | None) -> str:

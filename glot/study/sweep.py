@@ -156,17 +156,20 @@ def tune_cells(study: Study, configs: list[RunConfig], work: RunPool) -> list[di
         for point in own
     ]
     outcomes = iter(work.run([config for runs in trials for config in runs], f"{study.name}: tuning", stack=True))
-    means = []
-    for runs in trials:
-        scores = [_heldout_score(outcome["run_dir"]) for outcome in (next(outcomes) for _ in runs) if outcome["run_dir"]]
-        means.append(sum(scores) / len(scores) if scores else float("-inf"))
-    chosen, found = list[dict[str, Any]](), iter(means)
+    scores = ([_heldout_score(outcome["run_dir"]) for outcome in (next(outcomes) for _ in runs) if outcome["run_dir"]] for runs in trials)
+    chosen = list[dict[str, Any]]()
     for own in points:
-        scores = [next(found) for _ in own]
-        best = max(range(len(own)), key=scores.__getitem__, default=None)
-        rows = [{**point, "score": score if score > float("-inf") else None} for point, score in zip(own, scores, strict=True)]
+        rows = [_tuned_row(point, next(scores)) for point in own]
+        means = [float("-inf") if row["score"] is None else row["score"] for row in rows]
+        best = max(range(len(own)), key=means.__getitem__, default=None)
         chosen.append({"values": {} if best is None else typed(own[best]), "scores": rows})
     return chosen
+
+
+def _tuned_row(point: dict[str, str], scores: list[float]) -> dict[str, Any]:
+    """A tried point with its mean score and those by seed; None where no run gave a score."""
+    mean = fmean(scores) if scores else float("-inf")
+    return {**point, "score": mean if mean > float("-inf") else None, "by_seed": scores if mean > float("-inf") else []}
 
 
 def _heldout_score(run_dir: str) -> float:

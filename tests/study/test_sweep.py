@@ -21,6 +21,7 @@ from glot.report import plots
 from glot.report.published import published_score
 from glot.states import tokens
 from glot.study import drawings, report, sweep
+from glot.study.caveats import caveats
 from glot.study.search import Search, Span, propose
 from glot.study.sweep import list_runs, run_study
 from glot.training.result_file import write_result
@@ -95,7 +96,7 @@ def test_a_fitted_head_is_tuned_by_its_own_score_over_flags_that_act_in_it(tiny_
     ] * 2
     assert glot_main(["sweep", str(tiny_study), f"--output_dir={tmp_path / 'runs'}"]) == 0
     fixed, fitted, _ = json.loads((tmp_path / "runs/tiny/study.json").read_text())["cells"]
-    assert [set(point) for point in fixed["tuned"]["scores"]] == [{"hidden_layer", "score"}] * 3 and len(fitted["tuned"]["scores"]) == 6
+    assert [set(point) for point in fixed["tuned"]["scores"]] == [{"hidden_layer", "score", "by_seed"}] * 3 and len(fitted["tuned"]["scores"]) == 6
     results = [json.loads(path.read_text()) for path in (tmp_path / "runs/tiny/runs").glob("*/result.json")]
     own = {result["heldout"]["mcc"] for result in results if result["pooler"] == "gated"}
     assert {point["score"] for point in fitted["tuned"]["scores"]} <= own  # and not what the head scored that was thrown away
@@ -103,6 +104,22 @@ def test_a_fitted_head_is_tuned_by_its_own_score_over_flags_that_act_in_it(tiny_
     chosen = [point for point in fixed["tuned"]["scores"] if point["score"] == best]
     assert fixed["tuned"]["values"]["hidden_layer"] in {point["hidden_layer"] for point in chosen}
     assert all(result.get("heldout") is None for result in results if result["pooler"] == "mean" and result["history"])
+
+
+def test_a_choice_that_not_every_tuning_seed_would_make_is_named():
+    def cell(arm: str, *by_seed: list[float]) -> dict:
+        scores = [{"lr": f"1e-{place}", "score": sum(own) / len(own), "by_seed": own} for place, own in enumerate(by_seed, 1)]
+        best = max(scores, key=lambda row: row["score"])
+        return {"arm": arm, "grid": {"task": "cola"}, "tuned": {"values": {"lr": float(best["lr"])}, "scores": scores}, "runs": []}
+
+    cells = [
+        cell("split", [0.1, 0.9], [0.4, 0.7], [0.0, 0.0]),  # by 0.05 of two seeds that differ by 0.3
+        cell("agreed", [0.2, 0.2], [0.5, 0.3], [0.5, 0.1]),  # a tie is none against it
+        cell("one value", [0.1, 0.9]),
+    ]
+    cells.append({**cells[0], "arm": "of before", "tuned": {"values": {"lr": 0.01}, "scores": [{"lr": "1e-2", "score": 0.5}] * 2}})
+    (line,) = [line for line in caveats(cells).splitlines() if line.startswith("Tuned values that not every tuning seed")]
+    assert line.endswith(": split (cola) lr=0.01 (1 of 2 seeds).")
 
 
 def test_a_study_is_tuned_reused_and_reported(tiny_study, tmp_path, capsys, monkeypatch):
@@ -116,6 +133,7 @@ def test_a_study_is_tuned_reused_and_reported(tiny_study, tmp_path, capsys, monk
     for cell in record["cells"]:
         scores = {row["lr"]: row["score"] for row in cell["tuned"]["scores"]}
         assert cell["tuned"]["values"]["lr"] == float(max(scores, key=scores.get))
+        assert all(row["score"] == pytest.approx(sum(row["by_seed"]) / 2) and len(row["by_seed"]) == 2 for row in cell["tuned"]["scores"])
         results = [json.loads((Path(run["run_dir"]) / "result.json").read_text()) for run in cell["runs"]]
         assert [result["seed"] for result in results] == [0, 1, 2] and {result["data_seed"] for result in results} == {0}
     assert len(list((tmp_path / "hidden").iterdir())) == 2  # one store a task
