@@ -1,7 +1,9 @@
 """Signs that the arms of a study were not at their best, or that their tuning was close."""
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import fmean, variance
 from typing import Any
 
 from glot.study.drawings import label
@@ -9,7 +11,9 @@ from glot.training.folders import RESULT
 from glot.training.result_file import peek_result
 
 AT_THE_EDGE = "Tuned values at the edge of their grid, where a wider one may score better:"
-CLOSE = "Tuned values that not every tuning seed alone would have chosen (other seeds, or another machine, may choose others):"
+CLOSE = (
+    "Tuned values that lead by less than one standard error over tuning seeds; other seeds, or another machine, may choose the other one:"
+)
 LATE = "Arms whose best epoch is the last in most runs, so more epochs may score better:"
 
 
@@ -37,17 +41,23 @@ def _edges(tuned: dict[str, Any]) -> Iterator[str]:
 
 
 def _close_choices(tuned: dict[str, Any]) -> Iterator[str]:
-    """The chosen values and by how many of the tuning seeds alone they would have been chosen, where not by all."""
+    """The chosen values before those that came second, where the difference of their means is within its standard error.
+
+    The error is that of two independent means, from the variance over seeds within the tried points, pooled.
+    """
     by_seed = [point.get("by_seed", []) for point in tuned["scores"]]  # none in a record of before
-    seeds = {len(scores) for scores in by_seed}
-    if len(by_seed) < 2 or len(seeds) > 1 or seeds == {0}:
+    count = min(map(len, by_seed), default=0)
+    if len(by_seed) < 2 or count < 2:
         return
-    means = [point["score"] for point in tuned["scores"]]
-    chosen = by_seed[means.index(max(means))]
-    agreed = sum(score == max(others) for score, *others in zip(chosen, *by_seed, strict=True))
-    if agreed < len(chosen):
-        values = " ".join(f"{flag}={float(value):g}" if _is_float(value) else f"{flag}={value}" for flag, value in tuned["values"].items())
-        yield f"{values} ({agreed} of {len(chosen)} seeds)"
+    first, second = sorted(tuned["scores"], key=lambda point: -point["score"])[:2]
+    error = math.sqrt(2 / count * fmean(variance(scores) for scores in by_seed))
+    if first["score"] - second["score"] < error:
+        yield f"{_in_words(first)} before {_in_words(second)}"
+
+
+def _in_words(point: dict[str, Any]) -> str:
+    flags = {name: value for name, value in point.items() if name not in ("score", "by_seed")}
+    return " ".join(f"{name}={float(value):g}" if _is_float(value) else f"{name}={value}" for name, value in flags.items())
 
 
 def _late(runs: list[dict[str, Any]]) -> Iterator[str]:
