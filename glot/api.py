@@ -12,8 +12,10 @@ import numpy as np
 
 from glot.encoder import SentenceEncoder
 from glot.errors import ConfigError, library_door, reason
+from glot.given import is_one
 from glot.opening import open_encoder
 from glot.predictor import Predictor, Texts, load_any
+from glot.progress import warn
 from glot.settings.commands import parse_plain_pooler
 from glot.settings.flags import parse
 from glot.states.store.reader import StoredTokens, open_store_folder
@@ -125,8 +127,7 @@ def train(task: str | None = None, *, pooler: Any = None, seeds: int | str | Ite
 
 def as_word(name: str, value: Any) -> str:
     """A Python value as the command line writes it."""
-    if getattr(value, "ndim", None) == 0 and callable(getattr(value, "item", None)):  # a number of numpy or torch
-        value = value.item()
+    value = value.item() if is_one(value) else value
     if hasattr(value, "columns"):
         raise ConfigError(f"{name}: takes the name of a file, not a {type(value).__name__}; write the table to one, e.g. by to_csv")
     if isinstance(value, bool):
@@ -136,8 +137,14 @@ def as_word(name: str, value: Any) -> str:
             return json.dumps(value)
     if isinstance(value, type) or inspect.isfunction(value):
         return _name_of_object(value)
+    if isinstance(value, bytes | set | frozenset):
+        raise ConfigError(f"{name}: takes a value or a list of them, not {type(value).__name__}; write a list, which has an order")
     if isinstance(value, Iterable) and not isinstance(value, str):
-        return ",".join(map(str, value))
+        words = list(map(str, value))
+        split = next((word for word in words if "," in word), None) if len(words) > 1 else None
+        if split is not None:
+            raise ConfigError(f"{name}: {split!r} holds a comma, which stands between values; choose a name without one")
+        return ",".join(words)
     return str(value)
 
 
@@ -183,23 +190,27 @@ def predict(run: str | Path | Run, texts: Texts | str, **options: Any) -> Any:
 
 
 def encode(
-    texts: Any, run: str | Path | Run | None = None, *, pooler: str | None = None, model: str = "minilm", **options: Any
+    texts: Any, run: str | Path | Run | None = None, *, pooler: str | None = None, model: str | None = None, **options: Any
 ) -> np.ndarray:
     """Vectors (S, D) of texts by a run folder, or by a pooler without training on a backbone.
 
     Args:
         texts: one, or several.
         run: a run or its folder; None = `pooler` on `model`.
-        pooler: a pooler without weights; None = mean.
-        model: as `--model_name_or_path`.
+        pooler: one without weights (of another the weights are random, and a warning says so); None = mean.
+        model: as `--model_name_or_path`; None = minilm.
         options: of `SentenceEncoder.encode`.
     """
     if run is not None:
-        if pooler is not None:
-            raise ConfigError(f"{run} has its own pooler ({pooler} was named too); leave one out")
+        for what, named in (("pooler", pooler), ("backbone", model)):
+            if named is not None:
+                raise ConfigError(f"{run} has its own {what} ({named} was named too); leave one out")
         return (run.encoder if isinstance(run, Run) else load_any(run)).encode(texts, **options)
-    config = parse_plain_pooler([f"--model_name_or_path={model}", f"--pooling_method={pooler or 'mean'}"])
-    return open_encoder(config)[0].encode(texts, **options)
+    config = parse_plain_pooler([f"--model_name_or_path={model or 'minilm'}", f"--pooling_method={pooler or 'mean'}"])
+    encoder, _, remarks = open_encoder(config)
+    for remark in remarks:
+        warn(remark)
+    return encoder.encode(texts, **options)
 
 
 def open_store(folder: str | Path) -> StoredTokens:

@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from glot.errors import ConfigError, StateError
-from glot.given import list_of_texts
+from glot.given import list_of_texts, whole_number
 from glot.nn.own import OwnPooler
 from glot.nn.places import join
 from glot.nn.pooler import Pooler
@@ -72,7 +72,7 @@ class SentenceEncoder:
         batch_size: int = 32,
         normalize: bool = True,
         show_progress_bar: bool = False,
-        devices: Sequence[str] | None = None,
+        devices: Sequence[str] | str | None = None,
         prompt_name: str | None = None,
         prompt: str | None = None,
     ) -> np.ndarray:
@@ -83,7 +83,7 @@ class SentenceEncoder:
             batch_size: texts of similar length that pass the backbone together.
             normalize: give every vector length one; without it they are as the pooler makes them.
             show_progress_bar: on stderr, in texts.
-            devices: share the batches among these (names as in `--device`); default: where the backbone is.
+            devices: one, or several that share the batches (names as in `--device`); default: where the backbone is.
             prompt_name: name of the prompt that is put before each text; default: the model's default, if it has one.
             prompt: the prompt itself, in place of a name.
 
@@ -91,6 +91,8 @@ class SentenceEncoder:
             ConfigError: a device that is not there, a batch size below 1, or no such prompt.
             StateError: the backbone fails on a text or gives numbers that are not finite; the text is named by its place.
         """
+        if not isinstance(prompt, str | None):
+            raise ConfigError(f"prompt={prompt!r}: must be a text")
         before = self.prompts.named(prompt_name) if prompt is None else prompt
         many = [texts] if isinstance(texts, str) else list_of_texts(texts, self.name)
         vectors = self.pool(many, before, batch_size, show_progress_bar, devices)
@@ -103,7 +105,7 @@ class SentenceEncoder:
         prompt: str = "",
         batch_size: int = 32,
         show_progress_bar: bool = False,
-        devices: Sequence[str] | None = None,
+        devices: Sequence[str] | str | None = None,
         precision: torch.dtype | None = None,
     ) -> np.ndarray:
         """Vectors of S texts as the pooler makes them: (S, D) float32.
@@ -119,10 +121,10 @@ class SentenceEncoder:
         Raises:
             ConfigError, StateError: see `encode`.
         """
-        if batch_size < 1:
-            raise ConfigError(f"batch_size={batch_size}: must be at least 1")
+        batch_size = whole_number(batch_size, "batch_size")
         self.check_vectors()
-        named = list(dict.fromkeys(pick_device(name) for name in devices or ()))
+        asked = [devices] if isinstance(devices, str) else devices or ()
+        named = list(dict.fromkeys(pick_device(name) for name in asked))
         replicas = [self._replica(device) for device in named or [self.backbone.device]]
         together = POOLED_TOKENS if len(replicas) == 1 else 0  # several devices share the texts batch by batch
         with counter("encode", "text", len(texts), show_progress_bar) as bar:

@@ -31,10 +31,10 @@ def kind_of(path: Path) -> str | None:
 
 
 def find_files(flag: str, text: str) -> list[Path]:
-    """The files that a flag names, each once. A path that exists is never read as a pattern.
+    """The files that a flag names. A path that exists is never read as a pattern.
 
     Raises:
-        ConfigError: nothing there, a folder, or a kind of file that is not read.
+        ConfigError: nothing there, a folder, a kind of file that is not read, or a file twice.
     """
     whole = expand_user(text)
     parts = [text] if _exists(whole) else [part.strip() for part in text.split(",") if part.strip()]
@@ -57,7 +57,17 @@ def find_files(flag: str, text: str) -> list[Path]:
             raise ConfigError(f"--{flag}={path}: is no regular file; {KINDS}")
     if not found:
         raise ConfigError(f"--{flag}={text}: names no file; {KINDS}")
-    return list(dict.fromkeys(found))
+    _refuse_twice(flag, text, found)
+    return found
+
+
+def _refuse_twice(flag: str, text: str, found: list[Path]) -> None:
+    """Rows of a file that is named twice, by a link or a pattern too, would count twice."""
+    known: dict[Path, Path] = {}
+    for path in found:
+        other = known.setdefault(path.resolve(), path)
+        if other is not path:
+            raise ConfigError(f"--{flag}={text}: names {path} twice{f' ({other} is the same file)' if other != path else ''}; keep one")
 
 
 def _exists(path: Path) -> bool:

@@ -8,6 +8,7 @@ import torch
 
 from glot.encoder import SentenceEncoder
 from glot.errors import CheckpointError, ConfigError, lookup
+from glot.given import whole_number
 from glot.locate import expand_user
 from glot.nn.poolers import build_pooler
 from glot.prompts import Prompts
@@ -49,8 +50,8 @@ def load_encoder(
         raise CheckpointError(f"{path}: nothing beside it says which backbone it belongs to; use main.py --task=mteb --checkpoint_path")
     config = RunConfig.from_dict(saved["flags"])
     trained_length = None if config.backbone.adaptive_length else config.backbone.max_length
-    if max_length is not None and max_length < 1:
-        raise ConfigError(f"max_length={max_length}: must be at least 1")
+    if max_length is not None:
+        max_length = whole_number(max_length, "max_length")
     precision = backbone_dtype or config.backbone.backbone_dtype
     lookup(dict.fromkeys(BACKBONE_DTYPES), precision, "backbone_dtype")
     asked = config.with_values(device=device, backbone_dtype=precision, trust_remote_code=trust_remote_code)
@@ -141,7 +142,10 @@ def _find_states(config: RunConfig, checkpoint: Path | None) -> tuple[BackboneSo
     if saved is not None:
         trained_layer = ",".join(source.resolve_layers(saved["flags"]["hidden_layer"]))
         if layer != trained_layer:
-            raise CheckpointError(f"--hidden_layer={layer}: {checkpoint} was trained on hidden state {trained_layer}; leave the flag out")
+            raise CheckpointError(
+                f"--checkpoint_path={checkpoint}: was trained on hidden state {trained_layer}, not {layer}; "
+                "leave --hidden_layer out, and score checkpoints of other layers apart"
+            )
     return source, layer
 
 

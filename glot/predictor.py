@@ -15,7 +15,7 @@ from glot.data.labels import LabelFacts
 from glot.data.tables import TABLES
 from glot.encoder import SentenceEncoder
 from glot.errors import CheckpointError, ConfigError, StateError
-from glot.given import list_of
+from glot.given import list_of, whole_number
 from glot.opening import load_encoder
 from glot.progress import counter
 from glot.prompts import UsedPrompts
@@ -90,8 +90,7 @@ class Predictor(SentenceEncoder):
         Raises:
             StateError: the backbone fails on a text, which is named by its pair.
         """
-        if batch_size < 1:
-            raise ConfigError(f"batch_size={batch_size}: must be at least 1")
+        batch_size = whole_number(batch_size, "batch_size")
         found: list[torch.Tensor] = []
         with counter("predict", "pair", len(rows), show_progress_bar) as bar:
             for start in range(0, len(rows), batch_size):

@@ -108,16 +108,19 @@ def do_explain(words: list[str], program: str) -> None:
     """`glot explain RUN --text ...`: what a run weighs, and what its answer depends on."""
     asked = parse_explain(words)
     load_recipes()
-    from glot.explain.recipe import Asked, read_rows, run_explain
+    from glot.explain.recipe import Asked, run_explain, texts_of_rows
 
     runs = [asked.run, *(split_paths(asked.compare) if asked.compare else [])]
+    for place, run in enumerate(runs):
+        if run.resolve() in [other.resolve() for other in runs[:place]]:
+            raise ConfigError(f"--compare={asked.compare}: {run} is the same run twice; name others")
     if asked.split:
         from glot.explain.recipe import explain_split
 
         print(explain_split(Asked(runs, [], None, asked.out, _opening(asked)), asked.split, asked.limit))
         return
     texts = [(text,) for text in asked.text] + [tuple(pair) for pair in asked.pair]
-    texts += read_rows(asked.run, asked.rows) if asked.rows else []
+    texts += texts_of_rows(asked.run, asked.rows) if asked.rows else []
     out = asked.out or (Path("figure5.png") if asked.figure5 else None)
     print(run_explain(Asked(runs, texts, asked.html, out, _opening(asked))))
 
@@ -187,6 +190,7 @@ def do_store(words: list[str], program: str) -> int:
         print("\n".join(lines))
         return 0 if fine else 1
     elif asked.what == "gc":
+        print(f"kept: stores of the runs under {asked.output_dir}; runs in other folders are not looked at", file=sys.stderr)
         print("\n".join(stores.collect_garbage(asked.store_dir, asked.output_dir, asked.dry_run)))
     else:
         print("\n".join(stores.remove_stores(asked.store_dir, asked.names)))

@@ -81,6 +81,18 @@ def test_calls_that_cannot_mean_one_thing_are_refused(flags, tmp_path):
     assert run.result["pooler"] == "mean"
     with pytest.raises(ConfigError, match="has its own pooler"):
         glot.encode(["a"], run.folder, pooler="max")
+    with pytest.raises(ConfigError, match=r"has its own backbone \(minilm was named too\)"):
+        glot.encode(["a"], run.folder, model="minilm")
+    with pytest.raises(ConfigError, match="metrics: takes a value or a list of them, not set"):
+        glot.train(task="custom", metrics={"accuracy", "auroc"}, **flags)
+    with pytest.raises(ConfigError, match=r"train_file: 'a,b\.csv' holds a comma"):
+        glot.train(train_file=["a,b.csv", "c.csv"])
+    for wrong in ("3", None, 1.5, 0, True):
+        with pytest.raises(ConfigError, match=r"batch_size=.*: must be a whole number of at least 1"):
+            run.predict(["a"], batch_size=wrong)
+        with pytest.raises(ConfigError, match=r"max_length=.*: must be a whole number" if wrong is not None else "prompt=3"):
+            glot.load(run.folder, max_length=wrong).encode(["a"], prompt=3)
+    np.testing.assert_array_equal(run.encode(["a"], batch_size=np.int64(4), devices="cpu"), run.encode(["a"]))
     with pytest.raises(ConfigError, match="train_file: takes the name of a file, not a DataFrame; write the table to one"):
         glot.train(train_file=pd.DataFrame({"text": ["a"], "label": [1]}))
     with pytest.raises(CheckpointError, match="is a file of a run; give its folder"):
@@ -99,7 +111,7 @@ def test_any_iterable_of_texts_is_taken_and_what_has_no_order_is_not(flags):
     assert run.similarity(vectors[0], vectors).shape == (1, 2)
     np.testing.assert_array_equal(glot.encode(["a cat", "the dog"], run), vectors)  # a run stands for its folder
     assert glot.predict(run, pairs) == glot.predict(run.folder, pairs) == expected
-    for wrong in (pd.DataFrame({"a": ["x"], "b": ["y"]}), {"a": "x"}, None, 7, b"x"):
+    for wrong in (pd.DataFrame({"a": ["x"], "b": ["y"]}), {"a": "x"}, None, 7, b"x", np.array("one text")):
         with pytest.raises(ConfigError, match="takes a text or a list of them"):
             run.predict(wrong)
         with pytest.raises(ConfigError, match="takes a text or a list of them"):
@@ -149,6 +161,15 @@ seeds: [0, 1]
     frame = glot.read_study(run_study(path, str(tmp_path / "runs")))
     assert len(frame) == 8 and {"arm", "task", "seed", "accuracy", "folder", "error"} <= set(frame.columns)
     assert frame.pivot_table("accuracy", "arm", "task").shape == (2, 2) and frame["error"].isna().all()
+    other = tmp_path / "other.yaml"
+    other.write_text("# moved\n" + path.read_text())
+    run_study(other, str(tmp_path / "runs"))  # the same study
+    run_study(path, str(tmp_path / "runs"))
+    other.write_text(path.read_text().replace("mrpc", "rte"))
+    with pytest.raises(
+        ConfigError, match=r"other\.yaml: name: .*/runs/s holds the study of that name of .*/study\.yaml; choose"
+    ):
+        run_study(other, str(tmp_path / "runs"))
     (Path(frame["folder"][0]) / "result.json").unlink()
     with pytest.raises(CheckpointError, match=r"result\.json: is damaged"):
         glot.read_study(tmp_path / "runs/s")

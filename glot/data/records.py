@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, cast
 
+from glot.csv_files import csv_reader
 from glot.errors import ConfigError, DataError, reason
 from glot.files import HUB, find_files, kind_of
 from glot.progress import warn
@@ -21,8 +22,6 @@ from glot.progress import warn
 STDIN = "-"
 HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 """A data set's name on the hub; the oldest have no owner."""
-LONGEST_FIELD = 1 << 27
-"""Characters of one CSV field; the library's own limit is 131,072."""
 BROKEN = (OSError, EOFError, zlib.error)
 """What reading a file may raise, packed ones included."""
 
@@ -89,9 +88,8 @@ def _lines(name: str, stream: Iterable[bytes]) -> Iterator[tuple[int, str]]:
 
 
 def _read_csv(path: Path, delimiter: str = ",") -> Iterator[Record]:
-    csv.field_size_limit(LONGEST_FIELD)
     with open_binary(path) as stream:
-        table = csv.reader((line for _, line in _lines(str(path), stream)), delimiter=delimiter, strict=True)
+        table = csv_reader((line for _, line in _lines(str(path), stream)), delimiter, strict=True)
         header: list[str] | None = None
         start = 1
         while True:

@@ -1,6 +1,5 @@
 """`glot explain RUN`: texts through a run and the runs beside it, to the terminal, a figure, JSON or a page."""
 
-import csv
 import json
 import sys
 from collections.abc import Iterator, Sequence
@@ -8,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from glot.csv_files import read_rows
 from glot.encoder import SentenceEncoder
 from glot.errors import CheckpointError, ConfigError, disk_door
 from glot.explain.measure import Explanation, explain
@@ -84,7 +84,7 @@ def explain_split(asked: Asked, split: str, limit: int) -> str:
         known = list(result["rows"])[1:]
         if split not in known[:1]:
             raise ConfigError(f"--split={split}: the predictions of {path} are of {', '.join(known[:1]) or 'no split'}")
-        rows.append(read_rows(path, None)[:limit])
+        rows.append(texts_of_rows(path, None)[:limit])
     for (path, opening), texts in zip(_openings(asked), rows, strict=True):
         encoder, name = open_run(path, opening)
         flags = read_config(path / CONFIG)["flags"]
@@ -117,7 +117,7 @@ def _write_census(path: Path, found: list[WeightCensus]) -> None:
         plot_weight_shares(rows, path)
 
 
-def read_rows(run: Path, asked: str | None) -> list[tuple[str, ...]]:
+def texts_of_rows(run: Path, asked: str | None) -> list[tuple[str, ...]]:
     """The texts of some rows of a run's evaluation split, from its predictions; None = of all.
 
     Raises:
@@ -128,9 +128,8 @@ def read_rows(run: Path, asked: str | None) -> list[tuple[str, ...]]:
         raise CheckpointError(f"{run}: no {PREDICTIONS}; give the folder of a finished run with labels")
     if asked is not None and not all(word.strip().isdecimal() for word in asked.split(",")):
         raise ConfigError(f"--rows={asked}: must be numbers of rows such as 0,7")
-    with path.open(encoding="utf-8", newline="") as stream:
-        table = list(csv.DictReader(stream))
-    columns = text_columns_of(table[0]) if table else []
+    header, table = read_rows(path)
+    columns = text_columns_of(header) if table else []
     wanted = range(len(table)) if asked is None else [int(word) for word in asked.split(",")]
     missing = next((row for row in wanted if row >= len(table)), None)
     if missing is not None:

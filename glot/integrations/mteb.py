@@ -20,6 +20,7 @@ from mteb.models.model_meta import ModelMeta
 from glot.encoder import SentenceEncoder
 from glot.encoders import SharedPass
 from glot.errors import ConfigError, DataError, GlotError, library_door, reason
+from glot.hub import cache_where_unreachable
 from glot.prompts import DOCUMENT_NAMES
 from glot.states.backbone import file_sha256
 
@@ -197,7 +198,7 @@ def evaluate_task(model: MtebModel, task: Any, cache: Path, options: dict[str, A
     own = cache / revision if revision.startswith(LOCAL) else cache  # mteb's cache ignores the revision
     about = task.metadata.name, task.metadata.type, task.metadata.main_score
     try:
-        with library_door(DataError, reason):
+        with library_door(DataError, reason), cache_where_unreachable(revision.startswith(LOCAL)):
             score = _evaluate(model, task, own, options, anew)
     except GlotError as error:
         return MtebScore(*about, None, _first_line(error))

@@ -110,13 +110,6 @@ def csv_text(header: list[str], rows: list[list[str]]) -> str:
     return text.getvalue().rstrip("\n")
 
 
-def read_csv(path: Path) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of a table that `csv_text` wrote."""
-    with path.open(encoding="utf-8", newline="") as stream:
-        header, *rows = list(csv.reader(stream)) or [[]]
-    return header, rows
-
-
 LATEX = {sign: rf"\{sign}" for sign in "&%$#_{}"} | {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",

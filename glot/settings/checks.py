@@ -329,6 +329,9 @@ def _check_folders(config: "RunConfig") -> list[str]:
         complete_stores = flag == "store_dir" and Path(folder).is_dir()  # they are read where nothing may be written
         if not path.is_dir() or not (os.access(path, os.W_OK) or complete_stores):
             problems.append(f"--{flag}={folder}: cannot be written ({path} is not a writable folder)")
+    task = config.files.task_name
+    if task is not None and not is_folder_name(task):
+        problems.append(f"--task_name={task}: must be a folder name without slashes, of at most {LONGEST_NAME} bytes")
     name = config.output.run_name
     if name is not None and (not is_folder_name(name) or name == MTEB_CACHE):
         problems.append(f"--run_name={name}: must be a folder name without slashes, and not {MTEB_CACHE}")

@@ -1,12 +1,11 @@
 """`glot compare RUN1 RUN2`: what differs in configuration, versions and scores, and which rows changed."""
 
-import csv
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from glot.csv_files import read_rows
 from glot.errors import CheckpointError, ConfigError, disk_door
 from glot.report.tables import markdown
 from glot.settings.config import RunConfig, read_config
@@ -114,16 +113,10 @@ def _same_texts(paths: list[Path]) -> bool:
     """Whether both predictions are of the same rows, as far as they say: names of labels, and texts where both hold them."""
     seen = []
     for path in paths:
-        with path.open(encoding="utf-8", newline="") as stream:
-            table = csv.DictReader(stream)
-            columns = [name for name in ("label_name", *text_columns_of(table.fieldnames or ())) if name in (table.fieldnames or ())]
-            seen.append(_columns(table, columns))
+        header, rows = read_rows(path)
+        columns = [name for name in ("label_name", *text_columns_of(header)) if name in header]
+        seen.append({name: [row[name] for row in rows] for name in columns})
     return all(seen[0][name] == seen[1][name] for name in seen[0].keys() & seen[1].keys())
-
-
-def _columns(table: Iterable[dict[str, str]], names: list[str]) -> dict[str, list[str]]:
-    rows = list(table)
-    return {name: [row[name] for row in rows] for name in names}
 
 
 def _scored_rows(labels: np.ndarray, ours: np.ndarray, theirs: np.ndarray, results: list[dict[str, Any]]) -> list[str]:
@@ -146,11 +139,8 @@ def _scored_rows(labels: np.ndarray, ours: np.ndarray, theirs: np.ndarray, resul
 
 
 def _changed_rows(paths: list[Path], changed: np.ndarray) -> tuple[list[str], list[list[str]]]:
-    tables = []
-    for path in paths:
-        with path.open(encoding="utf-8", newline="") as stream:
-            tables.append(list(csv.DictReader(stream)))
-    columns = text_columns_of(tables[0][0])
+    (names, *_), tables = zip(*map(read_rows, paths), strict=True)
+    columns = text_columns_of(names)
     header = ["row", "label", "first", "second", *columns]
     lines = []
     for row in changed.tolist():

@@ -1,6 +1,5 @@
 """Comparisons that a study file names beforehand: over seeds and over rows, with a verdict that can also be `cannot tell`."""
 
-import csv
 import math
 from functools import cache
 from pathlib import Path
@@ -8,12 +7,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from glot.csv_files import read_rows
 from glot.errors import DataError
 from glot.progress import warn
 from glot.report.tables import markdown
 from glot.study.statistics import LEVEL, draw_rows, equivalence, holm, interval, paired, resampled, wald
 from glot.training.metrics import RANK_METRICS
-from glot.training.predictions import read_outputs
+from glot.training.predictions import outputs_of
 from glot.training.result_file import PREDICTIONS
 
 DIFFERENT, EQUAL, UNCLEAR = "different", "equal within the margin", "cannot tell"
@@ -124,18 +124,15 @@ def _counts(rows: int) -> np.ndarray:
 
 def read_ranks(path: Path) -> np.ndarray | None:
     """Ranks (S,) of a contrastive run's file; None where it holds predictions."""
-    with path.open(encoding="utf-8", newline="") as stream:
-        table = csv.DictReader(stream)
-        return np.array([float(row["rank"]) for row in table]) if "label" not in (table.fieldnames or ()) else None
+    header, rows = read_rows(path)
+    return np.array([float(row["rank"]) for row in rows]) if "label" not in header else None
 
 
 def read_predictions(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Labels (S,) and outputs (S, C) or (S,) of a run's `predictions.csv`."""
-    with path.open(encoding="utf-8", newline="") as stream:
-        table = csv.DictReader(stream)
-        classes = sum(name.startswith("score_") and name[6:].isdecimal() for name in table.fieldnames or ())
-        labels = np.array([float(row["label"]) for row in table])
-    return labels, read_outputs(path, classes or 1)
+    header, rows = read_rows(path)
+    classes = sum(name.startswith("score_") and name[6:].isdecimal() for name in header)
+    return np.array([float(row["label"]) for row in rows]), outputs_of(rows, classes or 1)
 
 
 def verdicts(found: list[Comparison]) -> list[tuple[float, str]]:

@@ -20,8 +20,17 @@ DECIDED = {
 def twice(where: str, values: object) -> list[str]:
     """A line where a list names a value more than once."""
     names = values if isinstance(values, list) else []
-    found = next((value for place, value in enumerate(names) if value in names[:place]), None)
+    known = [_as_number(name) for name in names]
+    found = next((name for place, name in enumerate(names) if known[place] in known[:place]), None)
     return [] if found is None else [f"{where}: names {found} twice; keep one"]
+
+
+def _as_number(value: Any) -> Any:
+    """`1e-3` and `0.001` are one value."""
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return value
 
 
 def contradictions(

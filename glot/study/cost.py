@@ -4,13 +4,14 @@ import hashlib
 import itertools
 import math
 import os
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
 import torch
 
-from glot.errors import ConfigError, GlotError
+from glot.errors import ConfigError, GlotError, TrainingError
 from glot.machine import cpu_flags
 from glot.progress import Clock, counter, say
 from glot.report.published import published_costs
@@ -23,7 +24,7 @@ from glot.study.cost_arms import Arm
 from glot.study.cost_quality import Quality, score_arms
 from glot.study.stopwatch import PARTS, Trainer, pooling_parts, reading_parts, training_peak
 from glot.training.finish import finish_head
-from glot.training.folders import RESULT
+from glot.training.folders import RESULT, make_folder
 from glot.training.origin import CHECKOUT, find_commit
 from glot.training.result_file import write_json
 from glot.training.run import load_inputs, make_loaders, own_device, read_texts, resolve
@@ -120,8 +121,9 @@ def run_cost(arms: list[Arm], seeds: list[int] | None, explicit: frozenset[str] 
     frozen = frozen_config(base)
     found: dict[str, Any] = dict(estimate_store(resolve(frozen, source)[0], source, read_texts(frozen, source)[1], own_device(frozen)))
     store = Store(3600 * found["hours"], found["bytes"], found["tokens"], found["sentences"])
+    make_folder(folder.parent)
     costs = measure(arms)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     quality = [] if seeds is None else score_arms(arms, seeds, folder, explicit)
     return write_cost(folder, base, costs, store, quality)
 
@@ -161,8 +163,9 @@ def frozen_config(base: RunConfig) -> RunConfig:
 def measure(arms: list[Arm]) -> list[Cost]:
     """All arms in one process, in alternating order; on a CPU their peaks of memory in a process each."""
     frozen = frozen_config(arms[0].config)
+    trained = {arm.name: Trainer(arm.config, load_inputs(arm.config)) for arm in arms if arm.config.backbone.is_trained}  # may be refused
     stored, live = load_inputs(frozen), load_inputs(frozen.with_values(precompute_hidden_states=False))
-    trainers = {arm.name: Trainer(arm.config, load_inputs(arm.config) if arm.config.backbone.is_trained else stored) for arm in arms}
+    trainers = {arm.name: trained.get(arm.name) or Trainer(arm.config, stored) for arm in arms}
     with_backbone = {
         arm.name: trainers[arm.name] if arm.config.backbone.is_trained else Trainer(arm.config, live)
         for arm in arms
@@ -176,7 +179,13 @@ def measure(arms: list[Arm]) -> list[Cost]:
     peaks = {}
     with counter("cost: memory", "arm", len(arms), enabled=True) as bar:
         for arm in arms:
-            peaks[arm.name] = training_peak(arm.config, STEPS)
+            try:
+                peaks[arm.name] = training_peak(arm.config, STEPS)
+            except (BrokenProcessPool, EOFError) as error:
+                raise TrainingError(
+                    f"--arms={arm.name}: the process that measures its memory was killed, perhaps because memory was used up; "
+                    "set a smaller --batch_size or --max_length, or leave the arm out"
+                ) from error
             bar.update()
     parts = {name: reading | pooling_parts(trainer, batches) for name, trainer in trainers.items()}
     return [
@@ -276,7 +285,7 @@ def training_table(costs: list[Cost], store: Store, quality: list[Quality]) -> t
     """Arms, and what training them costs."""
     lora = next((cost.epoch for cost in costs if cost.arm == "lora"), None)
     header = ["arm", "weights", "step, stored", "step, with backbone", "epoch", "peak memory", "first score", "pays after", "against lora"]
-    header += [f"{quality[0].metric}, {quality[0].spread.n} seeds"] if quality else []
+    header += [f"{quality[0].metric}, {quality[0].spread.n} seed{'s' * (quality[0].spread.n > 1)}"] if quality else []
     scores = {row.arm: row for row in quality}
     rows = []
     for cost in costs:

@@ -73,6 +73,7 @@ def make_arms(base: RunConfig, explicit: frozenset[str], names: str | None, qual
     idle = {name: "in any of these arms" for name in sorted(explicit - acting) if flag_facts()[name].ours}
     idle |= {} if quality else {name: "without --quality=1" for name in OF_QUALITY if name in explicit}
     idle |= {name: "here: costs are measured, and need no estimate" for name in ("dry_run", "estimate") if name in explicit}
+    idle |= {name: "here: costs are those of one training" for name in ("folds", "fold") if name in explicit}
     if idle:
         raise ConfigError(*(f"--{name}: has no effect {where}; leave it out" for name, where in idle.items()))
     return arms

@@ -1,6 +1,5 @@
 """`glot report DIR .. --html FILE`: a study, single runs, or any folder of runs, as one page that stands alone."""
 
-import csv
 import itertools
 import json
 import math
@@ -12,11 +11,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from glot.csv_files import read_csv, read_rows
 from glot.errors import ConfigError, disk_door
 from glot.progress import warn
 from glot.report.page import vector, write_page
 from glot.report.plots import plot_arms, plot_lines, seeded_svg
-from glot.report.tables import read_csv
 from glot.settings.choices import short_name
 from glot.settings.index import flag_facts
 from glot.study.caveats import caveats
@@ -322,15 +321,14 @@ def _hardest(runs: list[Run]) -> list[Table]:
         path = run.folder / PREDICTIONS
         if not path.is_file():
             continue
-        with path.open(encoding="utf-8", newline="") as stream:
-            table = csv.DictReader(stream)
-            if "label_name" not in (table.fieldnames or ()):
-                continue
-            own = text_columns_of(table.fieldnames or ())
-            names[run.where] = own
-            for line in table:
-                wrong.setdefault(run.where, {}).setdefault(line["row"], []).append(int(line["label_name"] != line["prediction_name"]))
-                texts[run.where, line["row"]] = [line["label_name"], *(line[name][:MOST_CHARACTERS] for name in own)]
+        header, table = read_rows(path)
+        if "label_name" not in header:
+            continue
+        own = text_columns_of(header)
+        names[run.where] = own
+        for line in table:
+            wrong.setdefault(run.where, {}).setdefault(line["row"], []).append(int(line["label_name"] != line["prediction_name"]))
+            texts[run.where, line["row"]] = [line["label_name"], *(line[name][:MOST_CHARACTERS] for name in own)]
     tables = []
     for where, rows in wrong.items():
         hardest = sorted(rows, key=lambda row: (-fmean(rows[row]), int(row)))[:HARDEST]

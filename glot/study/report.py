@@ -1,6 +1,5 @@
 """The report of a study: one row per arm and grid point, compared with the baseline over equal seeds."""
 
-import csv
 import json
 import math
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from glot.csv_files import read_rows
 from glot.data.shortcuts import SHORTCUTS
 from glot.errors import DataError, library_door, reason
 from glot.report.published import published_score
@@ -182,8 +182,7 @@ def run_floor(run_dir: Path, metric: str) -> float | None:
     """Score of a constant answer on the labels of an older run's predictions; None for similarities."""
     if not (run_dir / "predictions.csv").is_file():
         return None
-    with (run_dir / "predictions.csv").open(encoding="utf-8") as stream:
-        rows = list(csv.DictReader(stream))
+    _, rows = read_rows(run_dir / "predictions.csv")
     if "score_0" not in rows[0]:
         return None
     return floors(np.array([float(row["label"]) for row in rows]), is_class=True).get(metric)

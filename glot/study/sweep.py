@@ -14,20 +14,24 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
+from glot.cache import read_facts
+from glot.csv_files import read_csv
 from glot.errors import ConfigError
 from glot.progress import say
-from glot.report.tables import markdown, read_csv
+from glot.report.tables import markdown
 from glot.settings.commands import given_path
 from glot.settings.config import RunConfig
 from glot.settings.effects import has_gradient
 from glot.settings.flags import Parser
 from glot.settings.sections import OutputConfig
 from glot.settings.seeds import parse_seeds
+from glot.settings.strict_yaml import load_texts
 from glot.study.cluster import EXECUTORS, JOBS, ClusterPool
 from glot.study.files import KEYS_EXPLAINED, Cell, Flags, Study, list_points, read_study
 from glot.study.resolution import acting_points, check_inputs, resolve_cells, typed
 from glot.study.search import metric_of, propose
 from glot.study.workers import RunPool, open_pool
+from glot.training.folders import make_folder
 
 
 class SweepOptions(NamedTuple):
@@ -67,8 +71,9 @@ def run_study(
     folder = Path(output_dir) / study.name
     if not folder.resolve().is_relative_to(Path(output_dir).resolve()):
         raise ConfigError(f"--output_dir={output_dir}: {folder} is a link that leads out of it; move it away")
+    _refuse_other_study(folder, path)
     readable = check_inputs(path, study, configs)
-    (folder / "runs").mkdir(parents=True, exist_ok=True)
+    make_folder(folder / "runs")
     how, start, began = options or SweepOptions(), time.perf_counter(), time.time()
     encoded = reuse.encode_once(readable)
     configs = [config.with_values(override_precompute=False) for config in configs]  # `encode_once` has rebuilt the stores
@@ -91,7 +96,7 @@ def run_study(
     for cell, runs, choice in zip(study.cells, plan, tuned, strict=True):
         rows = [{"seed": seed, **next(results)} for seed in chosen_seeds or [runs[0].train.seed]]
         cells.append({"arm": cell.arm, "grid": cell.grid, "flags": cell.flags, "tuned": choice, "runs": rows})
-    _write_study(folder, study, cells, {"total": round(time.perf_counter() - start, 1), "encode": round(encoded, 1)})
+    _write_study(folder, path, study, cells, {"total": round(time.perf_counter() - start, 1), "encode": round(encoded, 1)})
     return folder
 
 
@@ -106,10 +111,30 @@ def _tried(work: RunPool, asked: list[RunConfig], name: str, retry: int) -> list
     return outcomes
 
 
-def _write_study(folder: Path, study: Study, cells: list[dict[str, Any]], seconds: dict[str, float]) -> None:
+def _refuse_other_study(folder: Path, path: Path) -> None:
+    """Refuse a folder that holds the study of another file, which says something else.
+
+    Raises:
+        ConfigError: it does.
+    """
+    known = read_facts(folder / "study.json").get("file")
+    other = path if known is None else Path(known)
+    if not other.is_file() or other.resolve() == path.resolve():
+        return
+    if load_texts(other.read_text(encoding="utf-8")) != load_texts(path.read_text(encoding="utf-8")):
+        raise ConfigError(f"{path}: name: {folder} holds the study of that name of {other}; choose another name, or --output_dir")
+
+
+def _write_study(folder: Path, path: Path, study: Study, cells: list[dict[str, Any]], seconds: dict[str, float]) -> None:
     from glot.training.result_file import write_json
 
-    record: dict[str, Any] = {"name": study.name, "baseline": study.baseline, "published": study.published, "cells": cells}
+    record: dict[str, Any] = {
+        "name": study.name,
+        "file": str(path.resolve()),
+        "baseline": study.baseline,
+        "published": study.published,
+        "cells": cells,
+    }
     record |= {"compare": study.compare, "margins": study.margins, "seconds": seconds}
     write_json(folder / "study.json", record)
 

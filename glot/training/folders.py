@@ -104,6 +104,20 @@ def _numbered(root: Path, name: str) -> list[Path]:
     return [counts[count] for count in sorted(counts)]
 
 
+def make_folder(folder: Path) -> None:
+    """A folder and those above it; one that is there stays as it is.
+
+    Raises:
+        ConfigError: it cannot be made, though its parent seemed to allow it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        if error.errno in DISK:
+            raise
+        raise ConfigError(f"{folder}: cannot be made ({error.strerror}); name another folder") from error
+
+
 def write_somewhere(folder: Path, write: Callable[[Path], Written], ask: bool) -> Written:
     """`write(folder)`; where its disk is full and somebody sits at a terminal, a copy of the folder elsewhere.
 
@@ -184,7 +198,7 @@ def create_run_folder(root: Path, name: str, overwrite: bool, fingerprint: str =
         shutil.rmtree(folder)
         if lock is not None:
             lock.release()
-    root.mkdir(parents=True, exist_ok=True)
+    make_folder(root)
     fresh = Path(tempfile.mkdtemp(prefix=f".{name[:64]}.", dir=root))  # marked before it has its name: a kill leaves no folder without
     fresh.chmod(0o777 & ~current_umask())
     (fresh / MARK).write_text(fingerprint, encoding="utf-8")

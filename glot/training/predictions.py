@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from glot.csv_files import read_rows
 from glot.data.labels import LabelFacts
 from glot.training.metrics import class_table, confusion
 from glot.types import Examples
@@ -73,8 +74,11 @@ def write_ranks(path: Path, ranks: np.ndarray) -> None:
 
 def read_outputs(path: Path, num_labels: int) -> np.ndarray:
     """The outputs of a run's predictions, with the digits that the file has: (S, C) for classes, (S,) for scores."""
-    with path.open(encoding="utf-8", newline="") as stream:
-        rows = list(csv.DictReader(stream))
+    return outputs_of(read_rows(path)[1], num_labels)
+
+
+def outputs_of(rows: list[dict[str, str]], num_labels: int) -> np.ndarray:
+    """The same of rows that were read."""
     if num_labels > 1:
         return np.array([[float(row[f"score_{label}"]) for label in range(num_labels)] for row in rows], dtype=np.float32)
     return np.array([float(row["prediction"]) for row in rows], dtype=np.float32)

@@ -180,7 +180,10 @@ def test_a_checkpoint_brings_its_own_configuration_and_refuses_another(capsys, f
     assert (
         run(capsys, [*words, "--pooling_method=glot", "--tau=0.6", "--scorer_hidden=128"])["scores"] == result["scores"]
     )  # the last is inert
-    assert main([*words, "--hidden_layer=1"]) == 2 and "was trained on hidden state 2; leave the flag out" in capsys.readouterr().err
+    assert (
+        main([*words, "--hidden_layer=1"]) == 2
+        and "was trained on hidden state 2, not 1; leave --hidden_layer out" in capsys.readouterr().err
+    )
     given = ["--tau=0.3", "--num_layers=3", "--jk_mode=mean", "--gat_hidden_dim=9", "--model_name_or_path=minilm", "--pooling_method=glot"]
     assert main([*words, *given]) == 2
     errors = capsys.readouterr().err

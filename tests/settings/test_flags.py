@@ -210,6 +210,7 @@ def test_yaml_mistakes_name_file_and_key(tmp_path):
         (["--finetune_backbone=1", "--lora_r=4"], "--lora_r: has no effect in this run, it needs --finetune_backbone=lora; leave it out"),
         (["--finetune_backbone=lora", "--lora_targets=query,"], "--lora_targets=query,: must be auto, or names of linear layers"),
         (["--finetune_backbone=lora", "--lora_r=0"], "--lora_r=0: must be between 1 and"),
+        (["--task=custom", "--task_name=a/../b"], "--task_name=a/../b: must be a folder name without slashes"),
         (["--finetune_backbone=2"], "--finetune_backbone=2: unknown; allowed: 0, full, lora"),
         (["--finetune_backbone=lora", "--backbone_dtype=bfloat16"], "--backbone_dtype=bfloat16: would round small updates away"),
         (["--finetune_backbone=lora", "--seeds=0,1", "--stack_seeds=1"], "--stack_seeds=1 cannot go with --finetune_backbone=lora"),

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -67,6 +69,17 @@ def test_the_table_of_arms_and_their_weights_as_runs_count_them(pairs, tmp_path,
     assert "\\toprule" in (folder / "cost.tex").read_text() and (folder / "cost.md").read_text().strip() in said
 
 
+def test_a_measuring_process_that_is_killed_is_named(pairs, capsys, monkeypatch):
+    monkeypatch.setattr(stopwatch, "_peak_of", die)
+    assert glot_main(["cost", *pairs, "--arms=mean"]) == 2
+    assert "--arms=mean: the process that measures its memory was killed" in capsys.readouterr().err
+
+
+def die(*_: object) -> None:
+    """In the process that measures."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 def test_a_scored_comparison_is_found_again(pairs, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(cost, "training_peak", lambda config, steps: 1 << 20)  # measured in the test above
     words = ["cost", *pairs, "--run_name=cost", "--arms=adapool,lora", "--quality=1", "--seeds=0,1", "--epochs=2", "--heldout_fraction=0.3"]
@@ -98,6 +111,7 @@ def test_a_scored_comparison_is_found_again(pairs, tmp_path, capsys, monkeypatch
         ("--task=cola --seeds=0,1", "--seeds: has no effect without --quality=1; leave it out"),
         ("--task=mteb", "--task=mteb: trains nothing; name a task that trains"),
         ("--task=cola --epochs=3", "--epochs: has no effect without --quality=1; leave it out"),
+        ("--task=cola --folds=3", "--folds: has no effect here: costs are those of one training"),
         ("--task=cola --dry_run=1", "--dry_run: has no effect here: costs are measured"),
         ("--task=cola --quality=2", "argument --quality: invalid choice: '2'"),
         ("--task=cola --arms=lora --backbone_dtype=bfloat16", "--arms=lora: --backbone_dtype=bfloat16: would round small updates away"),

@@ -131,6 +131,23 @@ def test_runs_are_compared_row_by_row(study, tmp_path, capsys):
     assert sum(len(line) >= 5 and line[0].isdecimal() for line in cells_of(page)) == changed
 
 
+def test_a_text_of_any_length_is_read_back(tiny_bert, tmp_path, capsys):
+    """Python's reader of CSV files stops at 131,072 characters by itself."""
+    texts = ["red cat " * 20_000, *(f"{animal} {number}" for number in range(11) for animal in ("cat", "dog"))]
+    with (tmp_path / "long.csv").open("w", newline="") as stream:
+        csv.writer(stream).writerows([("text", "label"), *((text, "cat" in text) for text in texts)])
+    words = (
+        f"--task=custom --train_file={tmp_path}/long.csv --eval_file={tmp_path}/long.csv --model_name_or_path={tiny_bert} --max_length=8"
+    )
+    words += f" --epochs=1 --verbose=0 --store_dir={tmp_path}/hidden --output_dir={tmp_path}/runs"
+    for pooler in ("mean", "max"):
+        assert main([*words.split(), f"--pooling_method={pooler}", f"--run_name={pooler}"]) == 0
+    one, other = tmp_path / "runs/mean", tmp_path / "runs/max"
+    assert glot_main(["compare", str(one), str(other)]) == 0 and "of 23 rows have another answer" in capsys.readouterr().out
+    assert glot_main(["report", str(tmp_path / "runs"), "--html", str(tmp_path / "page.html")]) == 0
+    assert glot_main(["explain", str(one), "--rows", "0,22"]) == 0
+
+
 @pytest.mark.parametrize(("lost", "gained"), [(0, 0), (1, 0), (3, 9), (40, 61)])
 def test_mcnemar_is_statsmodels(lost, gained):
     expected = reference([[5, lost], [gained, 5]], exact=True).pvalue if lost + gained else 1.0

@@ -11,7 +11,7 @@ from accelerate import tracking
 from wandb.proto.wandb_internal_pb2 import Record
 
 from glot.cli import glot_main, main
-from glot.report.tables import read_csv
+from glot.csv_files import read_csv
 from glot.training.tracking import JsonlTracker
 
 
