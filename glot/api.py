@@ -207,9 +207,9 @@ def encode(
                 raise ConfigError(f"{run} has its own {what} ({named} was named too); leave one out")
         return (run.encoder if isinstance(run, Run) else load_any(run)).encode(texts, **options)
     config = parse_plain_pooler([f"--model_name_or_path={model or 'minilm'}", f"--pooling_method={pooler or 'mean'}"])
-    encoder, _, remarks = open_encoder(config)
-    for remark in remarks:
-        warn(remark)
+    encoder = open_encoder(config)[0]
+    if any(True for _ in encoder.pooler.parameters()):
+        warn(f"pooler={pooler}: there is no run, so its weights are random")
     return encoder.encode(texts, **options)
 
 

@@ -172,7 +172,7 @@ def open_plain_encoder(config: RunConfig) -> SentenceEncoder:
     """The encoder of a pooler without training."""
     encoder, _, remarks = open_encoder(config)
     for remark in remarks:
-        say(remark)
+        say(remark.replace("--mteb_max_length", "--max_length"))
     return encoder
 
 

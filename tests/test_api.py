@@ -101,6 +101,13 @@ def test_calls_that_cannot_mean_one_thing_are_refused(flags, tmp_path):
         glot.load(run.folder.parent)
 
 
+def test_vectors_of_random_weights_come_with_a_warning(tiny_bert, caplog):
+    assert glot.encode(["a"], pooler="mean", model=str(tiny_bert)).shape == (1, 16) and not caplog.records
+    glot.encode(["a"], pooler="glot", model=str(tiny_bert))
+    (record,) = caplog.records
+    assert record.levelname == "WARNING" and "its weights are random" in record.getMessage()
+
+
 def test_any_iterable_of_texts_is_taken_and_what_has_no_order_is_not(flags):
     run = glot.train(task="mrpc", pooler="mean", epochs=1, **flags)
     pairs = [("the cat", "a cat"), ("the dog", "not")]
