@@ -14,23 +14,19 @@ def list_of(rows: Any, name: str) -> list[Any]:
     Raises:
         ConfigError: a table, a mapping, a set or no iterable at all, whose order or column would be a guess.
     """
-    if isinstance(rows, Mapping | bytes | set | frozenset) or hasattr(rows, "columns") or not isinstance(rows, Iterable) or is_one(rows):
+    is_one = not isinstance(rows, Iterable) or getattr(rows, "ndim", 1) == 0
+    if is_one or isinstance(rows, Mapping | bytes | set | frozenset) or hasattr(rows, "columns"):
         raise ConfigError(f"{name}: takes a text or a list of them, got {type(rows).__name__}; of a table give one column")
     return list(rows)
 
 
-def is_one(value: Any) -> bool:
-    """Whether a value of numpy or torch is a single one, though its type can be iterated."""
-    return getattr(value, "ndim", None) == 0 and callable(getattr(value, "item", None))
-
-
 def whole_number(value: Any, name: str) -> int:
-    """A number of at least 1, as Python, numpy or torch have it.
+    """A number of at least 1, of numpy or torch too.
 
     Raises:
         ConfigError: it is none.
     """
-    value = value.item() if is_one(value) else value
+    value = value.item() if getattr(value, "ndim", 1) == 0 else value
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ConfigError(f"{name}={value!r}: must be a whole number of at least 1")
     return value

@@ -173,9 +173,7 @@ seeds: [0, 1]
     run_study(other, str(tmp_path / "runs"))  # the same study
     run_study(path, str(tmp_path / "runs"))
     other.write_text(path.read_text().replace("mrpc", "rte"))
-    with pytest.raises(
-        ConfigError, match=r"other\.yaml: name: .*/runs/s holds the study of that name of .*/study\.yaml; choose"
-    ):
+    with pytest.raises(ConfigError, match=r"other\.yaml: name: .*/runs/s holds the study of that name of .*/study\.yaml; choose"):
         run_study(other, str(tmp_path / "runs"))
     (Path(frame["folder"][0]) / "result.json").unlink()
     with pytest.raises(CheckpointError, match=r"result\.json: is damaged"):

@@ -152,7 +152,7 @@ def test_checkpoints_that_cannot_be_loaded(trained, tmp_path, tiny_bert):
     np.testing.assert_allclose(one, glot.load(released).encode(["red cat"])[0], atol=1e-7)
     with pytest.raises(ConfigError, match="--backbone_dtype=float8: unknown"):
         glot.load(released, backbone_dtype="float8")
-    with pytest.raises(ConfigError, match="max_length=0: must be at least 1"):
+    with pytest.raises(ConfigError, match="max_length=0: must be a whole number of at least 1"):
         glot.load(released, max_length=0)
     with pytest.raises(CheckpointError, match=r"was trained on another .* \(sha256:0 there, sha256:"):
         glot.load(copy)

@@ -1,6 +1,7 @@
 """The source code of an export: one file, joined from the modules of this package that it needs."""
 
 import ast
+import re
 from functools import cache
 from pathlib import Path
 
@@ -9,6 +10,8 @@ from glot.errors import ConfigError
 from glot.nn.cutting import is_future, is_import, made, reached
 
 ROOT_MODULE = "glot.integrations.sentence_transformers"
+EXAMPLES = re.compile(r'\n\n +Examples:\n(?:(?! *""").*\n)*(?= *""")')
+"""The last part of a docstring: how Python callers of the package use it."""
 EVERYTHING = "*"
 """In place of a name: all that the modules define."""
 
@@ -50,7 +53,7 @@ def bundle(names: frozenset[str] = frozenset(), root: str = ROOT_MODULE) -> str:
             "",
         ]
     )
-    return _import_pyg_late(joined)
+    return _import_pyg_late(EXAMPLES.sub("\n", joined))
 
 
 def _merged(imports: list[ast.stmt]) -> list[str]:

@@ -151,8 +151,8 @@ def _copied(folder: Path, root: Path) -> Path:
         for path in folder.iterdir():
             if path.is_file() and path.name != MARK and not path.match("*.partial"):
                 shutil.copy2(path, fresh / path.name)
-    except OSError as error:
-        warn(f"{root}: cannot be written ({error.strerror})")
+    except (OSError, ConfigError) as error:
+        warn(f"{root}: cannot be written ({error.strerror})" if isinstance(error, OSError) else str(error))
         return folder
     return fresh
 
