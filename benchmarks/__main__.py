@@ -55,7 +55,7 @@ def steps(smoke: bool) -> Iterator[Line]:
 def sparse_graphs(smoke: bool) -> Iterator[Line]:
     """A graph with few edges, as sparse rows and as if it had many."""
     for length, share in ((128, 0.02),) if smoke else ((512, 0.02), (2048, 0.02), (8192, 0.005)):
-        met, found = density.measure(length, share, 1 if smoke else 7)
+        met, found = density.measure(length, share, 1 if smoke else 3 if length > 4096 else 7)
         what = f"two GAT layers, {length:,} tokens, {100 * met:.1f} % of pairs joined"
         edges, blocks = (_ms(found.seconds(side)) for side in ("edges", "blocks"))
         yield Line(what, f"edges {edges}", f"blocks {blocks}", found.ratio("edges", "blocks"), "below 1")
@@ -76,7 +76,7 @@ def memories(smoke: bool) -> Iterator[Line]:
 
 def encoding(data_dir: Path, smoke: bool) -> Iterator[Line]:
     """Texts to vectors."""
-    count, rounds = (20, 1) if smoke else (120, 7)
+    count, rounds = (20, 1) if smoke else (120, 5)
     for name, found in encode_speed.measure(data_dir, count, rounds).items():
         theirs = f"SentenceTransformer.encode {found.seconds('sentence-transformers'):.2f} s"
         mean = found.seconds("mean")

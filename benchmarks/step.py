@@ -14,14 +14,14 @@ from torch import Tensor
 from torch.func import functional_call
 from torch_geometric.nn import GATConv
 
-from benchmarks.timing import ROUNDS, Timings
+from benchmarks.timing import Timings
 from glot.nn.graph import GraphRule, TokenGraph
 from glot.nn.poolers.gat import GatConv
 from glot.nn.poolers.glot import SMALLEST_SCORER, GlotPooler
 from glot.types import TokenBatch
 
 WIDTH = 384
-SHORT, SHORT_ROUNDS = 32, 15
+SHORT, SHORT_ROUNDS, PYG_ROUNDS = 32, 15, 3
 """Steps on sentences of at most so many tokens take milliseconds: so many times the rounds, or their median moves by a tenth."""
 
 
@@ -106,7 +106,7 @@ def bare_products(case: Case, batch: TokenBatch) -> Callable[[], None]:
 
 
 def measure(rounds: int = 9, cases: int | None = None) -> dict[str, Timings]:
-    """Case -> seconds of `ours`, `products` and `pyg`, the last in `ROUNDS` rounds at most: it takes up to ten seconds per step."""
+    """Case -> seconds of `ours`, `products` and `pyg`, the last in `PYG_ROUNDS` rounds at most: it takes up to ten seconds per step."""
     found = {}
     for name, case in list(CASES.items())[:cases]:
         batch = make_batch(case)
@@ -115,7 +115,7 @@ def measure(rounds: int = 9, cases: int | None = None) -> dict[str, Timings]:
         work = {"ours": lambda p=ours, b=batch: step(p, b), "products": bare_products(case, batch)}
         found[name] = Timings(work, rounds * SHORT_ROUNDS if rounds > 1 and case.lengths[1] <= SHORT else rounds)
         both = {"ours": work["ours"], "pyg": lambda p=pyg, b=batch: step(p, b)}
-        found[f"{name}, PyG"] = Timings(both, min(rounds, ROUNDS))
+        found[f"{name}, PyG"] = Timings(both, min(rounds, PYG_ROUNDS))
     return found
 
 
