@@ -16,7 +16,7 @@ FROZEN, TRAINED = ("float32", "bfloat16", "autocast"), ("float32", "autocast")
 """What may be picked for a backbone that is frozen, and for one that is trained: pure half precision would round small updates away."""
 GAIN = 0.9
 """Another precision than float32 is picked where it takes at most this share of float32's time."""
-TEXTS, CARD_TEXTS, WORDS, SECONDS = 16, 128, 48, 0.3
+TEXTS, CARD_TEXTS, WORDS, SECONDS, LEAST = 16, 128, 48, 0.3, 3
 """Texts of the trial on a CPU and on an accelerator, where so few as 16 take the time of starting kernels, whatever the precision."""
 
 
@@ -33,10 +33,10 @@ def pick_dtype(source: BackboneSource, device: torch.device, is_trained: bool = 
     """
     count = CARD_TEXTS if device.type != "cpu" else TEXTS
     machine = _machine(device) if device.type == "cpu" else f"{_machine(device)}, {count} texts"
-    known: dict[str, Any] = recall_facts(source.identity).get("milliseconds", {}) if source.identity else {}
+    known: dict[str, Any] = recall_facts(source.identity).get("batch_ms", {}) if source.identity else {}
     times = known.get(machine) or try_dtypes(source, device, count)
     if source.identity and machine not in known and "float32" in times:  # one without may lack memory only now
-        remember_facts(source.identity, {"milliseconds": {**known, machine: times}})
+        remember_facts(source.identity, {"batch_ms": {**known, machine: times}})
     able = {name: times[name] for name in (TRAINED if is_trained else FROZEN) if name in times}
     fastest = min(able, key=lambda name: able[name])
     picked = fastest if "float32" not in able or able[fastest] <= GAIN * able["float32"] else "float32"
@@ -67,9 +67,10 @@ def try_dtypes(source: BackboneSource, device: torch.device, count: int = TEXTS)
 @torch.inference_mode()
 def _time(backbone: Backbone, count: int) -> float:
     ids = backbone.tokenise([f"text {number} " + "of some words " * (WORDS // 3) for number in range(count)])
-    best, end = float("inf"), time.perf_counter() + SECONDS
-    while time.perf_counter() < end or best == float("inf"):
+    backbone.encode(ids)  # the first pass checks the model and makes its buffers, which can take longer than all others
+    times, end = list[float](), time.perf_counter() + SECONDS
+    while time.perf_counter() < end or len(times) < LEAST:
         start = time.perf_counter()
         backbone.encode(ids).tokens.float().cpu()  # waits for an accelerator
-        best = min(best, 1000 * (time.perf_counter() - start))
-    return round(best, 2)
+        times.append(1000 * (time.perf_counter() - start))
+    return round(min(times), 2)
