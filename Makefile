@@ -1,6 +1,6 @@
 # make demo    five poolers on the stress test: a table and a figure; with its installation under 5 minutes on 2 cores
 # make bench   speed and memory against their floors and peers, under 10 minutes on an idle machine; a table in benchmarks/results
-# make test    every check there is, about ten minutes on 2 cores; make quick: without the slow ones, under four
+# make test    every check there is, eight to ten minutes on 2 cores; make quick: without the slow ones, under four
 # make fuzz    random command lines and files for ten minutes: each is taken, or refused in lines that name it
 # make soak    kills, signals, full disks and damaged files in a loop for half an hour; make load: large stores, many runs and rows
 # make docs    the documents as a site, build/site/index.html

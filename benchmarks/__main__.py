@@ -76,7 +76,7 @@ def memories(smoke: bool) -> Iterator[Line]:
 
 def encoding(data_dir: Path, smoke: bool) -> Iterator[Line]:
     """Texts to vectors."""
-    count, rounds = (20, 1) if smoke else (120, 5)
+    count, rounds = (20, 1) if smoke else (120, 4)
     for name, found in encode_speed.measure(data_dir, count, rounds).items():
         theirs = f"SentenceTransformer.encode {found.seconds('sentence-transformers'):.2f} s"
         mean = found.seconds("mean")
@@ -92,7 +92,7 @@ def encoding(data_dir: Path, smoke: bool) -> Iterator[Line]:
 
 def stores(data_dir: Path, smoke: bool) -> Iterator[Line]:
     """Texts to states on disk."""
-    count, rounds = (20, 1) if smoke else (1000, 7)
+    count, rounds = (20, 1) if smoke else (1000, 4)
     found = precompute.measure(data_dir, count, rounds)
     for dtype in ("", "autocast "):
         ours, bare = found.seconds(f"{dtype}store"), found.seconds(f"{dtype}bare")
@@ -136,7 +136,7 @@ def readings(smoke: bool) -> Iterator[Line]:
     )
     size = 1 / 64 if smoke else 1
     with tempfile.TemporaryDirectory() as folder:
-        found = reading.cold_epoch(Path(folder), int(size * 2**30), 1 if smoke else 7)
+        found = reading.cold_epoch(Path(folder), int(size * 2**30), 1 if smoke else 3)
     ours, other = _ms(found.seconds("shuffled")), f"sequential {_ms(found.seconds('sequential'))}"
     yield Line(f"shuffled epoch of {size:g} GiB, cold cache", ours, other, found.ratio("sequential", "shuffled"), "at least 0.5")
 
@@ -177,7 +177,7 @@ def others(data_dir: Path, smoke: bool) -> Iterator[Line]:
 def mteb_poolers(data_dir: Path, smoke: bool) -> Iterator[Line]:
     """Several poolers on a task of MTEB."""
     task = "STS12" if smoke else "STS16"
-    found = beside.mteb(data_dir, task, 1 if smoke else 3)
+    found = beside.mteb(data_dir, task, 1 if smoke else 2)
     for count in ("3", "6"):
         words = f"one pooler {_ms(found.seconds('1'))}"
         yield Line(f"mteb with {count} poolers", _ms(found.seconds(count)), words, found.ratio(count, "1"), "at most 1.15")
