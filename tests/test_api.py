@@ -175,6 +175,11 @@ seeds: [0, 1]
     other.write_text(path.read_text().replace("mrpc", "rte"))
     with pytest.raises(ConfigError, match=r"other\.yaml: name: .*/runs/s holds the study of that name of .*/study\.yaml; choose"):
         run_study(other, str(tmp_path / "runs"))
+    text = path.read_text()
+    path.write_text("arms: [")  # broken since then
+    with pytest.raises(ConfigError, match="holds the study of that name"):
+        run_study(other, str(tmp_path / "runs"))
+    path.write_text(text)
     (Path(frame["folder"][0]) / "result.json").unlink()
     with pytest.raises(CheckpointError, match=r"result\.json: is damaged"):
         glot.read_study(tmp_path / "runs/s")

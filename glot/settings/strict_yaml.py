@@ -1,5 +1,6 @@
 """YAML whose values stay texts, and whose mistakes are said by line."""
 
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -31,6 +32,14 @@ def load_texts(text: str) -> Any:
         yaml.YAMLError, ValueError, RecursionError: see `yaml_reason`.
     """
     return yaml.load(text, Loader=_TextLoader)
+
+
+def is_same_yaml(one: Path, other: Path) -> bool:
+    """Whether two files say the same, whatever their comments; one that cannot be read says nothing that another does."""
+    try:
+        return bool(load_texts(one.read_text(encoding="utf-8")) == load_texts(other.read_text(encoding="utf-8")))
+    except (OSError, ValueError, yaml.YAMLError, RecursionError):
+        return False
 
 
 def yaml_reason(error: Exception) -> str:

@@ -25,7 +25,7 @@ from glot.settings.effects import has_gradient
 from glot.settings.flags import Parser
 from glot.settings.sections import OutputConfig
 from glot.settings.seeds import parse_seeds
-from glot.settings.strict_yaml import load_texts
+from glot.settings.strict_yaml import is_same_yaml
 from glot.study.cluster import EXECUTORS, JOBS, ClusterPool
 from glot.study.files import KEYS_EXPLAINED, Cell, Flags, Study, list_points, read_study
 from glot.study.resolution import acting_points, check_inputs, resolve_cells, typed
@@ -119,9 +119,7 @@ def _refuse_other_study(folder: Path, path: Path) -> None:
     """
     known = read_facts(folder / "study.json").get("file")
     other = path if known is None else Path(known)
-    if not other.is_file() or other.resolve() == path.resolve():
-        return
-    if load_texts(other.read_text(encoding="utf-8")) != load_texts(path.read_text(encoding="utf-8")):
+    if other.is_file() and other.resolve() != path.resolve() and not is_same_yaml(other, path):
         raise ConfigError(f"{path}: name: {folder} holds the study of that name of {other}; choose another name, or --output_dir")
 
 
