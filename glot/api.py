@@ -17,6 +17,7 @@ from glot.predictor import Predictor, Texts, load_any
 from glot.progress import warn
 from glot.settings.commands import parse_plain_pooler
 from glot.settings.flags import parse
+from glot.settings.index import KIND_WORDS, flag_facts, kinds
 from glot.states.store.reader import StoredTokens, open_store_folder
 from glot.training.folders import RESULT
 from glot.training.result import Result, summarise
@@ -118,7 +119,8 @@ def train(task: str | None = None, *, pooler: Any = None, seeds: int | str | Ite
         if flags.get(name):
             raise ConfigError(f"{name}: trains nothing and gives no run; use it on the command line, as main.py --{name}")
     given = {"task": task, "pooling_method": pooler, "seeds": seeds, **flags}
-    parsed = parse([f"--{name}={as_word(name, value)}" for name, value in given.items() if value is not None], "glot.train")
+    told = {name: value for name, value in given.items() if value is not None and name not in ONLY_COMMAND_LINE}
+    parsed = parse([f"--{name}={as_word(name, value)}" for name, value in told.items()], "glot.train")
     if parsed.inert:
         logging.getLogger("glot").warning("no effect in this run: %s", ", ".join(parsed.inert))
     return Run(choose_recipe(parsed.config)(parsed.config))
@@ -130,6 +132,9 @@ def as_word(name: str, value: Any) -> str:
     if hasattr(value, "columns"):
         raise ConfigError(f"{name}: takes the name of a file, not a {type(value).__name__}; write the table to one, e.g. by to_csv")
     if isinstance(value, bool):
+        facts = flag_facts().get(name)
+        if facts is not None and kinds()[name] is not bool and "1" not in (*facts.choices, *facts.aliases):
+            raise ConfigError(f"{name}={value}: must be {KIND_WORDS[kinds()[name]]}; it is no switch")
         return str(int(value))
     if isinstance(value, dict):
         with library_door(ConfigError, lambda error: f"{name}: {reason(error)}; give numbers, words and lists"):

@@ -50,13 +50,15 @@ class Streams(NamedTuple):
 
         Raises:
             ConfigError: see `find_files` and `check_output`.
-            DataError: see `texts_of`.
+            DataError: no file has a row, or see `texts_of`.
         """
         check_output(self.target, suffixes, self.overwrite)
         if self.source != STDIN:
-            for path in find_files("input", self.source):
-                for record in itertools.islice(read_records(path), 1):
-                    texts_of(record, names)
+            firsts = [record for path in find_files("input", self.source) for record in itertools.islice(read_records(path), 1)]
+            for record in firsts:
+                texts_of(record, names)
+            if not firsts:
+                raise DataError(f"--input={self.source}: holds no rows; check the file")
 
     def asked(self, *facts: object) -> str:
         """What the output depends on, as one hash: facts of the model, input files with size and time of change, columns."""
@@ -92,7 +94,7 @@ def predict_file(run: Path, streams: Streams, opening: dict[str, Any]) -> str:
         _say_resumed(output.done)
         for part in _parts(streams, output.done):
             output.add(answer(part))
-        total = _at_least_one(output.done, streams)
+        total = output.done
         output.finish()
     return f"{streams.target}: {total:,} rows"
 
@@ -155,7 +157,7 @@ def encode_file(encoder: SentenceEncoder, name: str, streams: Streams, normalize
             _say_resumed(output.done)
             for part in _parts(streams, output.done):
                 output.add(vectors(part).tobytes(), len(part))
-            total = _at_least_one(output.done, streams)
+            total = output.done
             output.finish(make_npy(encoder.dim))
     else:
         with RowOutput(streams.target, asked) as rows:
@@ -163,7 +165,7 @@ def encode_file(encoder: SentenceEncoder, name: str, streams: Streams, normalize
             for part in _parts(streams, rows.done):
                 found = vectors(part).tolist()
                 rows.add([{**record.values, _free("vector", record.values): row} for record, row in zip(part, found, strict=True)])
-            total = _at_least_one(rows.done, streams)
+            total = rows.done
             rows.finish()
     return f"{streams.target}: {total:,} vectors of {encoder.dim} numbers"
 
@@ -202,17 +204,6 @@ def _parts(streams: Streams, done: int) -> Iterator[list[Record]]:
         while part := list(itertools.islice(rest, size)):
             yield part
             bar.update(len(part))
-
-
-def _at_least_one(rows: int, streams: Streams) -> int:
-    """The number itself.
-
-    Raises:
-        DataError: a file without rows.
-    """
-    if not rows and streams.source != STDIN:
-        raise DataError(f"--input={streams.source}: holds no rows; check the file")
-    return rows
 
 
 def _rows_of_files(source: str) -> Iterator[Record]:

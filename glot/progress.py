@@ -3,30 +3,52 @@
 import logging
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 
 Item = TypeVar("Item")
 
 
-def _off(enabled: bool) -> bool | None:
-    """What tqdm's `disable` takes: None = where stderr is no terminal."""
-    return None if enabled else True
+INTERVAL = 60.0
+"""Seconds between two lines on how far things are, where stderr is no terminal."""
+
+
+class _Lines:
+    """What a bar writes to where stderr is no terminal: its drawings become log lines."""
+
+    encoding = "utf-8"
+
+    def write(self, drawn: str) -> int:
+        """Say what was drawn, unless it only wipes a bar."""
+        if drawn.strip():
+            say(drawn.strip())
+        return len(drawn)
+
+    def flush(self) -> None:
+        """Nothing waits."""
+
+
+def _look(total: int | None) -> dict[str, Any]:
+    """Options of tqdm: a bar on a terminal; elsewhere a line per `INTERVAL`, none in the first."""
+    if sys.stderr is not None and sys.stderr.isatty():
+        return {"file": sys.stderr, "dynamic_ncols": True}
+    known = total is not None
+    form = "{desc}: {n_fmt}" + " of {total_fmt}" * known + " {unit}s, {elapsed} so far" + ", {remaining} to go" * known
+    return {"file": _Lines(), "bar_format": form, "mininterval": INTERVAL, "maxinterval": INTERVAL, "delay": INTERVAL}
 
 
 def bar(items: Iterable[Item], title: str, unit: str, enabled: bool, total: int | None = None) -> Iterable[Item]:
-    """`items` behind a bar with rate and time to go; on a terminal only. Bars vanish when done: the log line stays."""
-    return tqdm(items, desc=title, unit=unit, total=total, disable=_off(enabled), leave=False, file=sys.stderr, dynamic_ncols=True)
+    """`items` behind a bar with rate and time to go; in a file, behind a line per minute. Bars vanish when done: the log line stays."""
+    total = len(items) if total is None and isinstance(items, Sized) else total
+    return tqdm(items, desc=title, unit=unit, total=total, disable=not enabled, leave=False, **_look(total))
 
 
 def counter(title: str, unit: str, total: int | None, enabled: bool) -> tqdm:
     """A bar that is advanced by hand with `.update(n)`."""
-    return tqdm(
-        desc=title, unit=unit, total=total, unit_scale=True, disable=_off(enabled), leave=False, file=sys.stderr, dynamic_ncols=True
-    )
+    return tqdm(desc=title, unit=unit, total=total, unit_scale=True, disable=not enabled, leave=False, **_look(total))
 
 
 log = logging.getLogger("glot")

@@ -73,11 +73,14 @@ def test_calls_that_cannot_mean_one_thing_are_refused(flags, tmp_path):
     for name in ("dry_run", "estimate", "print_config"):
         with pytest.raises(ConfigError, match=f"{name}: trains nothing"):
             glot.train(task="cola", **{name: True}, **flags)
+    for name, kind in (("seeds", "a text"), ("epochs", "a whole number"), ("lr", "a number")):
+        with pytest.raises(ConfigError, match=f"{name}=True: must be {kind}; it is no switch"):
+            glot.train(task="cola", **{name: True}, **flags)
     with pytest.raises(ConfigError, match="pooler and pooling_method are the same"):
         glot.train(task="cola", pooler="mean", pooling_method="max", **flags)
     with pytest.raises(ConfigError, match="pooler_options: TypeError"):
         glot.train(task="cola", pooler_options={"a": object()}, **flags)
-    run = glot.train(task="cola", pooler=glot.MeanPooler, epochs=np.int64(1), lr=torch.tensor(0.01), **flags)
+    run = glot.train(task="cola", pooler=glot.MeanPooler, epochs=np.int64(1), lr=torch.tensor(0.01), print_config=False, **flags)
     assert run.result["pooler"] == "mean"
     with pytest.raises(ConfigError, match="has its own pooler"):
         glot.encode(["a"], run.folder, pooler="max")

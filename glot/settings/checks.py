@@ -23,7 +23,7 @@ from glot.settings.choices import (
 )
 from glot.settings.effects import has_gradient, has_weights, reads_pairs, reads_several
 from glot.settings.facts import refused_choice
-from glot.settings.index import flag_facts, kinds, optional_flags
+from glot.settings.index import KIND_WORDS, flag_facts, kinds, optional_flags
 from glot.settings.seeds import LARGEST_SEED, MOST_SEEDS, parse_seeds
 
 if TYPE_CHECKING:
@@ -54,13 +54,13 @@ def value_problems(config: "RunConfig") -> list[str]:
 
 
 def _check_types(config: "RunConfig") -> list[str]:
-    problems, words = [], {int: "a whole number", float: "a number", bool: "0 or 1", str: "a text"}
+    problems = []
     for name, value in config.to_dict().items():
         kind = kinds()[name]
         unset = value is None and name in optional_flags()
         fits = isinstance(value, int | float if kind is float else kind) and (kind is bool or not isinstance(value, bool))
         if not (unset or fits):
-            problems.append(f"--{name}={value!r}: must be {words[kind]}")
+            problems.append(f"--{name}={value!r}: must be {KIND_WORDS[kind]}")
     return problems
 
 

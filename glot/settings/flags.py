@@ -18,7 +18,7 @@ from glot.settings.choices import is_own_name
 from glot.settings.config import RunConfig, read_config, read_saved
 from glot.settings.effects import acting_flags, inert_flags
 from glot.settings.facts import GROUPS, ORIGIN, WEIGHTS, refused_choice
-from glot.settings.index import flag_facts, kinds
+from glot.settings.index import KIND_WORDS, flag_facts, kinds
 from glot.settings.strict_yaml import load_texts, yaml_reason
 from glot.utf8 import is_utf8
 
@@ -109,10 +109,16 @@ def parse(argv: list[str], program: str = "main.py", defaults: dict[str, Any] | 
     config, explicit, problems, print_config, defaulted = _read_words(argv, program, defaults)
     if config.data.task == "mteb" and not problems:
         config, problems = adopt_checkpoints(config, set(explicit))
-    problems += _check_paths_too(config)
+    told = {_flag_of(problem) for problem in problems}  # what the default of a flag that was mistaken lacks is no second mistake
+    problems += [problem for problem in _check_paths_too(config) if _flag_of(problem) not in told]
     if problems:
         raise ConfigError(*problems)
     return Parsed(config, explicit, inert_flags(config, explicit - defaulted), print_config)
+
+
+def _flag_of(problem: str) -> str:
+    """What a mistake's line begins with: `--flag`, of `--flag=value: ...` too."""
+    return problem.partition(":")[0].partition("=")[0]
 
 
 def parse_shared(argv: list[str], program: str) -> tuple[RunConfig, frozenset[str]]:
@@ -284,8 +290,7 @@ def convert(name: str, raw: Any) -> Any:
     try:
         return kind(text)
     except ValueError:
-        word = {int: "a whole number", float: "a number"}[kind]
-        raise ValueError(f"--{name}={text}: must be {word}") from None
+        raise ValueError(f"--{name}={text}: must be {KIND_WORDS[kind]}") from None
 
 
 def read_yaml(path: Path) -> tuple[dict[str, str], list[str]]:

@@ -14,6 +14,10 @@ def sections() -> dict[str, str]:
     return {row.name: section for section, kind in SECTIONS.items() for row in dataclasses.fields(kind)}
 
 
+KIND_WORDS = {int: "a whole number", float: "a number", bool: "0 or 1", str: "a text"}
+"""Type of a flag -> what it must be, in a message."""
+
+
 @cache
 def flag_facts() -> dict[str, FlagFacts]:
     """Flag name -> what is known of it, section by section."""

@@ -237,6 +237,11 @@ def test_all_mistakes_come_together():
     assert len(problems("--task=x", "--tau=2", "--batch_size=-1", "--nope=1")) == 4
 
 
+def test_one_mistake_is_told_once():
+    assert len(problems("--task=custom", "--train_file=")) == 1
+    assert len(problems("--task=custom", "--train_file=", "--lr=x")) == 2
+
+
 def test_a_runs_configuration_trusts_nobody(tmp_path):
     flags = RunConfig().with_values(task="mteb", trust_pooler=True, trust_remote_code=True).to_dict()
     (tmp_path / "config.json").write_text(json.dumps({"flags": flags, "resolved": {"hidden_size": 16}}))
