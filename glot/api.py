@@ -3,6 +3,7 @@
 import inspect
 import json
 import logging
+import os
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 
 from glot.encoder import SentenceEncoder
 from glot.errors import ConfigError, library_door, reason
+from glot.given import path_of
 from glot.opening import open_encoder
 from glot.predictor import Predictor, Texts, load_any
 from glot.progress import warn
@@ -92,9 +94,7 @@ class Run:
 
     @property
     def _predictor(self) -> Predictor:
-        if not isinstance(self.encoder, Predictor):
-            raise ConfigError(f"{self.folder}: was trained without labels; use encode and similarity")
-        return self.encoder
+        return _labelled(self.encoder)
 
 
 def train(task: str | None = None, *, pooler: Any = None, seeds: int | str | Iterable[int] | None = None, **flags: Any) -> Run:
@@ -129,7 +129,7 @@ def train(task: str | None = None, *, pooler: Any = None, seeds: int | str | Ite
 def as_word(name: str, value: Any) -> str:
     """A Python value as the command line writes it."""
     value = value.item() if getattr(value, "ndim", 1) == 0 else value  # a number of numpy or torch
-    if hasattr(value, "columns"):
+    if hasattr(value, "columns") and hasattr(value, "shape"):
         raise ConfigError(f"{name}: takes the name of a file, not a {type(value).__name__}; write the table to one, e.g. by to_csv")
     if isinstance(value, bool):
         facts = flag_facts().get(name)
@@ -144,11 +144,13 @@ def as_word(name: str, value: Any) -> str:
     if isinstance(value, bytes | set | frozenset):
         raise ConfigError(f"{name}: takes a value or a list of them, not {type(value).__name__}; write a list, which has an order")
     if isinstance(value, Iterable) and not isinstance(value, str):
-        words = list(map(str, value))
+        words = [as_word(name, one) for one in value]
         split = next((word for word in words if "," in word), None) if len(words) > 1 else None
         if split is not None:
             raise ConfigError(f"{name}: {split!r} holds a comma, which stands between values; choose a name without one")
         return ",".join(words)
+    if not isinstance(value, str | int | float | os.PathLike):
+        raise ConfigError(f"{name}: takes {KIND_WORDS[kinds().get(name, str)]}, not {type(value).__name__}")
     return str(value)
 
 
@@ -188,29 +190,51 @@ def load(checkpoint: str | Path, **options: Any) -> SentenceEncoder:
     return load_any(checkpoint, **options)
 
 
-def predict(run: str | Path | Run, texts: Texts | str, **options: Any) -> Any:
-    """The class of each text (or the cosine of each pair) by a run or its folder; see `Predictor.predict`."""
-    return (run if isinstance(run, Run) else Run({"run_dir": str(run)})).predict(texts, **options)
+def _model_of(run: "str | Path | Run | SentenceEncoder") -> SentenceEncoder:
+    """The trained model of a run, of its folder, or the one that was loaded before."""
+    return run if isinstance(run, SentenceEncoder) else run.encoder if isinstance(run, Run) else load_any(run)
+
+
+def predict(run: str | Path | Run | Predictor, texts: Texts | str, **options: Any) -> Any:
+    """The class of each text (or the cosine of each pair) by a run, its folder or what `load` gave; see `Predictor.predict`.
+
+    Raises:
+        ConfigError: it was trained without labels.
+    """
+    return _labelled(_model_of(run)).predict(texts, **options)
+
+
+def _labelled(model: SentenceEncoder) -> Predictor:
+    if not isinstance(model, Predictor):
+        raise ConfigError(f"{model.name}: was trained without labels; use encode and similarity")
+    return model
 
 
 def encode(
-    texts: Any, run: str | Path | Run | None = None, *, pooler: str | None = None, model: str | None = None, **options: Any
+    texts: Any,
+    run: str | Path | Run | SentenceEncoder | None = None,
+    *,
+    pooler: str | None = None,
+    model: str | None = None,
+    **options: Any,
 ) -> np.ndarray:
     """Vectors (S, D) of texts by a run folder, or by a pooler without training on a backbone.
 
     Args:
         texts: one, or several.
-        run: a run or its folder; None = `pooler` on `model`.
+        run: a run, its folder, or what `load` gave; None = `pooler` on `model`.
         pooler: one without weights (of another the weights are random, and a warning says so); None = mean.
         model: as `--model_name_or_path`; None = minilm.
         options: of `SentenceEncoder.encode`.
     """
     if run is not None:
+        own = run.name if isinstance(run, SentenceEncoder) else run
         for what, named in (("pooler", pooler), ("backbone", model)):
             if named is not None:
-                raise ConfigError(f"{run} has its own {what} ({named} was named too); leave one out")
-        return (run.encoder if isinstance(run, Run) else load_any(run)).encode(texts, **options)
-    config = parse_plain_pooler([f"--model_name_or_path={model or 'minilm'}", f"--pooling_method={pooler or 'mean'}"])
+                raise ConfigError(f"{own} has its own {what} ({named} was named too); leave one out")
+        return _model_of(run).encode(texts, **options)
+    given = {"model_name_or_path": model or "minilm", "pooling_method": pooler or "mean"}
+    config = parse_plain_pooler([f"--{name}={as_word(name, value)}" for name, value in given.items()])
     encoder = open_encoder(config)[0]
     if any(True for _ in encoder.pooler.parameters()):
         warn(f"pooler={pooler}: there is no run, so its weights are random")
@@ -223,7 +247,7 @@ def open_store(folder: str | Path) -> StoredTokens:
     Raises:
         StoreError: there is no complete store.
     """
-    return open_store_folder(Path(folder))
+    return open_store_folder(path_of(folder, "open_store"))
 
 
 def read_study(folder: str | Path) -> "pd.DataFrame":
@@ -238,7 +262,7 @@ def read_study(folder: str | Path) -> "pd.DataFrame":
     from glot.study.report import load_study
 
     rows = []
-    for cell in load_study(Path(folder))["cells"]:
+    for cell in load_study(path_of(folder, "read_study"))["cells"]:
         for run in cell["runs"]:
             row = {"arm": cell["arm"], **cell["grid"], **cell["tuned"]["values"], "seed": run["seed"]}
             if run["run_dir"] is not None:

@@ -15,6 +15,7 @@ from urllib.parse import urlparse
 from glot.errors import GlotError
 from glot.machine import cpu_flags
 from glot.settings.config import RunConfig
+from glot.words import counted
 
 NEEDED = (
     *("torch", "transformers", "datasets", "accelerate", "safetensors", "huggingface-hub"),
@@ -93,7 +94,7 @@ def _places(config: RunConfig) -> Iterator[Finding]:
     place = next(path for path in (root, *root.parents) if path.exists())
     writable = os.access(place, os.W_OK)
     free = shutil.disk_usage(place).free
-    yield Finding("stores", f"{root}: {len(stores)} stores, {size / 2**30:.2f} GiB; {free / 2**30:.1f} GiB free", not writable)
+    yield Finding("stores", f"{root}: {counted(len(stores), 'store')}, {size / 2**30:.2f} GiB; {free / 2**30:.1f} GiB free", not writable)
 
 
 def _hub() -> Finding:

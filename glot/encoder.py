@@ -13,8 +13,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from glot.errors import ConfigError, StateError
-from glot.given import list_of_texts, whole_number
+from glot.errors import ConfigError, StateError, library_door, reason
+from glot.given import list_of_texts, whole_number, yes_or_no
 from glot.nn.own import OwnPooler
 from glot.nn.places import join
 from glot.nn.pooler import Pooler
@@ -88,15 +88,17 @@ class SentenceEncoder:
             prompt: the prompt itself, in place of a name.
 
         Raises:
-            ConfigError: a device that is not there, a batch size below 1, or no such prompt.
+            ConfigError: a device that is not there, a batch size below 1, no such prompt, or a prompt and a name of one.
             StateError: the backbone fails on a text or gives numbers that are not finite; the text is named by its place.
         """
         if not isinstance(prompt, str | None):
             raise ConfigError(f"prompt={prompt!r}: must be a text")
+        if prompt is not None and prompt_name is not None:
+            raise ConfigError(f"prompt_name={prompt_name!r}: prompt says what stands before each text; leave one out")
         before = self.prompts.named(prompt_name) if prompt is None else prompt
         many = [texts] if isinstance(texts, str) else list_of_texts(texts, self.name)
         vectors = self.pool(many, before, batch_size, show_progress_bar, devices)
-        vectors = F.normalize(torch.from_numpy(vectors), dim=1).numpy() if normalize else vectors
+        vectors = F.normalize(torch.from_numpy(vectors), dim=1).numpy() if yes_or_no(normalize, "normalize") else vectors
         return vectors[0] if isinstance(texts, str) else vectors
 
     def pool(
@@ -197,10 +199,19 @@ class SentenceEncoder:
 
     @staticmethod
     def similarity(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-        """Cosines of all pairs: (S, D), (T, D) -> (S, T) float32; a single vector (D,) counts as one row."""
-        rows = (torch.atleast_2d(torch.as_tensor(vectors, dtype=torch.float32)) for vectors in (first, second))
-        one, other = (F.normalize(vectors, dim=1) for vectors in rows)
-        return (one @ other.T).numpy()
+        """Cosines of all pairs: (S, D), (T, D) -> (S, T) float32; a single vector (D,) counts as one row.
+
+        Raises:
+            ConfigError: vectors of different widths, or none.
+        """
+
+        def describe(error: Exception) -> str:
+            return f"similarity: takes two arrays of vectors of one width ({reason(error)})"
+
+        with library_door(ConfigError, describe):
+            rows = (torch.atleast_2d(torch.as_tensor(vectors, dtype=torch.float32)) for vectors in (first, second))
+            one, other = (F.normalize(vectors, dim=1) for vectors in rows)
+            return (one @ other.T).numpy()
 
     def batches(self, texts: Sequence[str], prompt: str, size: int, together: int = POOLED_TOKENS) -> Iterator["Pooled"]:
         """Batches of `together` tokens in groups of `size` texts alike in length, each window from long to short."""

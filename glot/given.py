@@ -1,5 +1,6 @@
-"""What a caller in Python gives as texts or rows: any iterable of them, and nothing whose order would be a guess."""
+"""What a caller in Python gives, checked where it comes in: texts and rows, numbers, switches, paths."""
 
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,31 @@ def whole_number(value: Any, name: str) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ConfigError(f"{name}={value!r}: must be a whole number of at least 1")
     return value
+
+
+def yes_or_no(value: Any, name: str) -> bool:
+    """A switch: True or False, of numpy or torch too, or 1 or 0. A word such as "no" would count as True.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    value = value.item() if getattr(value, "ndim", 1) == 0 else value
+    if not isinstance(value, int) or value not in (0, 1):
+        raise ConfigError(f"{name}={str(value)[:60]!r}: must be True or False")
+    return bool(value)
+
+
+def path_of(value: Any, name: str) -> Path:
+    """A path from text or a path.
+
+    Raises:
+        ConfigError: it is none, for instance a model that is loaded.
+    """
+    if not isinstance(value, str | os.PathLike):
+        raise ConfigError(f"{name}: takes a path, not {type(value).__name__}")
+    if not str(value) or "\0" in str(value):
+        raise ConfigError(f"{name}={str(value)!r}: is no path; name a folder or a file")
+    return expand_user(str(value))
 
 
 def list_of_texts(texts: Any, name: str) -> list[str]:

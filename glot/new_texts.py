@@ -23,6 +23,7 @@ from glot.progress import counter, say
 from glot.settings.choices import PAIR_POOLERS
 from glot.settings.config import RunConfig, read_config, read_saved
 from glot.training.result_file import CONFIG
+from glot.words import counted
 
 AT_ONCE = 2048
 """Rows between two writes: about what a killed command repeats."""
@@ -96,7 +97,7 @@ def predict_file(run: Path, streams: Streams, opening: dict[str, Any]) -> str:
             output.add(answer(part))
         total = output.done
         output.finish()
-    return f"{streams.target}: {total:,} rows"
+    return f"{streams.target}: {counted(total, 'row')}"
 
 
 def _labelled(record: Record, output: np.ndarray, predictor: Predictor) -> dict[str, Any]:
@@ -167,7 +168,7 @@ def encode_file(encoder: SentenceEncoder, name: str, streams: Streams, normalize
                 rows.add([{**record.values, _free("vector", record.values): row} for record, row in zip(part, found, strict=True)])
             total = rows.done
             rows.finish()
-    return f"{streams.target}: {total:,} vectors of {encoder.dim} numbers"
+    return f"{streams.target}: {counted(total, 'vector')} of {encoder.dim} numbers"
 
 
 def open_plain_encoder(config: RunConfig) -> SentenceEncoder:
@@ -212,4 +213,4 @@ def _rows_of_files(source: str) -> Iterator[Record]:
 
 
 def _say_resumed(done: int) -> None:
-    say(f"{done:,} rows are there, going on", enabled=done > 0)
+    say(f"{counted(done, 'row', be=True)} there, going on", enabled=done > 0)

@@ -8,7 +8,7 @@ import torch
 
 from glot.encoder import SentenceEncoder
 from glot.errors import CheckpointError, ConfigError, lookup
-from glot.given import whole_number
+from glot.given import path_of, whole_number, yes_or_no
 from glot.locate import expand_user
 from glot.nn.poolers import build_pooler
 from glot.prompts import Prompts
@@ -44,7 +44,8 @@ def load_encoder(
         CheckpointError: no such checkpoint, or the backbone on this machine is not the one it was trained on.
         ConfigError: the backbone cannot be found.
     """
-    path = Path(checkpoint)
+    path, trust_pooler = path_of(checkpoint, "checkpoint"), yes_or_no(trust_pooler, "trust_pooler")
+    trust_remote_code = yes_or_no(trust_remote_code, "trust_remote_code")
     saved = read_saved(path)
     if saved is None:
         raise CheckpointError(f"{path}: nothing beside it says which backbone it belongs to; use main.py --task=mteb --checkpoint_path")

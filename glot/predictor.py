@@ -15,7 +15,7 @@ from glot.data.labels import LabelFacts
 from glot.data.tables import TABLES
 from glot.encoder import SentenceEncoder
 from glot.errors import CheckpointError, ConfigError, StateError
-from glot.given import list_of, whole_number
+from glot.given import list_of, path_of, whole_number, yes_or_no
 from glot.opening import load_encoder
 from glot.progress import counter
 from glot.prompts import UsedPrompts
@@ -166,8 +166,8 @@ def load_predictor(checkpoint: str | Path, **options: Any) -> Predictor:
         CheckpointError: no finished run, or one that was trained without labels.
         ConfigError: see `load_encoder`.
     """
-    path = Path(checkpoint)
-    model, config, resolved = load_run(path, bool(options.get("trust_pooler")))
+    path = path_of(checkpoint, "checkpoint")
+    model, config, resolved = load_run(path, yes_or_no(options.get("trust_pooler", False), "trust_pooler"))
     labels = task_of(config, resolved).labels
     if not labels.names and config.data.task == "embedding":
         raise CheckpointError(f"{path}: was trained to compare texts, without labels; use encode")
@@ -182,6 +182,6 @@ def load_any(checkpoint: str | Path, **options: Any) -> SentenceEncoder:
     Raises:
         CheckpointError, ConfigError: see `load_encoder`.
     """
-    path = Path(checkpoint)
+    path = path_of(checkpoint, "checkpoint")
     labelled = path.is_dir() and read_config(path / CONFIG)["flags"]["task"] != "embedding"
     return load_predictor(path, **options) if labelled else load_encoder(path, **options)

@@ -36,7 +36,7 @@ def _look(total: int | None) -> dict[str, Any]:
     if sys.stderr is not None and sys.stderr.isatty():
         return {"file": sys.stderr, "dynamic_ncols": True}
     known = total is not None
-    form = "{desc}: {n_fmt}" + " of {total_fmt}" * known + " {unit}s, {elapsed} so far" + ", {remaining} to go" * known
+    form = "{desc}: {n:,}" + " of {total:,}" * known + " {unit}s, {elapsed} so far" + ", {remaining} to go" * known
     return {"file": _Lines(), "bar_format": form, "mininterval": INTERVAL, "maxinterval": INTERVAL, "delay": INTERVAL}
 
 
@@ -48,7 +48,8 @@ def bar(items: Iterable[Item], title: str, unit: str, enabled: bool, total: int 
 
 def counter(title: str, unit: str, total: int | None, enabled: bool) -> tqdm:
     """A bar that is advanced by hand with `.update(n)`."""
-    return tqdm(desc=title, unit=unit, total=total, unit_scale=True, disable=not enabled, leave=False, **_look(total))
+    scale = total is None or total > 9_999  # tqdm would write 3.00/5.00 runs
+    return tqdm(desc=title, unit=unit, total=total, unit_scale=scale, disable=not enabled, leave=False, **_look(total))
 
 
 log = logging.getLogger("glot")

@@ -19,6 +19,7 @@ from glot.training.layers import standardise
 from glot.training.result_file import write_json
 from glot.training.run import own_device, read_texts, resolve, run_fingerprint, run_name
 from glot.types import TokenSource
+from glot.words import counted
 
 GRAPH_TEXTS = 1000
 GRAPH_TAUS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
@@ -75,7 +76,9 @@ def plan(config: RunConfig) -> str:
     states_of = f"hidden states {layer} ({config.pooler.layer_mix})" if "," in layer else f"hidden state {layer}"
     trained = config.backbone
     rate = f"backbone trained ({trained.finetune_backbone}, lr {trained.trained_lr:g})" if trained.is_trained else "backbone frozen"
-    steps = f"{config.train.epochs} epochs, lr {config.train.lr:g}" if has_gradient(config) else f"{config.head.head} fitted once"
+    steps = (
+        f"{counted(config.train.epochs, 'epoch')}, lr {config.train.lr:g}" if has_gradient(config) else f"{config.head.head} fitted once"
+    )
     lines = {
         "task": f"{config.data.task}, rows: {rows}; selection: {config.data.selection}",
         "backbone": f"{source.name} ({kind}, {source.num_layers} layers), {states_of}, {length}",

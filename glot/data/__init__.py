@@ -11,6 +11,7 @@ from glot.data.stress import StressOptions, generate_stress
 from glot.data.tables import TABLES, load_hub_examples
 from glot.errors import DataError
 from glot.types import Examples
+from glot.words import counted
 
 __all__ = [
     "TABLES",
@@ -51,17 +52,18 @@ def draw_rows(
         lone = classes[counts.argmin()]
         lone = repr(names[int(lone)]) if names else f"{lone:g}"
         raise DataError(
-            f"--heldout_fraction={fraction:g}: class {lone} has one of {count} training rows, and holding out needs two; add some"
+            f"--heldout_fraction={fraction:g}: class {lone} has one of {counted(count, 'training row')}, "
+            "and holding out needs two; add some"
         )
     least = len(classes)  # a row of each class
     size = min(max(math.ceil(count * fraction), least), most or count)
     if count - size < least:
-        left = f"takes {size} of {count} training rows and leaves {count - size}"
+        left = f"takes {size} of {counted(count, 'training row')} and leaves {count - size}"
         raise DataError(f"--heldout_fraction={fraction:g}: {left}; give a smaller share, or add rows")
     try:
         kept, held = train_test_split(np.arange(count), test_size=size, random_state=seed, stratify=stratify)
     except ValueError as error:
-        raise DataError(f"--heldout_fraction={fraction:g}: cannot be taken from {count} training rows ({error})") from error
+        raise DataError(f"--heldout_fraction={fraction:g}: cannot be taken from {counted(count, 'training row')} ({error})") from error
     if stratify is not None:
         generator = np.random.default_rng(seed)
         kept, held = _with_every_class(kept, held, stratify, generator)

@@ -5,6 +5,7 @@ from sklearn.model_selection import StratifiedKFold
 
 from glot.errors import DataError
 from glot.types import Examples
+from glot.words import counted
 
 QUANTILES = 10
 """Groups of scores that each fold gets its share of."""
@@ -24,9 +25,9 @@ def assign_folds(rows: Examples, folds: int, seed: int, is_class: bool) -> np.nd
     counts = np.bincount(groups)
     fewest = int(counts[counts > 0].min())
     if len(rows) < folds:
-        raise DataError(f"--folds={folds}: there are {len(rows)} rows, so not every fold can have one; use fewer folds")
+        raise DataError(f"--folds={folds}: the number of rows is {len(rows)}, so not every fold can have one; use fewer folds")
     if is_class and fewest < folds:
-        raise DataError(f"--folds={folds}: a class has {fewest} rows, so not every fold can have one; use fewer folds")
+        raise DataError(f"--folds={folds}: a class has {counted(fewest, 'row')}, so not every fold can have one; use fewer folds")
     found = np.empty(len(rows), dtype=np.int64)
     with_few = StratifiedKFold(folds, shuffle=True, random_state=seed)
     if fewest < folds:  # a quantile of few rows, where many scores are equal

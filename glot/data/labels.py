@@ -153,12 +153,12 @@ def find_facts(labels: Sequence[Label], kind: str, label_range: tuple[float, flo
         by_name = {label.name: label for label in labels}
         names = sorted(by_name, key=lambda name: (by_name[name].value, name))
         if len(names) < 2:
-            raise ValueError(f"all {len(labels)} training rows have label {names[0]!r}; there must be at least two classes")
+            raise ValueError(f"every training row ({len(labels)}) has label {names[0]!r}; there must be at least two classes")
         return LabelFacts(CLASS, tuple(names))
     values = [label.value for label in labels]
     low, high = label_range or (min(values), max(values))
     if low == high:
-        raise ValueError(f"all {len(labels)} training rows have score {low:g}; there must be at least two")
+        raise ValueError(f"every training row ({len(labels)}) has score {low:g}; there must be at least two")
     return LabelFacts(SCORE, (), low, high)
 
 

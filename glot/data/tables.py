@@ -15,6 +15,7 @@ from glot.data.records import read_records
 from glot.errors import DataError, nearest
 from glot.types import Examples
 from glot.utf8 import is_utf8
+from glot.words import counted
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
 PARTS = "-[0-9]*-of-[0-9]*.parquet"
@@ -137,7 +138,7 @@ def _labels(where: str, split: str, values: list[Any]) -> np.ndarray:
     hidden = np.flatnonzero(~(labels >= 0))
     if len(hidden):
         raise DataError(
-            f"{where}: row {hidden[0]} has no label ({labels[hidden[0]]:g}; {len(hidden)} rows like it): "
+            f"{where}: row {hidden[0]} has no label ({labels[hidden[0]]:g}; {counted(len(hidden), 'row')} like it): "
             + ("rows to train on need one" if split == "train" else "this split cannot be scored, choose another --eval_split")
         )
     return labels

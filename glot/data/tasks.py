@@ -20,6 +20,7 @@ from glot.nn.losses import cosine_mse, cross_entropy, symmetric_info_nce
 from glot.prompts import NO_PROMPTS, UsedPrompts
 from glot.settings.data_sections import DataConfig, StressConfig
 from glot.types import Examples, texts_sha256
+from glot.words import counted
 
 
 class TaskSpec(NamedTuple):
@@ -233,8 +234,8 @@ def load_task_data(name: str, data: DataConfig, stress: StressConfig, seq_len: i
     if task.labels.names and len(set(train.labels.tolist())) < 2:
         # IMDB's file has one class after the other, so its first rows are all of one
         raise DataError(
-            f"--num_train_samples={data.num_train_samples}: the first {len(train)} rows of {name} "
-            f"all have label {train.labels[0]:g}; take more"
+            f"--num_train_samples={data.num_train_samples}: the first rows of {name} ({len(train)}) "
+            f"have label {train.labels[0]:g} alone; take more"
         )
     drawn = TaskData(train, reported, reported, _short(train, wanted), train, task)
     return hold_out_for_selection(in_folds(drawn, data, data_seed), data, data_seed)
@@ -245,7 +246,7 @@ def shared_rows(train: Examples, others: Examples) -> list[str]:
     known = set(zip(*train.columns, strict=True))
     twice = sum(row in known for row in zip(*others.columns, strict=True))
     what = "a text that is a training row's too" if len(train.columns) == 1 else "a pair of texts that is a training row's too"
-    return [f"warning: {twice:,} of {len(others):,} {others.split} rows have {what}"] if twice else []
+    return [f"warning: of {counted(len(others), others.split + ' row')}, {twice:,} have {what}"] if twice else []
 
 
 def load_custom_data(spec: CustomSpec, metrics: tuple[str, ...], data: DataConfig, data_seed: int) -> TaskData:
@@ -271,7 +272,7 @@ def load_custom_data(spec: CustomSpec, metrics: tuple[str, ...], data: DataConfi
         notes += shared_rows(train, reported)
     reported = spaced_rows(reported, data.num_eval_samples)
     if len(set(train.labels.tolist())) < 2:
-        raise DataError(f"{spec.train_file}: the {len(train):,} rows that are left for training all have one label; add rows")
+        raise DataError(f"{spec.train_file}: what is left for training ({counted(len(train), 'row')}) has one label; add rows")
     drawn = TaskData(train, [reported], [reported], notes, rows.train, task)
     return hold_out_for_selection(in_folds(drawn, data, data_seed), data, data_seed)
 
@@ -287,7 +288,7 @@ def _refuse_lone_classes(spec: CustomSpec, train: Examples, labels: LabelFacts) 
     if counts[lone] < 2:
         raise DataError(f"{spec.train_file}: class {labels.names[lone]!r} has one row only; add one, leave it out, or give --eval_file")
     if len(train) < 4:
-        raise DataError(f"{spec.train_file}: {len(train)} rows cannot be trained on and scored; add rows, or give --eval_file")
+        raise DataError(f"{spec.train_file}: {counted(len(train), 'row')} cannot be trained on and scored; add rows, or give --eval_file")
 
 
 POOL = "pool"
@@ -371,4 +372,4 @@ def spaced_rows(examples: Examples, count: int | None) -> Examples:
 def _short(train: Examples, wanted: int | None) -> list[str]:
     """A remark where a file has fewer rows than asked for."""
     few = wanted is not None and len(train) < wanted
-    return [f"{wanted} training rows asked for, {len(train)} are there"] if few else []
+    return [f"training rows: {wanted} asked for, {len(train)} there"] if few else []

@@ -30,6 +30,7 @@ from glot.predictor import Predictor
 from glot.states.backbone import NamedTokens, name_tokens
 from glot.training.metrics import METRICS
 from glot.types import TokenBatch
+from glot.words import counted
 
 TOKENS_AT_ONCE = 1 << 14
 """Tokens of all variants of a text that are pooled together."""
@@ -170,7 +171,7 @@ def explain(encoder: SentenceEncoder, texts: Sequence[str], run: str, pooler_nam
     layers = {}
     if isinstance(encoder.pooler, LayeredPooler) and encoder.pooler.layer_weights:
         layers = dict(zip(encoder.backbone.layers, encoder.pooler.layer_weights, strict=True))
-    notes += [f"{side.text[:40]!r}: is cut at {encoder.backbone.max_length} tokens" for side in sides if side.is_cut]
+    notes += [f"{side.text[:40]!r}: is cut at {counted(encoder.backbone.max_length, 'token')}" for side in sides if side.is_cut]
     notes += _remarks(named, rule)
     edgeless = _without_edges(encoder.pooler)
     if edgeless is not None and not math.isnan(outcome.value):

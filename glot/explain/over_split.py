@@ -10,6 +10,7 @@ from glot.data.stress import needle_words
 from glot.explain.measure import Explanation, Side
 from glot.report.tables import markdown
 from glot.training.metrics import mean_interval
+from glot.words import signed
 
 MOST_WORDS, LEAST_COUNT = 20, 3
 """Words in the table, and texts in which a word must stand to be in it."""
@@ -128,4 +129,4 @@ def _interval(values: Sequence[float]) -> str:
     if not values:
         return "-"
     mean, half = mean_interval(values)
-    return f"{mean:+.2f}" + (f" ± {half:.2f}" if half is not None else "")
+    return signed(mean, 2) + (f" ± {half:.2f}" if half is not None else "")

@@ -7,6 +7,7 @@ import numpy as np
 
 from glot.explain.measure import Explanation, Side
 from glot.report.tables import markdown
+from glot.words import signed
 
 MOST_SHOWN = 40
 """Tokens of a text in the terminal's table; of a longer one those with the largest weight or change."""
@@ -23,7 +24,7 @@ def as_text(found: Explanation, colour: bool = False) -> str:
     outcome = found.outcome
     lines = [f"{found.run}: {found.pooler} on {found.model}, {_answer(found)}"]
     if outcome.without_edges is not None:
-        lines.append(f"without edges: {outcome.without_edges:.3f} ({outcome.without_edges - outcome.value:+.3f})")
+        lines.append(f"without edges: {outcome.without_edges:.3f} ({signed(outcome.without_edges - outcome.value, 3)})")
     if found.layer_weights:
         lines.append("layers: " + ", ".join(f"{layer} {share:.2f}" for layer, share in found.layer_weights.items()))
     for side in found.sides:
@@ -56,7 +57,7 @@ def _table(side: Side) -> str:
 
 
 def _signed(value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:+.3f}"
+    return "-" if math.isnan(value) else signed(value, 3)
 
 
 def _summary(found: Explanation, side: Side) -> str:
@@ -70,7 +71,7 @@ def _summary(found: Explanation, side: Side) -> str:
         share = float(np.asarray(side.weights)[np.asarray(side.special, dtype=bool)].sum())
         parts.append(f"special tokens have {100 * share:.0f} % of the weight")
         if not math.isnan(side.agreement):
-            parts.append(f"rank correlation of weight with the drop without the token: {side.agreement:+.2f}")
+            parts.append(f"rank correlation of weight with the drop without the token: {signed(side.agreement, 2)}")
     return "; ".join(parts)
 
 

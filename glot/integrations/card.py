@@ -9,6 +9,7 @@ from glot.settings.choices import short_name
 from glot.settings.config import RunConfig
 from glot.settings.effects import has_gradient
 from glot.states.backbone import BackboneSource
+from glot.words import counted
 
 PAIR_TASKS = ("stsb",)
 """Tasks whose vectors were trained to be compared by cosine."""
@@ -72,7 +73,7 @@ def _training(config: RunConfig, result: dict[str, Any], data: str, metrics: dic
     return [
         "## Training",
         "",
-        f"- data: {data}, {result['rows']['train']:,} rows; {length}",
+        f"- data: {data}, {counted(result['rows']['train'], 'row')}; {length}",
         f"- states: {_states(config)}",
         f"- {_steps(config)}, seed {train.seed}; {trained}",
         f"- figures: {', '.join(f'{name} {value:.4f}' for name, value in metrics.items())} ({result['select_by']})",
@@ -91,7 +92,7 @@ def _steps(config: RunConfig) -> str:
     fitted = f"a head fitted by scikit-learn ({kind})"
     if not has_gradient(config):
         return fitted
-    epochs = f"at most {train.epochs} epochs, early stop after {train.early_stop}" if train.early_stop else f"{train.epochs} epochs"
+    epochs = f"at most {train.epochs} epochs, early stop after {train.early_stop}" if train.early_stop else counted(train.epochs, "epoch")
     name = {"adam": "Adam", "adamw": "AdamW"}[train.optimizer]
     steps = f"{epochs}, batches of {train.batch_size}, {name} at {train.lr:g}"
     return steps if kind == "trained" else f"{steps}, then {fitted}"

@@ -5,6 +5,8 @@ import io
 from pathlib import Path
 from typing import Any
 
+from glot.words import counted
+
 
 def markdown(header: list[str], rows: list[list[str]]) -> str:
     """A Markdown table with padded columns, the first left-aligned, the others right-aligned."""
@@ -69,7 +71,7 @@ def _seeds_summary(result: dict[str, Any]) -> str:
         for name, found in result["summary"].items()
     ]
     total = sum(sum(run["seconds"].values()) for run in result["runs"])
-    title = f"{first.get('task_name', first['task'])}, {first['model']}, {first['pooler']}, {len(result['runs'])} seeds"
+    title = f"{first.get('task_name', first['task'])}, {first['model']}, {first['pooler']}, {counted(len(result['runs']), 'seed')}"
     return f"\n{title}\n{markdown(['metric', 'mean', 'sd', 'n', 'floor'], rows)}\n{total:.1f} s\n{result['run_dir']}"
 
 
@@ -93,9 +95,8 @@ def demo_table(runs: list[dict[str, Any]], shortcuts: dict[str, float]) -> str:
     rows += [[f"({name})", percent(accuracy), "", "", ""] for name, accuracy in shortcuts.items()]
     table = markdown(["pooler", "best epoch", "last epoch", "parameters", "training"], rows)
     first = runs[0]
-    encoded = (
-        f"{first['store']['sentences']:,} texts, {first['store']['tokens']:,} tokens, {first['store']['bytes'] / 2**20:.0f} MiB stored"
-    )
+    store = first["store"]
+    encoded = f"{counted(store['sentences'], 'text')}, {counted(store['tokens'], 'token')}, {store['bytes'] / 2**20:.0f} MiB stored"
     note = (
         "Accuracy on 500 generated texts, 90 % of whose words are noise. Rows in brackets are rules that understand nothing:\n"
         "the generator of the published test makes negatives longer than positives, so a rule on length alone solves it."
@@ -147,4 +148,4 @@ def graph_density_table(census: list[Any], tau: float, num_texts: int, what: str
         for row in census
     ]
     table = markdown(["tau", "pairs joined", "neighbours", "isolated tokens", ""], rows)
-    return f"{table}\n\n{what}, {num_texts:,} texts; * = --tau. A token's own loop is not counted."
+    return f"{table}\n\n{what}, {counted(num_texts, 'text')}; * = --tau. A token's own loop is not counted."

@@ -255,11 +255,29 @@ def adopt_checkpoint(config: RunConfig, path: Path, explicit: set[str]) -> tuple
     return adopted.with_values(**{name: trained[name] for name in weights if name not in acting and name in trained}), problems
 
 
+ELSEWHERE = {
+    "dataset": "task",
+    "dropout_rate": "dropout",
+    "learning_rate": "lr",
+    "max_seq_length": "max_length",
+    "model": "model_name_or_path",
+    "model_name": "model_name_or_path",
+    "num_epochs": "epochs",
+    "num_train_epochs": "epochs",
+    "per_device_train_batch_size": "batch_size",
+    "pooler": "pooling_method",
+    "pooling": "pooling_method",
+    "pooling_mode": "pooling_method",
+}
+"""A flag's name in other libraries -> here, where spelling would suggest another."""
+
+
 def _unknown_flag(word: str) -> str:
     if not word.startswith("--"):
         return f"{word}: not a flag; flags are written --name=value"
     name = word[2:].split("=")[0]
-    return f"--{name}: no such flag{nearest(name, flag_facts())}; see --help"
+    meant = f" (did you mean {ELSEWHERE[name]!r}?)" if name in ELSEWHERE else nearest(name, flag_facts())
+    return f"--{name}: no such flag{meant}; see --help"
 
 
 FOLDERS = ("output_dir", "store_dir", "save_dir", "data_dir")

@@ -7,8 +7,10 @@ import yaml
 
 from glot.errors import reason
 
+MERGE = "<<"
 
-class TwiceError(yaml.constructor.ConstructorError):
+
+class MappingError(yaml.constructor.ConstructorError):
     """A key that stands twice in one mapping, of which YAML would silently keep the last."""
 
 
@@ -16,13 +18,26 @@ class _TextLoader(yaml.BaseLoader):
     """Texts only: YAML would read 0_1 as a number."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        """As the base class does, after a look at the keys."""
+        """As the base class does, with YAML's merge key, after a look at the keys."""
         seen = set()
+        node.value = self._merged(node)
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode) and key.value in seen:
-                raise TwiceError(None, None, f"{key.value} is set twice; keep one", key.start_mark)
+                raise MappingError(None, None, f"{key.value} is set twice; keep one", key.start_mark)
             seen.add(key.value if isinstance(key, yaml.ScalarNode) else None)
         return super().construct_mapping(node, deep)
+
+    def _merged(self, node: Any) -> list[tuple[Any, Any]]:
+        """Keys and values of a mapping with those of `<<: *name` and `<<: [*one, *two]`, unless it has them itself."""
+        own = [(key, value) for key, value in node.value if key.value != MERGE]
+        known = {key.value for key, _ in own if isinstance(key, yaml.ScalarNode)}
+        for key, value in node.value:
+            for part in (value.value if isinstance(value, yaml.SequenceNode) else [value]) if key.value == MERGE else []:
+                if not isinstance(part, yaml.MappingNode):
+                    raise MappingError(None, None, f"{MERGE} must name a mapping, or a list of them", key.start_mark)
+                added = [(name, given) for name, given in self._merged(part) if name.value not in known]
+                own, known = own + added, known | {name.value for name, _ in added}
+        return own
 
 
 def load_texts(text: str) -> Any:
@@ -49,4 +64,4 @@ def yaml_reason(error: Exception) -> str:
         return f"not YAML ({reason(error)})"
     remedy = "; indent with spaces" if "'\\t'" in problem else ""
     said = f"line {mark.line + 1}: {problem}{remedy}"
-    return said if isinstance(error, TwiceError) else f"not YAML ({said})"
+    return said if isinstance(error, MappingError) else f"not YAML ({said})"

@@ -11,9 +11,7 @@ from glot.training.folders import RESULT
 from glot.training.result_file import peek_result
 
 AT_THE_EDGE = "Tuned values at the edge of their grid, where a wider one may score better:"
-CLOSE = (
-    "Tuned values that lead by less than one standard error over tuning seeds; other seeds, or another machine, may choose the other one:"
-)
+CLOSE = "Tuned values that lead by at most one standard error over tuning seeds; other seeds, or another machine, may choose the other one:"
 LATE = "Arms whose best epoch is the last in most runs, so more epochs may score better:"
 
 
@@ -51,7 +49,7 @@ def _close_choices(tuned: dict[str, Any]) -> Iterator[str]:
         return
     first, second = sorted(tuned["scores"], key=lambda point: -point["score"])[:2]
     error = math.sqrt(2 / count * fmean(variance(scores) for scores in by_seed))
-    if first["score"] - second["score"] < error:
+    if first["score"] - second["score"] <= error:  # equal ones too, where seeds change nothing
         yield f"{_in_words(first)} before {_in_words(second)}"
 
 

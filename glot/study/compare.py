@@ -15,6 +15,7 @@ from glot.study.comparisons import RESAMPLES, read_predictions
 from glot.study.statistics import draw_rows, interval, mcnemar, resampled, wald
 from glot.training.predictions import text_columns_of
 from glot.training.result_file import CONFIG, PREDICTIONS, read_result
+from glot.words import signed
 
 MOST_ROWS, MOST_CHARACTERS = 10, 200
 UNTOLD = ("output_dir", "run_name", "overwrite", "store_dir", "verbose", "log_every", "report_to", "save_dir")
@@ -82,7 +83,7 @@ def _scores(results: list[dict[str, Any]]) -> list[list[str]]:
     lines = []
     for name in dict.fromkeys([*known[0], *known[1]]):
         one, other = (found.get(name) for found in known)
-        change = f"{other - one:+.4f}" if one is not None and other is not None else "-"
+        change = signed(other - one) if one is not None and other is not None else "-"
         lines.append([name, *("-" if value is None else f"{value:.4f}" for value in (one, other)), change])
     return lines
 
@@ -130,10 +131,12 @@ def _scored_rows(labels: np.ndarray, ours: np.ndarray, theirs: np.ndarray, resul
     difference = results[1]["best"]["metrics"][metric] - results[0]["best"]["metrics"][metric]
     error, low, high = interval(draws)
     if np.isnan(error):
-        return [f"The difference of {metric} is {difference:+.4f}; it is not defined on most resamples of the rows, so they tell nothing."]
+        return [
+            f"The difference of {metric} is {signed(difference)}; it is not defined on most resamples of the rows, so they tell nothing."
+        ]
     p, _ = wald(difference, error, None)
     return [
-        f"The difference of {metric} is {difference:+.4f}, 95 % over rows [{low:+.4f}, {high:+.4f}], p = {p:.4f} "
+        f"The difference of {metric} is {signed(difference)}, 95 % over rows [{signed(low)}, {signed(high)}], p = {p:.4f} "
         f"(paired bootstrap, {RESAMPLES:,} draws)."
     ]
 

@@ -15,6 +15,7 @@ from glot.study.statistics import LEVEL, draw_rows, equivalence, holm, interval,
 from glot.training.metrics import RANK_METRICS
 from glot.training.predictions import outputs_of
 from glot.training.result_file import PREDICTIONS
+from glot.words import signed
 
 DIFFERENT, EQUAL, UNCLEAR = "different", "equal within the margin", "cannot tell"
 RESAMPLES = 1000
@@ -153,11 +154,11 @@ def comparison_table(found: list[Comparison]) -> tuple[list[str], list[list[str]
     lines = []
     for one, (p, word) in zip(found, verdicts(found), strict=True):
         seeds = "-" if math.isnan(one.over_seeds) else f"± {one.over_seeds:.4f}"
-        rows = "-" if math.isnan(one.over_rows[0]) else f"[{one.over_rows[0]:+.4f}, {one.over_rows[1]:+.4f}]"
+        rows = "-" if math.isnan(one.over_rows[0]) else f"[{signed(one.over_rows[0])}, {signed(one.over_rows[1])}]"
         margin = "-" if one.margin is None else f"{one.margin:g}"
         names = f"{one.arms[0]} - {one.arms[1]}"
         shown = "-" if math.isnan(p) else f"{p:.4f}"
-        lines.append([names, one.where, one.metric, f"{one.difference:+.4f}", seeds, rows, str(one.seeds), shown, margin, word])
+        lines.append([names, one.where, one.metric, signed(one.difference), seeds, rows, str(one.seeds), shown, margin, word])
     return HEADER, lines
 
 

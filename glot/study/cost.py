@@ -29,6 +29,7 @@ from glot.training.origin import CHECKOUT, find_commit
 from glot.training.result_file import write_json
 from glot.training.run import load_inputs, make_loaders, own_device, read_texts, resolve
 from glot.training.switches import run_switches
+from glot.words import counted
 
 ROUNDS, STEPS, EVALUATED = 4, 4, 2
 """Rounds over all arms, steps of each arm in a round, and evaluation batches. The first round warms up and is not counted."""
@@ -274,9 +275,9 @@ def _title(base: RunConfig, store: Store, costs: list[Cost]) -> str:
     task, backbone = base.files.task_name or base.data.task, base.backbone.model_name_or_path
     length = "no cut" if base.backbone.adaptive_length else f"{base.backbone.max_length} tokens at most"
     return (
-        f"Cost of {task} on {backbone}: {costs[0].steps} steps of {base.train.batch_size} rows per epoch, {length}, "
+        f"Cost of {task} on {backbone}: {counted(costs[0].steps, 'step')} of {counted(base.train.batch_size, 'row')} per epoch, {length}, "
         f"backbone in {base.backbone.backbone_dtype}; {machine(own_device(base))}.\n"
-        f"Storing the states of {store.texts:,} texts ({store.tokens:,} tokens) takes {_seconds(store.seconds)} "
+        f"Storing the states of {counted(store.texts, 'text')} ({counted(store.tokens, 'token')}) takes {_seconds(store.seconds)} "
         f"and {store.size / MIB:.0f} MiB ({base.store.store_dtype}); both from a sample of the texts."
     )
 

@@ -229,11 +229,12 @@ def _read_arms(path: Path, content: dict[str, Any], program: str) -> Study:
     problems += mistaken + mistakes
     problems += [f"{path}: tune.{name}: must be a list with at least one entry" for name, values in tune.items() if not _is_list(values)]
     problems += contradictions(path, content, grids, arms, own_tune)
-    numbers = {"seeds": (seeds, "a list of numbers"), "tune.seeds": (tune_seeds, "a list of numbers")}
-    numbers["tune.fold"] = ([tune_fold], "the number of a fold, such as 0")
-    problems += [f"{path}: {key}: must be {what}" for key, (values, what) in numbers.items() if not _is_numbers(values)]
-    if is_one_fold and not tune and not any(own_tune.values()):
-        problems.append(f"{path}: tune.fold: there is no flag to tune; add one, such as lr: [1e-4, 1e-3], or leave fold out")
+    problems += _number_problem(f"{path}: seeds", seeds) + _number_problem(f"{path}: tune.seeds", tune_seeds)
+    problems += [f"{path}: tune.fold: {tune_fold}: must be the number of a fold, such as 0"] * (not _is_numbers([tune_fold]))
+    if not tune and not any(own_tune.values()):
+        idle = [key for key in TUNING_KEYS if key in (content.get("tune") or {})]
+        problems += [f"{path}: tune.{key}: there is no flag to tune; add one, such as lr: [1e-4, 1e-3], or leave {key} out" for key in idle]
+    problems += [f"{path}: arms: {name!r} must be a name, without blanks around it" for name in arms if name != name.strip() or not name]
     if not arms:
         problems.append(f"{path}: arms: must hold at least one arm")
     baseline = content.get("baseline")
@@ -367,6 +368,12 @@ def _read_comparisons(path: Path, content: dict[str, Any], arms: dict[str, Any])
 
 def _is_list(values: object) -> bool:
     return isinstance(values, list) and bool(values) and all(isinstance(value, str) for value in values)
+
+
+def _number_problem(where: str, values: object) -> list[str]:
+    """A line where values are no list of whole numbers."""
+    wrong = next((value for value in values if not _is_numbers([value])), None) if isinstance(values, list) else values
+    return [] if _is_numbers(values) else [f"{where}: {wrong or 'empty'}: must be a list of whole numbers from 0, such as [0, 1, 2]"]
 
 
 def _is_numbers(values: object) -> bool:

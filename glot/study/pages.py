@@ -37,6 +37,7 @@ from glot.study.statistics import Spread, spread
 from glot.training.folders import RESULT, find_results
 from glot.training.predictions import text_columns_of
 from glot.training.result_file import CONFIG, PREDICTIONS, main_score, read_result
+from glot.words import counted
 
 LONGEST_VALUE = 24
 SEED_FLAGS = ("seed", "seeds", "order_seed", "stack_seeds", "data_dir", "model_name_or_path", "train_file", "eval_file")
@@ -111,7 +112,7 @@ def write_html(folders: list[Path], path: Path) -> str:
     with disk_door(path):
         write_page(path, "report.html", title=title, parts=parts, run_header=RUN_HEADER)
     count, size = sum(len(part.runs) for part in parts), path.stat().st_size / 2**20
-    return f"{path}: {len(parts)} part{'s' * (len(parts) > 1)}, {count} runs, {size:.1f} MiB"
+    return f"{path}: {counted(len(parts), 'part')}, {counted(count, 'run')}, {size:.1f} MiB"
 
 
 def study_part(folder: Path) -> Part:
@@ -237,7 +238,7 @@ def _sentences(name: str, rows: list[Row], named: list[Comparison], runs: int) -
         listed = ", ".join(f"{words.count(word)} {word}" for word in dict.fromkeys(words))
         sentences.append(f"Of {len(named)} comparisons that were named beforehand: {listed}.")
     failed = sum(row.failed for row in rows)
-    return sentences + ([f"{failed} runs failed and are not counted."] if failed else [])
+    return sentences + ([f"{counted(failed, 'run')} failed and {'is' if failed == 1 else 'are'} not counted."] if failed else [])
 
 
 def _run_row(run: Run) -> RunRow:

@@ -22,7 +22,8 @@ from glot.study.paper_table import paired_rows, paper_table
 from glot.study.statistics import LEVEL, Paired, Spread, holm
 from glot.training.folders import RESULT
 from glot.training.metrics import floors
-from glot.training.result_file import main_score, peek_result, read_result
+from glot.training.result_file import main_score, peek_result, read_checked, read_result
+from glot.words import counted, signed
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,7 @@ def load_study(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise DataError(f"{folder}: no study.json; give the folder that glot sweep made")
     with library_door(DataError, lambda error: f"{path}: is damaged ({reason(error)}); run glot sweep again, finished runs are found"):
-        study = json.loads(path.read_text(encoding="utf-8"))
+        study = read_checked(path)
         for cell in study["cells"]:
             for run in cell["runs"]:
                 inside = folder / "runs" / Path(run["run_dir"] or "").name
@@ -248,7 +249,7 @@ def full_table(rows: list[Row], tests: list[Test]) -> tuple[list[str], list[list
     for row, (test, p) in zip(rows, tests, strict=True):
         found = row_spread(row) if row.values else Spread(math.nan, math.nan, 0, math.nan)
         tuned = " ".join(f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}" for name, value in row.tuned.items())
-        difference = ["", "", ""] if test is None else [f"{test.difference:+.4f}", _number(p), _number(test.detectable)]
+        difference = ["", "", ""] if test is None else [signed(test.difference), _number(p), _number(test.detectable)]
         numbers = [
             _number(found.mean),
             _number(found.sd),
@@ -258,6 +259,12 @@ def full_table(rows: list[Row], tests: list[Test]) -> tuple[list[str], list[list
         known = [_number(row.floor), _number(row.published), "" if row.seconds is None else f"{row.seconds:.1f}"]
         lines.append([row.arm or "-", label(row.point), row.metric, *numbers, tuned, *difference, *known])
     return header, lines
+
+
+def _published_in_words(table: str | None, rows: list[Row]) -> str:
+    if any(row.published is not None for row in rows):
+        return f"`published` is the paper's figure, {table}."
+    return f"`published`: {table} has no figure of these tasks, backbones and poolers." if table else ""
 
 
 def _published(table: str, result: dict[str, Any], metric: str, point: dict[str, str]) -> float | None:
@@ -283,8 +290,8 @@ def explain(study: dict[str, Any], rows: list[Row], over_rows: bool) -> str:
         f"{against}p corrected by Holm over the table, and the smallest difference that these seeds could have shown." if against else "",
         "`seconds` of training and evaluating, mean over the runs.",
         "`floor` is what a constant answer scores (majority class; F1 of answering 1 to everything).",
-        f"`published` is the paper's figure, {study['published']}." if any(row.published is not None for row in rows) else "",
-        f"{failed} runs failed and are not counted." if failed else "",
+        _published_in_words(study["published"], rows),
+        f"{counted(failed, 'run')} failed and {'is' if failed == 1 else 'are'} not counted." if failed else "",
         "In the figure, the band of an arm whose seeds all score alike, or that has one seed, is that of a bootstrap over rows."
         if over_rows
         else "",

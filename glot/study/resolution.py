@@ -48,7 +48,10 @@ def resolve_cells(path: Path, study: Study) -> list[RunConfig]:
             break
         twin = seen.setdefault(f"{config.fingerprint()} {acting_points(cell.tune, config)}", cell)
         if twin is not cell and twin.grid == cell.grid:
-            problems.append(f"{path}: arms {twin.arm} and {cell.arm} cannot differ: they are the same run")
+            point = ", ".join(f"{name}: {value}" for name, value in cell.grid.items())
+            one_arm = f"grid: {point} stands in it twice; leave one out"
+            same = f"arms {twin.arm} and {cell.arm} cannot differ: they are the same run"
+            problems.append(f"{path}: {one_arm if twin.arm == cell.arm else same}")
     problems += _once(found)
     if problems:
         raise ConfigError(*problems)

@@ -32,6 +32,7 @@ from glot.study.resolution import acting_points, check_inputs, resolve_cells, ty
 from glot.study.search import metric_of, propose
 from glot.study.workers import RunPool, open_pool
 from glot.training.folders import make_folder
+from glot.words import counted
 
 
 class SweepOptions(NamedTuple):
@@ -89,9 +90,9 @@ def run_study(
         ]
         asked = [config for runs in plan for config in runs]
         outcomes = _tried(work, asked, study.name, how.retry)
-    finished = [Path(outcome["run_dir"]) / "result.json" for outcome in outcomes if outcome["run_dir"]]
+    finished = {Path(outcome["run_dir"]) / "result.json" for outcome in outcomes if outcome["run_dir"]}  # a run may serve several seeds
     reused = sum(path.stat().st_mtime < began for path in finished)
-    say(f"{study.name}: {reused} of {len(outcomes)} runs reused")
+    say(f"{study.name}: {reused} of {counted(len(finished), 'run')} reused")
     cells, results = [], iter(outcomes)
     for cell, runs, choice in zip(study.cells, plan, tuned, strict=True):
         rows = [{"seed": seed, **next(results)} for seed in chosen_seeds or [runs[0].train.seed]]
@@ -124,7 +125,7 @@ def _refuse_other_study(folder: Path, path: Path) -> None:
 
 
 def _write_study(folder: Path, path: Path, study: Study, cells: list[dict[str, Any]], seconds: dict[str, float]) -> None:
-    from glot.training.result_file import write_json
+    from glot.training.result_file import write_checked
 
     record: dict[str, Any] = {
         "name": study.name,
@@ -134,7 +135,7 @@ def _write_study(folder: Path, path: Path, study: Study, cells: list[dict[str, A
         "cells": cells,
     }
     record |= {"compare": study.compare, "margins": study.margins, "seconds": seconds}
-    write_json(folder / "study.json", record)
+    write_checked(folder / "study.json", record)
 
 
 def search_cells(path: Path, study: Study, work: RunPool, jobs: int) -> tuple[Study, list[RunConfig]]:
@@ -270,7 +271,7 @@ def list_runs(path: Path, seeds: list[int] | None) -> Iterator[str]:
     if study.search is not None:
         total = study.search.runs
         yield f"method bayes: {total} runs are drawn one after the other, by {study.search.metric} ({study.search.goal})"
-    yield f"{total} runs in all"
+    yield f"{counted(total, 'run')} in all"
 
 
 def sweep_seeds(text: str | None) -> list[int] | None:

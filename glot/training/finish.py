@@ -14,6 +14,7 @@ from glot.training.evaluate import score
 from glot.training.linear_heads import OF_COUNTS, PARTS, best_threshold, fit_head, shift
 from glot.training.result import Result, rounded
 from glot.training.splits import Loaders, PairLoaders
+from glot.words import counted
 
 
 def check_head(config: RunConfig, task: TaskSpec) -> None:
@@ -54,8 +55,8 @@ def check_head_rows(config: RunConfig, data: TaskData) -> None:
     if counts.min() < PARTS:
         where = f" in fold {fold}" if len(parts) > 1 else ""
         raise DataError(
-            f"--head={config.head.head}: class {names[index]!r} has {counts.min()} training rows{where}, and {PARTS} are needed to choose "
-            "the penalty; add rows of it"
+            f"--head={config.head.head}: class {names[index]!r} has {counted(counts.min(), 'training row')}{where}, "
+            f"and {PARTS} are needed to choose the penalty; add rows of it"
         )
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from glot.errors import DataError
 from glot.nn.heads import FittedHead
 from glot.progress import warn
+from glot.words import counted
 
 PROBE, SVM = "probe", "svm"
 INVERSE_PENALTIES = tuple(10.0**power for power in range(-4, 2))
@@ -60,7 +61,9 @@ def fit_head(head: FittedHead, kind: str, features: np.ndarray, labels: np.ndarr
     else:
         fewest = int(np.bincount(labels, minlength=head.linear.out_features).min())
         if fewest < PARTS:
-            raise DataError(f"--head={kind}: a class has {fewest} training rows, and {PARTS} are needed to choose its penalty; add rows")
+            raise DataError(
+                f"--head={kind}: a class has {counted(fewest, 'training row')}, and {PARTS} are needed to choose its penalty; add rows"
+            )
         parts = StratifiedKFold(PARTS, shuffle=True, random_state=seed)
         found, name = (_logistic if kind == PROBE else _machine)(rows, labels, parts), "C"
     tensors = {"mean": mean, "scale": scale, "linear.weight": found.weight, "linear.bias": found.bias}

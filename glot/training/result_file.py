@@ -23,6 +23,24 @@ def write_json(path: Path, value: object) -> None:
     partial.replace(path)
 
 
+def write_checked(path: Path, record: dict[str, Any]) -> None:
+    """`write_json` of a record with its own checksum, which is added to it."""
+    record["checksum"] = _checksum_of(record)
+    write_json(path, record)
+
+
+def read_checked(path: Path) -> dict[str, Any]:
+    """A record with its checksum compared; those of older versions have none.
+
+    Raises:
+        OSError, ValueError: it cannot be read, or is not what was written.
+    """
+    record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    if "checksum" in record and record["checksum"] != _checksum_of(record):
+        raise ValueError("its checksum is another")
+    return record
+
+
 CHECKED = (CONFIG, WEIGHTS, PREDICTIONS)
 """Files of a run whose checksums its result holds; those of a trained backbone besides."""
 
@@ -31,9 +49,7 @@ def write_result(folder: Path, result: dict[str, Any]) -> None:
     """`result.json`, the last file of a run: with the checksums of the others, and its own."""
     files = [path for path in (*(folder / name for name in CHECKED), *sorted((folder / BACKBONE).glob("*"))) if path.is_file()]
     result["files"] = {str(path.relative_to(folder)): _sha256(path) for path in files}
-    body = {name: value for name, value in result.items() if name != "checksum"}
-    result["checksum"] = _checksum_of(body)
-    write_json(folder / RESULT, result)
+    write_checked(folder / RESULT, result)
 
 
 def read_result(folder: Path) -> dict[str, Any]:
@@ -59,14 +75,11 @@ def peek_result(path: Path) -> dict[str, Any]:
         CheckpointError: it is not what was written.
     """
     with library_door(CheckpointError, lambda error: f"{path}: is damaged ({reason(error)}); {AGAIN}"):
-        result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        body = {name: value for name, value in result.items() if name != "checksum"}
-    if "checksum" in result and result["checksum"] != _checksum_of(body):
-        raise CheckpointError(f"{path}: is not what the run wrote; {AGAIN}")
-    return result
+        return read_checked(path)
 
 
-def _checksum_of(body: dict[str, Any]) -> str:
+def _checksum_of(record: dict[str, Any]) -> str:
+    body = {name: value for name, value in record.items() if name != "checksum"}
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:16]
 
 

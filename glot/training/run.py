@@ -46,6 +46,7 @@ from glot.training.tracking import make_tracker, resolve_report_to
 from glot.training.train import FitOptions, Record
 from glot.trust import remember_trusted
 from glot.types import FitResult, Texts, TokenSource, Tracker
+from glot.words import counted
 
 WARNING = "warning: "
 """How a remark begins that is made whatever `--verbose` says."""
@@ -122,7 +123,7 @@ def open_run(config: RunConfig, inputs: Inputs) -> Run:
         for name, code in codes.items():
             remember_trusted(code.sha256, name)
     write_config(folder, config, facts)
-    rows = f"{len(inputs.data.train):,} training rows, scored on "
+    rows = f"{counted(len(inputs.data.train), 'training row')}, scored on "
     rows += ", ".join(f"{len(split):,} {split.split}" for split in inputs.data.watched)
     weights = model.trainable_params + sum(weight.numel() for weight in tokens.trained)
     say(f"{folder}: {config.pooler.pooling_method}, {weights:,} parameters, {rows}", config.output.verbose)

@@ -114,6 +114,9 @@ seeds: [0, 1]
     monkeypatch.chdir(tmp_path / "moved")
     assert glot_main(["report", "."]) == 0
     assert capsys.readouterr().out.split("written:")[0] == first and (tmp_path / "moved/report.pdf").is_file()
-    (tmp_path / "moved/study.json").write_text("{")
-    assert glot_main(["report", "."]) == 2
-    assert "study.json: is damaged" in capsys.readouterr().err
+    record = json.loads((tmp_path / "moved/study.json").read_text())
+    for damaged in ({**record, "baseline": "max"}, {**record, "cells": [{**record["cells"][0], "grid": None}]}, None, [], "{"):
+        (tmp_path / "moved/study.json").write_text(damaged if isinstance(damaged, str) else json.dumps(damaged))
+        assert glot_main(["report", "."]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert "study.json: is damaged" in line

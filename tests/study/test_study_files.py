@@ -124,14 +124,19 @@ def test_values_are_drawn_from_ranges(tmp_path):
         (STUDY.replace("[cola, mrpc]", "[]"), "F: grid.task: must be a list with at least one entry"),
         (STUDY.replace("arms:", "amrs:"), "F: amrs: no such key (did you mean 'arms'?)"),
         (STUDY.replace("baseline: no graph", "baseline: none"), "F: baseline: none is no arm"),
-        (STUDY.replace("seeds: [0, 1, 2]", "seeds: [a]"), "F: seeds: must be a list of numbers"),
+        (STUDY.replace("seeds: [0, 1, 2]", "seeds: [a]"), "F: seeds: a: must be a list of whole numbers from 0"),
+        (STUDY.replace("seeds: [0, 1, 2]", "seeds: [-1]"), "F: seeds: -1: must be a list of whole numbers from 0"),
+        (STUDY.replace("  mean:", "  'mean ':"), "F: arms: 'mean ' must be a name, without blanks around it"),
+        (STUDY.replace("  mean:", "  '':"), "F: arms: '' must be a name, without blanks around it"),
+        (STUDY.replace("{task: [cola, mrpc]}", "[{task: [cola]}, {task: [mrpc, cola]}]"), "F: grid: task: cola stands in it twice"),
+        (STUDY.replace("mean}\n", "mean, <<: [a]}\n"), "F: line 9: << must name a mapping, or a list of them"),
         (STUDY.replace("mean}\n", "mean, tau: 0.5}\n"), "F: mean, task=cola: --tau has no effect in this arm"),
         (STUDY.replace("  mean: ", "  b: {pooling_method: mean}\n  c: "), "F: arms b and c cannot differ"),
         (STUDY.replace("tau: 0.5", "knn_k: 2"), "F: glot, task=cola: --knn_k: has no effect in this run"),
         (STUDY.replace("mean}\n", "mean, only: {tsak: [cola]}}\n"), "F: arms.mean.only: tsak is not in the grid (did you mean 'task'?)"),
         (STUDY.replace("mean}\n", "mean, only: cola}\n"), "F: arms.mean.only: must map flags of the grid to lists of values"),
         (STUDY.replace("mean}\n", "mean, only: {task: [rte]}}\n"), "F: arms.mean.only: task: rte is no value of the grid"),
-        (STUDY.replace("tune: {", "tune: {fold: first, "), "F: tune.fold: must be the number of a fold"),
+        (STUDY.replace("tune: {", "tune: {fold: first, "), "F: tune.fold: first: must be the number of a fold"),
         (STUDY.replace("tune: {", "tune: {fold: 0, "), "F: tune.fold: 0; add folds, such as folds: 5"),
         (STUDY.replace("tune: {", "tune: {fold: 3, ").replace("runs_with: {", "runs_with: {folds: 3, "), "F: tune.fold: 3; must be below"),
         (STUDY.replace("mean}\n", "mean, only: {task: [cola, mrcp]}}\n"), "F: arms.mean.only: task: mrcp is no value of the grid"),
@@ -140,6 +145,7 @@ def test_values_are_drawn_from_ranges(tmp_path):
         (STUDY + "compare: [[glot, glot]]\n", "F: compare: [glot, glot] is one arm twice"),
         (STUDY + "compare: [[glot, mean], [mean, glot]]\n", "F: compare: [mean, glot] is named twice"),
         (STUDY + "margins: {mcc: 0.1}\n", "F: margins: have no effect without compare"),
+        (PROBES + "tune: {seeds: [7]}\n", "F: tune.seeds: there is no flag to tune; add one"),
         (PROBES + "tune: {lr: [1e-4]}\n", "F: tune: lr has no effect in any arm"),
         (STUDY.replace("mean}\n", "mean, tune: {knn_k: [2]}}\n"), "F: mean, task=cola: --knn_k: has no effect in this run"),
         (STUDY.replace("mean}\n", "mean, tune: {lr: [1e-3], seeds: [7]}}\n"), "F: arms.mean.tune.seeds: holds for all arms; put it under"),
@@ -165,6 +171,17 @@ def test_arms_that_differ_in_what_is_tuned_are_two_arms(tmp_path):
     (tmp_path / "study.yaml").write_text(text)
     study = read_study(tmp_path / "study.yaml")
     assert len(resolve_cells(tmp_path / "study.yaml", study)) == 8 and [cell.tune for cell in study.cells[2:4]] == [{"lr": ["1e-3"]}, {}]
+
+
+def test_merge_keys_do_what_yaml_says(tmp_path):
+    arms = """arms:
+  glot: &glot {pooling_method: glot, tau: 0.3, num_layers: 1}
+  tau: {<<: *glot, tau: 0.5}
+  both: {tau: 0.6, <<: [{num_layers: 2}, *glot]}
+"""
+    (tmp_path / "study.yaml").write_text(f"kind: study\nruns_with: {{task: cola}}\n{arms}")
+    first, second, third = [{**cell.flags, "task": ""} for cell in read_study(tmp_path / "study.yaml").cells]
+    assert second == {**first, "tau": "0.5"} and third == {**first, "tau": "0.6", "num_layers": "2"}
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.stem)

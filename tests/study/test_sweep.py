@@ -119,8 +119,9 @@ def test_a_choice_within_its_error_is_named():
 
     cells = [cell("near", *around(0.072)), cell("clear", *around(0.07)), cell("one value", [0.1, 0.9]), cell("one seed", [0.1], [0.2])]
     cells.append({**cells[0], "arm": "of before", "tuned": {"values": {"lr": 0.01}, "scores": [{"lr": "1e-2", "score": 0.5}] * 2}})
-    (line,) = [line for line in caveats(cells).splitlines() if line.startswith("Tuned values that lead by less")]
+    (line,) = [line for line in caveats(cells).splitlines() if line.startswith("Tuned values that lead by at most")]
     assert line.endswith(": near (cola) lr=0.01 before lr=0.1.")
+    assert "level (cola) lr=0.1 before lr=0.01" in caveats([cell("level", [0.7, 0.7], [0.7, 0.7])])
 
 
 def test_a_study_is_tuned_reused_and_reported(tiny_study, tmp_path, capsys, monkeypatch):

@@ -18,6 +18,7 @@ from glot.states.backbone.tokenizer import NO_LIMIT, Tokeniser
 from glot.states.backbone.weights import DTYPES, embedding_rows, load_weights, position_rows
 from glot.states.backbone.windows import Windows, make_windows
 from glot.types import TokenBatch
+from glot.words import counted
 
 OTHER_INPUTS = ("pixel_values", "input_values", "input_features")
 """Inputs of image and audio models."""
@@ -150,7 +151,7 @@ class Backbone:
         special = self.tokeniser.tokenizer.num_special_tokens_to_add(pair=False)
         if max_length is not None and max_length <= special:  # transformers would not cut at all
             raise ConfigError(
-                f"{flag}={max_length}: {self.source.name} puts {special} tokens around a text; must be at least {special + 1}"
+                f"{flag}={max_length}: {self.source.name} puts {counted(special, 'token')} around a text; must be at least {special + 1}"
             )
         if max_length is not None and max_length > limit and not self.windows:
             raise ConfigError(f"--max_length={max_length}: {self.source.name} reads at most {limit} tokens")
@@ -175,7 +176,7 @@ class Backbone:
             low, high = (low, middle - 1) if self.reader.failure(middle) else (middle, high)
         if not low:
             raise ConfigError(f"{failure.problem}; name another model") from failure
-        warn(f"{self.source.name}: reads at most {low} tokens, fewer than its files say")
+        warn(f"{self.source.name}: reads at most {counted(low, 'token')}, fewer than its files say")
         return low
 
     @property

@@ -6,7 +6,7 @@ one pass for the next (RecurrentGemma, rotary positions that grow). Some number 
 
 import inspect
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -15,10 +15,14 @@ from torch import Tensor, nn
 
 from glot.errors import ConfigError, StateError, lacks_memory, library_door, reason
 from glot.progress import warn
+from glot.states.backbone.blocks import equal, first_tensor, has_shape, hear
 from glot.states.backbone.rewind import left_as_it_was
 from glot.states.backbone.source import LAYERS_IN_MEAN
 from glot.types import TokenBatch, send
+from glot.words import counted
 
+MOST_LEAST = 16
+"""The longest batch that a model may need, whatever the length of its texts: CANINE's strided convolution takes no fewer than 4 tokens."""
 SHORT, LEAST_PROBE, MOST_AT_LOAD, MOST_WITH_MIDDLE = 4, 16, 512, 1024
 """Lengths in tokens: a check's short text, its shortest long text, the longest at load, the longest with texts of middle length."""
 TOLERANCES = {"float64": 1e-4, "float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-1, "autocast": 1e-1}
@@ -56,6 +60,7 @@ class StateReader:
     Attributes:
         equal_lengths: whether padding reaches real tokens, so that batches hold texts of equal length only.
         is_causal: whether a token's state is independent of later tokens.
+        least: batches are padded to at least this many tokens; 1 for most models.
         widths: layer -> d, for each layer that can be read.
 
     Raises:
@@ -76,6 +81,8 @@ class StateReader:
         takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in accepted.values())
         self._takes_mask = takes_all or "attention_mask" in accepted
         self._no_cache = {"use_cache": False} if "use_cache" in accepted or (hasattr(model.config, "use_cache") and takes_all) else {}
+        self.least = 1
+        self.least = self._find_least()
         self._look_at_layers()
 
     @property
@@ -137,6 +144,12 @@ class StateReader:
         return None
 
     @torch.no_grad()
+    def _find_least(self) -> int:
+        """The smallest power of 2 that the model reads as a length; 1 where it reads none, and its error comes up later."""
+        lengths = (1 << power for power in range(MOST_LEAST.bit_length()))
+        return next((length for length in lengths if self.failure(length) is None), 1)
+
+    @torch.no_grad()
     def check(self, length: int) -> None:
         """Compare texts read alone and in a batch with one of `length` tokens. Sets `equal_lengths` and `widths`.
 
@@ -173,7 +186,7 @@ class StateReader:
         """Layer -> states (N, d) of texts in one batch. Layers without one state per token are left out."""
         padded, mask = self.pad(texts)
         states = self._forward(padded, mask, list(self.widths))
-        return {name: states[name].to(mask.device)[mask] for name in self.widths if _has_shape(states.get(name), padded)}
+        return {name: states[name].to(mask.device)[mask] for name in self.widths if has_shape(states.get(name), padded)}
 
     def _read_apart(self, texts: list[list[int]]) -> dict[str, Tensor]:
         """`_read_together` for texts that are read one by one."""
@@ -190,7 +203,7 @@ class StateReader:
         if len(found) > 1 or None in found:
             there = ", ".join(f"{name} (d = {width})" for name, width in self.widths.items())
             raise ConfigError(
-                f"--hidden_layer={layer}: {self.options.name} does not give it, one state per token and of one width; it gives {there}"
+                f"--hidden_layer: {self.options.name} does not give layer {layer}, one state per token and of one width; it gives {there}"
             )
         return int(found.pop() or 0)
 
@@ -209,10 +222,10 @@ class StateReader:
         return [TokenBatch.from_lengths(torch.cat([states[index] for states in rows]), lengths) for index in range(len(layers))]
 
     def pad(self, ids: list[list[int]]) -> tuple[Tensor, Tensor]:
-        """Token ids and mask (B, L), padded to the right, on the model's device."""
+        """Token ids and mask (B, L), padded to the right and to `least`, on the model's device."""
         device = next(self.model.parameters()).device
         lengths = torch.tensor([len(text) for text in ids])
-        mask = torch.arange(int(lengths.max())) < lengths.unsqueeze(1)
+        mask = torch.arange(max(int(lengths.max()), self.least)) < lengths.unsqueeze(1)
         padded = torch.full(mask.shape, self.options.fill)
         padded[mask] = torch.tensor([token for text in ids for token in text])
         return send(padded, device), send(mask, device)
@@ -225,7 +238,7 @@ class StateReader:
         real = (torch.arange(padded.shape[1]) < lengths.unsqueeze(1)).flatten().nonzero().squeeze(1)
         places = send(real, mask.device)  # planned on the CPU: on a card a choice by the mask would wait for it
         for layer in layers:
-            if not _has_shape(states.get(layer), padded):
+            if not has_shape(states.get(layer), padded):
                 raise StateError(f"--model_name_or_path={self.options.name}: gives no state per token for hidden layer {layer}")
         packed = [states[layer].to(mask.device).flatten(0, 1).index_select(0, places) for layer in layers]
         return [TokenBatch.from_lengths(tokens, lengths) for tokens in packed]
@@ -242,7 +255,8 @@ class StateReader:
         taken: dict[str, Tensor] = {}
 
         def describe(error: Exception) -> str:
-            batch = f"{ids.shape[0]} texts of up to {ids.shape[1]} tokens"
+            tokens = counted(ids.shape[1], "token")
+            batch = f"{ids.shape[0]} texts of up to {tokens}" if ids.shape[0] > 1 else f"a text of {tokens}"
             return f"--model_name_or_path={self.options.name}: cannot run on {batch} ({reason(error)})"
 
         autocast = torch.autocast(ids.device.type, torch.bfloat16, enabled=self.precision == "autocast")
@@ -270,15 +284,15 @@ class StateReader:
         ids, mask = self.pad([text])
         with torch.no_grad():
             last = self._forward(ids, mask, [self.last])[self.last]
-            if not _has_shape(last, ids):
+            if not has_shape(last, ids):
                 raise StateError(f"--model_name_or_path={self.options.name}: gives no state per token")
             if bool((last == last[:, :1]).all()):
                 raise StateError(f"--model_name_or_path={self.options.name}: gives the same state for every token")
             library = self._library_states(ids, mask)
             blocks, own = self._block_states(ids, mask)
-            if own and not (library and all(_equal(own[name], library.get(name)) for name in own)):
+            if own and not (library and all(equal(own[name], library.get(name)) for name in own)):
                 self._blocks, library = blocks, own
-            shaped = {name: state for name, state in library.items() if _has_shape(state, ids)}
+            shaped = {name: state for name, state in library.items() if has_shape(state, ids)}
             self.widths = {name: state.shape[2] for name, state in sorted(shaped.items(), key=lambda row: int(row[0]))}
             self.widths[self.last] = last.shape[2]
             token = next((sample[-1] for seed in range(9, 99) if (sample := self._sample(SHORT, seed))[-1] != text[-1]), text[-1])
@@ -304,8 +318,8 @@ class StateReader:
             if not isinstance(blocks, nn.ModuleList) or len(blocks) != self.options.num_layers:
                 continue
             heard: list[tuple[str, int, Any]] = []
-            handles = [block.register_forward_pre_hook(_hear("in", index, heard), with_kwargs=True) for index, block in enumerate(blocks)]
-            handles += [block.register_forward_hook(_hear("out", index, heard), with_kwargs=True) for index, block in enumerate(blocks)]
+            handles = [block.register_forward_pre_hook(hear("in", index, heard), with_kwargs=True) for index, block in enumerate(blocks)]
+            handles += [block.register_forward_hook(hear("out", index, heard), with_kwargs=True) for index, block in enumerate(blocks)]
             try:
                 self._forward(ids, mask, [self.last])
             finally:
@@ -316,8 +330,8 @@ class StateReader:
             regular = order == [(kind, index) for index in range(len(blocks)) for kind in ("in", "out")]
             if (
                 regular
-                and all(_has_shape(value, ids) for value in values)
-                and all(_equal(values[at], values[at + 1]) for at in range(1, len(values) - 1, 2))
+                and all(has_shape(value, ids) for value in values)
+                and all(equal(values[at], values[at + 1]) for at in range(1, len(values) - 1, 2))
             ):
                 return blocks, {str(index): values[2 * index] for index in range(len(blocks))}
         return None, {}
@@ -330,7 +344,7 @@ class StateReader:
 
             def take(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], name: str = name) -> None:
                 """Forward pre-hook of a block."""
-                taken[name] = _first_tensor(args, kwargs)
+                taken[name] = first_tensor(args, kwargs)
 
             handles.append(blocks[int(name)].register_forward_pre_hook(take, with_kwargs=True))
         try:
@@ -373,27 +387,3 @@ class StateReader:
         else:
             way_out = "the model itself gives them for this text; name another model, or leave the text out"
         raise StateError(f"{self.options.name} gives states that are not finite: {way_out}", place)
-
-
-def _hear(kind: str, index: int, heard: list[tuple[str, int, Any]]) -> Callable[..., None]:
-    """A hook that appends a block's input (`in`) or output (`out`) to `heard`."""
-
-    def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any = None) -> None:
-        given = output[0] if isinstance(output, tuple) and output else output
-        heard.append((kind, index, _first_tensor(args, kwargs) if kind == "in" else given))
-
-    return hook
-
-
-def _first_tensor(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """The states among a block's arguments: the first positional one, or the keyword `hidden_states` or `x`."""
-    return args[0] if args else kwargs.get("hidden_states", kwargs.get("x"))
-
-
-def _has_shape(state: Any, ids: Tensor) -> bool:
-    """Whether `state` is (B, L, d), one state per token of `ids`."""
-    return isinstance(state, Tensor) and state.dim() == 3 and state.shape[:2] == ids.shape
-
-
-def _equal(one: Tensor, other: Tensor | None) -> bool:
-    return other is not None and one.shape == other.shape and torch.equal(one, other)

@@ -22,6 +22,7 @@ from glot.progress import counter, say, warn
 from glot.states.store.checksums import Part, checksum, damaged_parts, new_checksum
 from glot.states.store.layout import CHUNKS, DTYPES, KEY, LOCK, MANIFEST, PLAN, TOKENS, Manifest, StoreKey
 from glot.types import TokenBatch
+from glot.words import counted
 
 CHUNK_TOKENS = 1 << 14
 """Tokens per chunk: four encoding batches. A killed process repeats about one chunk, and small chunks give processes equal shares."""
@@ -269,7 +270,7 @@ def _say_size(folders: list[Path], plan: StorePlan, verbose: bool) -> None:
     free, needed = shutil.disk_usage(folders[0]).free, plan.size_bytes * len(folders)
     where = f"store {folders[0]}" if len(folders) == 1 else f"{len(folders)} hidden layers, a store for each under {folders[0].parent}"
     say(
-        f"{where}: {len(plan.lengths):,} texts, {int(plan.lengths.sum()):,} tokens, "
+        f"{where}: {counted(len(plan.lengths), 'text')}, {counted(int(plan.lengths.sum()), 'token')}, "
         f"{needed / 2**20:,.1f} MiB of {free / 2**30:,.1f} GiB free",
         verbose,
     )
