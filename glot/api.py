@@ -37,6 +37,7 @@ class Run:
 
     Args:
         result: the object of its `result.json`.
+        opening: options of `load` with which the trained model is loaded.
 
     Attributes:
         result: the same.
@@ -48,9 +49,9 @@ class Run:
         >>> run.metrics, run.predict(["The book was read."])
     """
 
-    def __init__(self, result: Result) -> None:
-        self.result, self.folder = result, Path(result["run_dir"]).absolute()
-        self.runs = [Run(one) for one in result["runs"]] if "runs" in result else [self]
+    def __init__(self, result: Result, **opening: Any) -> None:
+        self.result, self.folder, self._opening = result, Path(result["run_dir"]).absolute(), opening
+        self.runs = [Run(one, **opening) for one in result["runs"]] if "runs" in result else [self]
 
     def __repr__(self) -> str:
         return f"Run({str(self.folder)!r}, {self.metrics})"
@@ -69,7 +70,7 @@ class Run:
     @cached_property
     def encoder(self) -> SentenceEncoder:
         """The trained model (of the first seed), loaded on first use."""
-        return load_any(self.runs[0].folder)
+        return load_any(self.runs[0].folder, **self._opening)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -123,7 +124,8 @@ def train(task: str | None = None, *, pooler: Any = None, seeds: int | str | Ite
     parsed = parse([f"--{name}={as_word(name, value)}" for name, value in told.items()], "glot.train")
     if parsed.inert:
         logging.getLogger("glot").warning("no effect in this run: %s", ", ".join(parsed.inert))
-    return Run(choose_recipe(parsed.config)(parsed.config))
+    trusted = {name: getattr(parsed.config.backbone, name) for name in ("trust_pooler", "trust_remote_code")}  # by this call
+    return Run(choose_recipe(parsed.config)(parsed.config), **trusted)
 
 
 def as_word(name: str, value: Any) -> str:
@@ -190,18 +192,43 @@ def load(checkpoint: str | Path, **options: Any) -> SentenceEncoder:
     return load_any(checkpoint, **options)
 
 
-def _model_of(run: "str | Path | Run | SentenceEncoder") -> SentenceEncoder:
-    """The trained model of a run, of its folder, or the one that was loaded before."""
-    return run if isinstance(run, SentenceEncoder) else run.encoder if isinstance(run, Run) else load_any(run)
+OPENING = ("max_length", "device", "backbone_dtype", "trust_pooler", "trust_remote_code", "backbone")
+"""Options of `load`, which `predict` and `encode` take too where they load a model."""
+
+
+def _take_opening(options: dict[str, Any]) -> dict[str, Any]:
+    """Those of `OPENING`, which are taken out of the options."""
+    return {name: options.pop(name) for name in OPENING if name in options}
+
+
+def _model_of(run: "str | Path | Run | SentenceEncoder", opening: dict[str, Any]) -> SentenceEncoder:
+    """The trained model of a run, of its folder, or the one that was loaded before.
+
+    Raises:
+        ConfigError: options of loading for a model that is loaded.
+    """
+    if isinstance(run, SentenceEncoder) and opening:
+        raise ConfigError(f"{', '.join(opening)}: {run.name} is loaded already; give it to glot.load")
+    if isinstance(run, SentenceEncoder):
+        return run
+    if isinstance(run, Run):
+        return load_any(run.runs[0].folder, **opening) if opening else run.encoder
+    return load_any(run, **opening)
 
 
 def predict(run: str | Path | Run | Predictor, texts: Texts | str, **options: Any) -> Any:
-    """The class of each text (or the cosine of each pair) by a run, its folder or what `load` gave; see `Predictor.predict`.
+    """The class of each text (or the cosine of each pair) by a run, its folder or what `load` gave.
+
+    Args:
+        run: the run.
+        texts: see `Predictor.predict`.
+        options: of `Predictor.predict`, and of `load`.
 
     Raises:
         ConfigError: it was trained without labels.
     """
-    return _labelled(_model_of(run)).predict(texts, **options)
+    model = _model_of(run, _take_opening(options))
+    return _labelled(model).predict(texts, **options)
 
 
 def _labelled(model: SentenceEncoder) -> Predictor:
@@ -225,16 +252,22 @@ def encode(
         run: a run, its folder, or what `load` gave; None = `pooler` on `model`.
         pooler: one without weights (of another the weights are random, and a warning says so); None = mean.
         model: as `--model_name_or_path`; None = minilm.
-        options: of `SentenceEncoder.encode`.
+        options: of `SentenceEncoder.encode`, and of `load`.
+
+    Raises:
+        ConfigError: options that contradict each other, or that the pooler or the backbone does not take.
     """
+    opening = _take_opening(options)
     if run is not None:
         own = run.name if isinstance(run, SentenceEncoder) else run
         for what, named in (("pooler", pooler), ("backbone", model)):
             if named is not None:
                 raise ConfigError(f"{own} has its own {what} ({named} was named too); leave one out")
-        return _model_of(run).encode(texts, **options)
-    given = {"model_name_or_path": model or "minilm", "pooling_method": pooler or "mean"}
-    config = parse_plain_pooler([f"--{name}={as_word(name, value)}" for name, value in given.items()])
+        return _model_of(run, opening).encode(texts, **options)
+    if "backbone" in opening:
+        raise ConfigError("backbone: is for a run; without one, model says which backbone")
+    given = {"model_name_or_path": model or "minilm", "pooling_method": pooler or "mean", **opening}
+    config = parse_plain_pooler([f"--{name}={as_word(name, value)}" for name, value in given.items() if value is not None])
     encoder = open_encoder(config)[0]
     if any(True for _ in encoder.pooler.parameters()):
         warn(f"pooler={pooler}: there is no run, so its weights are random")

@@ -98,6 +98,20 @@ def test_calls_that_cannot_mean_one_thing_are_refused(flags, tmp_path):
     np.testing.assert_array_equal(run.encode(["a"], batch_size=np.int64(4), devices="cpu"), run.encode(["a"]))
     with pytest.raises(ConfigError, match="train_file: takes the name of a file, not a DataFrame; write the table to one"):
         glot.train(train_file=pd.DataFrame({"text": ["a"], "label": [1]}))
+    for call in (glot.load, glot.open_store, glot.read_study, lambda it: glot.encode(["a"], it), lambda it: glot.predict(it, ["a"])):
+        with pytest.raises(ConfigError, match=r": takes a path, not int"):
+            call(5)
+    with pytest.raises(ConfigError, match="model_name_or_path: takes a text, not Linear"):
+        glot.encode(["a"], model=torch.nn.Linear(2, 2))
+    for wrong in ({"normalize": "no"}, {"prompt": "x", "prompt_name": "query"}):
+        with pytest.raises(ConfigError, match=f"{list(wrong)[-1]}='"):
+            run.encode(["a"], **wrong)
+    with pytest.raises(ConfigError, match="trust_pooler='no': must be True or False"):
+        glot.load(run.folder, trust_pooler="no")
+    with pytest.raises(ConfigError, match="similarity: takes two arrays of vectors of one width"):
+        run.similarity(np.ones((1, 2)), np.ones((1, 3)))
+    with pytest.raises(ConfigError, match=r"--learning_rate: no such flag \(did you mean 'lr'\?\)"):
+        glot.train(task="cola", learning_rate=1e-3, **flags)
     with pytest.raises(CheckpointError, match="is a file of a run; give its folder"):
         glot.load(run.folder / "model.safetensors")
     with pytest.raises(CheckpointError, match=f"give one of the runs in it, such as {run.folder}"):

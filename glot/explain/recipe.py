@@ -12,7 +12,7 @@ from glot.encoder import SentenceEncoder
 from glot.errors import CheckpointError, ConfigError, disk_door
 from glot.explain.measure import Explanation, explain
 from glot.explain.over_split import WeightCensus, in_words
-from glot.explain.show import LEGEND, as_text, to_dict
+from glot.explain.show import LEGEND, answer_in_words, as_text, to_dict
 from glot.predictor import load_any
 from glot.progress import bar
 from glot.settings.choices import short_name
@@ -171,7 +171,7 @@ def write_out(path: Path, found: Sequence[Sequence[Explanation]]) -> list[Path]:
     paths = [path if len(found) == 1 else path.with_name(f"{path.stem}-{place}{path.suffix}") for place in range(len(found))]
     for target, group in zip(paths, found, strict=True):
         rows = [
-            (f"{one.run}: {one.pooler}, {one.outcome.words} {one.outcome.value:.2f}", side.tokens, side.weights, side.without_token)
+            (f"{one.run}: {one.pooler}, {answer_in_words(one)}", side.tokens, side.weights, side.without_token)
             for one in group
             for side in one.sides
         ]

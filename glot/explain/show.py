@@ -22,7 +22,7 @@ DIGITS = 5
 def as_text(found: Explanation, colour: bool = False) -> str:
     """What a terminal shows: the answer, the text with its weights as colours, and a table of tokens."""
     outcome = found.outcome
-    lines = [f"{found.run}: {found.pooler} on {found.model}, {_answer(found)}"]
+    lines = [f"{found.run}: {found.pooler} on {found.model}, {answer_in_words(found)}"]
     if outcome.without_edges is not None:
         lines.append(f"without edges: {outcome.without_edges:.3f} ({signed(outcome.without_edges - outcome.value, 3)})")
     if found.layer_weights:
@@ -34,7 +34,8 @@ def as_text(found: Explanation, colour: bool = False) -> str:
     return "\n".join([*lines, *(f"note: {note}" for note in found.notes)])
 
 
-def _answer(found: Explanation) -> str:
+def answer_in_words(found: Explanation) -> str:
+    """The class with its probability, or the score."""
     outcome = found.outcome
     if math.isnan(outcome.value) or outcome.words == "a vector":
         return "no answer: the run was trained without labels; changes are those of the vector's cosine with itself"

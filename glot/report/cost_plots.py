@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
-from glot.report.plots import PLAIN, log_axis, looks_of, name_all, save_figure, subplots
+from glot.report.figures import drawing, log_axis, save_figure, subplots
+from glot.report.plots import looks_of, name_all
 
 
-@PLAIN
+@drawing
 def plot_cost(rows: list[tuple[str, float | None, float | None]], path: Path) -> None:
     """Milliseconds per training step of each arm, on a logarithmic axis.
 
@@ -34,7 +35,7 @@ def plot_cost(rows: list[tuple[str, float | None, float | None]], path: Path) ->
     save_figure(figure, path)
 
 
-@PLAIN
+@drawing
 def plot_score_by_seconds(rows: list[tuple[str, str, list[tuple[float, float]]]], path: Path) -> None:
     """Score on held-out rows against seconds since the beginning, one point per epoch.
 

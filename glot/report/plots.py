@@ -1,16 +1,13 @@
-"""Figures. The only module that imports matplotlib."""
+"""Figures of runs and studies."""
 
 import itertools
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
-from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from glot.report.figures import drawing, log_axis, save_figure, subplots
 
 COLOURS = {
     "cls": "#8c6d46",
@@ -25,27 +22,7 @@ COLOURS = {
 """Colours of poolers and controls, the same in all figures."""
 
 
-PLAIN = matplotlib.rc_context({"text.parse_math": False})
-"""Around what draws: a dollar sign in a name opens no formula."""
-
-
-def subplots(rows: int = 1, columns: int = 1, *, figsize: tuple[float, float], dpi: int = 150, **options: Any) -> tuple[Figure, Any]:
-    """A figure and its axes, made without pyplot, because pyplot would choose a backend for the whole process."""
-    figure = Figure(figsize=figsize, dpi=dpi)
-    return figure, figure.subplots(rows, columns, **options)
-
-
-def log_axis(axes: Any) -> None:
-    """A logarithmic x axis whose numbers are plain: matplotlib writes its powers as formulas, which `PLAIN` shows as they are."""
-    axes.set_xscale("log")
-    low, high = axes.get_xlim()
-    if low > 0 and math.log10(high / low) < 2:  # at most one power of ten may lie inside: 1, 2 and 5 of each decade get a number
-        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
-    axes.xaxis.set_minor_formatter(NullFormatter())
-
-
-@PLAIN
+@drawing
 def plot_demo(runs: list[dict[str, Any]], shortcuts: dict[str, float], path: Path) -> None:
     """Accuracy by epoch per pooler, with the scores of length alone and of the majority class."""
     figure, axes = subplots(figsize=(7.2, 4.2), dpi=150)
@@ -73,7 +50,7 @@ def plot_demo(runs: list[dict[str, Any]], shortcuts: dict[str, float], path: Pat
     figure.savefig(path)
 
 
-@PLAIN
+@drawing
 def plot_similarity(cosines: np.ndarray, names: list[str], needles: list[int], pooled: int, caption: str, path: Path) -> None:
     """A heat map of cosine similarities (n, n) of tokens and, in the last `pooled` rows, pooled vectors; as PNG, PDF and SVG.
 
@@ -118,23 +95,7 @@ def _inside(metric: str, value: float) -> float:
     return min(max(value, low), high)
 
 
-@contextmanager
-def seeded_svg() -> Iterator[None]:
-    """Figures that are drawn as SVG meanwhile keep their texts as text, and are the same each time."""
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "glot"}):
-        yield
-
-
-FIGURE_SUFFIXES = (".png", ".pdf", ".svg")
-
-
-def save_figure(figure: Figure, path: Path) -> None:
-    """As PNG, and as PDF and SVG beside it."""
-    for suffix in FIGURE_SUFFIXES:
-        figure.savefig(path.with_suffix(suffix))
-
-
-@PLAIN
+@drawing
 def plot_arms(
     rows: list[tuple[str, str, str, Any]],
     path: Path,
@@ -175,7 +136,7 @@ def plot_arms(
     save_figure(figure, path)
 
 
-@PLAIN
+@drawing
 def plot_graph_density(census: list[Any], tau: float, path: Path) -> None:
     """Density of the token graph and share of isolated tokens against tau, with the chosen tau marked."""
     figure, axes = subplots(figsize=(5.6, 3.6), dpi=150)
@@ -200,7 +161,7 @@ def plot_graph_density(census: list[Any], tau: float, path: Path) -> None:
 FURTHER_COLOURS = ("#1f6f78", "#b5a642", "#7a4e9e", "#9c3d1f", "#6b8e23", "#808080")
 
 
-@PLAIN
+@drawing
 def plot_lines(
     rows: list[tuple[str, float, str, Any]],
     shortcuts: dict[tuple[str, float], dict[str, float]],
@@ -249,7 +210,7 @@ def plot_lines(
     save_figure(figure, path)
 
 
-@PLAIN
+@drawing
 def plot_sizes(rows: list[tuple[int, str, str, Any]], path: Path) -> None:
     """Score against the size of the backbone, a line per arm.
 
@@ -335,7 +296,7 @@ def _limit(axes: Any, shown: list[float]) -> None:
 VERDICT_COLOURS = {"different": "#c23b4b", "equal within the margin": "#3f9b6c", "cannot tell": "#808080"}
 
 
-@PLAIN
+@drawing
 def plot_comparisons(rows: list[tuple[str, Any, str]], path: Path) -> None:
     """A forest plot, one panel per grid point.
 
@@ -373,7 +334,7 @@ def plot_comparisons(rows: list[tuple[str, Any, str]], path: Path) -> None:
     save_figure(figure, path)
 
 
-@PLAIN
+@drawing
 def plot_layer_weights(curves: dict[tuple[str, str], dict[str, Any]], path: Path) -> None:
     """Learnt weight of each hidden layer, one panel per grid point, one line per arm; the dashed line is an even weight.
 

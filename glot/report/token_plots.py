@@ -1,30 +1,16 @@
 """Figures of tokens: their weights in a text, and where weight goes over many texts."""
 
-import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from glot.progress import warn
-from glot.report.plots import PLAIN, subplots
+from glot.report.figures import drawing, subplots
 
 MOST_BARS, MOST_WORDS = 60, 15
 
 
-def _write(figure: Any, path: Path) -> None:
-    """The figure in a file. Characters that its font lacks become boxes, which is said once."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.filterwarnings("always", "Glyph .* missing from font")
-        figure.tight_layout()
-        figure.savefig(path)
-    for other in (one for one in caught if "missing from font" not in str(one.message)):
-        warnings.warn_explicit(other.message, other.category, other.filename, other.lineno)
-    if any("missing from font" in str(one.message) for one in caught):
-        warn(f"{path}: the font of figures lacks characters of these texts and shows boxes; --html shows them")
-
-
-@PLAIN
+@drawing
 def plot_tokens(rows: list[tuple[str, list[str], Any, Any]], path: Path) -> None:
     """Weight of each token, and the change of the answer without it, one panel per text and run.
 
@@ -43,8 +29,9 @@ def plot_tokens(rows: list[tuple[str, list[str], Any, Any]], path: Path) -> None
         axes.tick_params(axis="y", labelsize=7)
         axes.set_title(title, fontsize=9, loc="left")
         axes.spines[["top", "right"]].set_visible(False)
-    grid[0, 0].legend(frameon=False, fontsize=7, ncols=2)
-    _write(figure, path)
+    grid[0, 0].legend(frameon=False, fontsize=7, ncols=2, loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0.2)
+    figure.tight_layout()
+    figure.savefig(path)
 
 
 class WeightShares(NamedTuple):
@@ -61,7 +48,7 @@ class WeightShares(NamedTuple):
     words: list[tuple[str, float, int]]
 
 
-@PLAIN
+@drawing
 def plot_weight_shares(rows: list[WeightShares], path: Path) -> None:
     """Mean shares of the weight per run, and each run's heaviest words."""
     figure, grid = subplots(1, 1 + len(rows), figsize=(3.6 + 2.8 * len(rows), 4.4), dpi=150, squeeze=False)
@@ -82,4 +69,5 @@ def plot_weight_shares(rows: list[WeightShares], path: Path) -> None:
         own.set_xlabel("weight, times an even token", fontsize=7)
     for own in grid[0]:
         own.spines[["top", "right"]].set_visible(False)
-    _write(figure, path)
+    figure.tight_layout()
+    figure.savefig(path)

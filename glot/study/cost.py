@@ -13,7 +13,7 @@ import torch
 
 from glot.errors import ConfigError, GlotError, TrainingError
 from glot.machine import cpu_flags
-from glot.progress import Clock, counter, say
+from glot.progress import Clock, counter, say, silence
 from glot.report.published import published_costs
 from glot.report.tables import csv_text, latex, markdown
 from glot.settings.config import RunConfig, versions
@@ -164,8 +164,12 @@ def frozen_config(base: RunConfig) -> RunConfig:
 def measure(arms: list[Arm]) -> list[Cost]:
     """All arms in one process, in alternating order; on a CPU their peaks of memory in a process each."""
     frozen = frozen_config(arms[0].config)
-    trained = {arm.name: Trainer(arm.config, load_inputs(arm.config)) for arm in arms if arm.config.backbone.is_trained}  # may be refused
-    stored, live = load_inputs(frozen), load_inputs(frozen.with_values(precompute_hidden_states=False))
+    with silence():  # what is said of the rows is said once
+        trained = {
+            arm.name: Trainer(arm.config, load_inputs(arm.config)) for arm in arms if arm.config.backbone.is_trained
+        }  # may be refused
+        live = load_inputs(frozen.with_values(precompute_hidden_states=False))
+    stored = load_inputs(frozen)
     trainers = {arm.name: trained.get(arm.name) or Trainer(arm.config, stored) for arm in arms}
     with_backbone = {
         arm.name: trainers[arm.name] if arm.config.backbone.is_trained else Trainer(arm.config, live)

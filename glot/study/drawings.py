@@ -1,9 +1,11 @@
 """Figures of a study: arms side by side or over an axis, named comparisons with their margins, and learnt weights of layers."""
 
+import re
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from glot.report.figures import shortened
 from glot.report.plots import plot_arms, plot_comparisons, plot_layer_weights, plot_lines
 from glot.settings.config import read_config
 from glot.study.comparisons import Comparison, row_scores, verdicts
@@ -20,11 +22,16 @@ Cells = list[dict[str, Any]]
 
 def label(point: dict[str, str]) -> str:
     """A grid point in words: its values, numbers behind the name of their flag."""
-    return " ".join(f"{name.replace('_', ' ')} {value}" if _is_number(value) else value for name, value in point.items()) or "-"
+    return " ".join(f"{name.replace('_', ' ')} {value}" if _says_nothing_alone(value) else value for name, value in point.items()) or "-"
 
 
 def _is_number(text: str) -> bool:
     return text.lstrip("-").replace(".", "", 1).isdecimal()
+
+
+def _says_nothing_alone(text: str) -> bool:
+    """Whether a value needs its flag beside it: `0.5`, `1e-3`, `-1`, `0,2`."""
+    return re.fullmatch(r"[-+.,\d]+(e[-+]?\d+)?", text) is not None
 
 
 def row_spread(row: "Row") -> Spread:
@@ -99,7 +106,7 @@ def _header(path: Path) -> str:
 
 def draw_comparisons(found: list[Comparison], path: Path) -> None:
     """A forest plot: each difference with its intervals over rows and over seeds, its margin in grey, and what it says by colour."""
-    rows = [(f"{one.arms[0]} - {one.arms[1]}", one, word) for one, (_, word) in zip(found, verdicts(found), strict=True)]
+    rows = [(" - ".join(map(shortened, one.arms)), one, word) for one, (_, word) in zip(found, verdicts(found), strict=True)]
     plot_comparisons(rows, path)
 
 

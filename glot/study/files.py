@@ -232,8 +232,8 @@ def _read_arms(path: Path, content: dict[str, Any], program: str) -> Study:
     problems += _number_problem(f"{path}: seeds", seeds) + _number_problem(f"{path}: tune.seeds", tune_seeds)
     problems += [f"{path}: tune.fold: {tune_fold}: must be the number of a fold, such as 0"] * (not _is_numbers([tune_fold]))
     if not tune and not any(own_tune.values()):
-        idle = [key for key in TUNING_KEYS if key in (content.get("tune") or {})]
-        problems += [f"{path}: tune.{key}: there is no flag to tune; add one, such as lr: [1e-4, 1e-3], or leave {key} out" for key in idle]
+        idle = [f"{path}: tune.{key}" for key in TUNING_KEYS if key in (content.get("tune") or {})]
+        problems += [f"{key}: there is no flag to tune; add one, such as lr: [1e-4, 1e-3], or leave it out" for key in idle]
     problems += [f"{path}: arms: {name!r} must be a name, without blanks around it" for name in arms if name != name.strip() or not name]
     if not arms:
         problems.append(f"{path}: arms: must hold at least one arm")

@@ -14,8 +14,9 @@ import numpy as np
 from glot.csv_files import read_csv, read_rows
 from glot.errors import ConfigError, disk_door
 from glot.progress import warn
+from glot.report.figures import seeded_svg
 from glot.report.page import vector, write_page
-from glot.report.plots import plot_arms, plot_lines, seeded_svg
+from glot.report.plots import plot_arms, plot_lines
 from glot.settings.choices import short_name
 from glot.settings.index import flag_facts
 from glot.study.caveats import caveats

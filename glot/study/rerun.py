@@ -6,8 +6,11 @@ from glot.nn.own import hold_sources
 from glot.recipes import choose_recipe
 from glot.settings.config import RunConfig, read_config
 from glot.training.checkpoint import own_sources
-from glot.training.result_file import CONFIG, PREDICTIONS, SIDE_BY_SIDE, WEIGHTS, read_result
+from glot.training.result_file import BACKBONE, CONFIG, PREDICTIONS, SIDE_BY_SIDE, WEIGHTS, read_result
 from glot.trust import DISTRUST, Trust
+
+COMPARED = (WEIGHTS, f"fold-*/{WEIGHTS}", f"{BACKBONE}/*", PREDICTIONS)
+"""Files of a run that `--check` compares, byte by byte."""
 
 
 def rerun(folder: Path, output_dir: str | None, check: bool, trust: Trust = DISTRUST) -> tuple[str, bool]:
@@ -37,9 +40,8 @@ def rerun(folder: Path, output_dir: str | None, check: bool, trust: Trust = DIST
     again = Path(result["run_dir"])
     if not check:
         return f"{again}: done", True
-    facts = {
-        name: (folder / name).read_bytes() == (again / name).read_bytes() for name in (WEIGHTS, PREDICTIONS) if (folder / name).is_file()
-    }
+    names = [str(path.relative_to(folder)) for pattern in COMPARED for path in sorted(folder.glob(pattern))]
+    facts = {name: (again / name).is_file() and (folder / name).read_bytes() == (again / name).read_bytes() for name in names}
     facts["scores"] = old.get("best") == result.get("best") and old.get("scores") == result.get("scores")
     lines = [f"{name}: {'equal' if same else 'DIFFERS'}" for name, same in facts.items()]
     if not all(facts.values()) and any(note.startswith(SIDE_BY_SIDE) for note in old["notes"]):

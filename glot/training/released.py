@@ -125,7 +125,9 @@ def check_released_file(target: Path, config: RunConfig) -> None:
     saved, own = read_config(beside(target)).get("asked", {}), _asked(config)
     earlier = {name: value for name, value in _asked(RunConfig()).items() if name in PROMPT_FLAGS}  # what older files do not say
     saved = earlier | saved
-    differing = [f"{name} ({saved.get(name)} there)" for name, value in own.items() if saved.get(name) != value]
+    differing = [
+        f"{name} ({'unset' if saved.get(name) is None else saved[name]} there)" for name, value in own.items() if saved.get(name) != value
+    ]
     if differing:
         raise ConfigError(f"--save_dir: {target} was made with another {', '.join(differing)}; {way_out}")
 

@@ -317,3 +317,18 @@ def test_smollm2_is_a_decoder_and_padding_does_not_reach_its_states():
     with torch.no_grad():
         together, alone = backbone.encode(ids), backbone.encode(ids[:1])
     torch.testing.assert_close(together.tokens[: len(ids[0])], alone.tokens, atol=2e-4, rtol=1e-4)
+
+
+def test_a_model_that_takes_no_short_batch_reads_short_texts_in_a_longer_one(tmp_path):
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32, "num_hash_buckets": 64}
+    config = transformers.CanineConfig(**sizes, max_position_embeddings=256, local_transformer_stride=16)
+    torch.manual_seed(0)
+    transformers.CanineModel(config).save_pretrained(tmp_path)
+    transformers.CanineTokenizer(model_max_length=256).save_pretrained(tmp_path)
+    backbone = Backbone(find_backbone(str(tmp_path)), 32, "float32", "2", CPU)
+    texts = backbone.tokenise(["", "a", "ab", "the red cat"])  # of 2, 3, 4 and 13 tokens, and its convolution takes 4
+    assert backbone.reader.least == 4
+    together = backbone.encode(texts)
+    assert together.lengths.tolist() == [len(text) for text in texts] == [2, 3, 4, 13]
+    for states, text in zip(together.tokens.split(together.lengths.tolist()), texts, strict=True):
+        torch.testing.assert_close(backbone.encode([text]).tokens, states, rtol=0, atol=1e-5)

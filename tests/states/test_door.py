@@ -122,7 +122,15 @@ def test_a_decoder_with_code_of_its_own_is_one_by_measurement(tmp_path, monkeypa
         glot.load(own)
     for command in (["rerun", own], ["export", own, f"--to={tmp_path / 'ex'}"], ["explain", own, "--text=a"]):
         assert glot_main(command) == 2 and "--trust_remote_code=1" in capsys.readouterr().err
-    assert glot.load(own, trust_remote_code=True).dim == 16
+    trusted = glot.load(own, trust_remote_code=True)
+    answer = trusted.predict(["red cat"])
+    assert trusted.dim == 16 and glot.predict(own, ["red cat"], trust_remote_code=True) == answer == glot.predict(trusted, ["red cat"])
+    flags = {"data_dir": mirror, "output_dir": tmp_path, "store_dir": tmp_path / "h", "epochs": 1, "max_length": 16, "pooler": "mean"}
+    run = glot.train("cola", model_name_or_path=folder, trust_remote_code=True, **flags)
+    assert len(run.predict(["red cat"])) == 1  # the call that trained it trusts it
+    assert glot.encode(["red cat"], model=folder, trust_remote_code=True).shape == (1, 16)
+    with pytest.raises(ConfigError, match="device: .* is loaded already; give it to glot.load"):
+        glot.encode(["red cat"], run.encoder, device="cpu")
 
 
 def test_a_model_by_a_relative_path_is_found_from_another_folder(tiny_bert, mirror, tmp_path, monkeypatch, capsys):

@@ -72,7 +72,7 @@ def test_a_rerun_is_no_further_seed(tiny_flags, capsys, tmp_path):
     assert counts == {"both": "2", "seed-1-again": "1"}
 
 
-def test_a_run_is_done_again_and_compared(folder, capsys):
+def test_a_run_is_done_again_and_compared(folder, tiny_flags, capsys):
     assert glot_main(["rerun", str(folder / "mean"), "--check"]) == 0
     out = capsys.readouterr().out
     assert "model.safetensors: equal" in out and "predictions.csv: equal" in out and "scores: equal" in out
@@ -84,6 +84,10 @@ def test_a_run_is_done_again_and_compared(folder, capsys):
     write_result(folder / "max", json.loads((folder / "max" / "result.json").read_text()))  # as another version would have written it
     assert glot_main(["rerun", str(folder / "max"), "--check", f"--output_dir={folder / 'elsewhere'}"]) == 1
     assert "predictions.csv: DIFFERS" in capsys.readouterr().out
+    run(capsys, [*tiny_flags, "--pooling_method=mean", "--folds=2", "--run_name=folds", "--epochs=1"])
+    assert glot_main(["rerun", str(folder / "folds"), "--check"]) == 0
+    told = capsys.readouterr().out
+    assert all(f"fold-{fold}/model.safetensors: equal" in told for fold in range(2))
     (folder / "max" / "result.json").unlink()
     assert glot_main(["rerun", str(folder / "max")]) == 2
     assert "no result.json; give the folder of a finished run" in capsys.readouterr().err

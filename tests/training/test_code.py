@@ -59,5 +59,5 @@ def test_the_hash_follows_the_code_that_a_runs_numbers_go_through(edited):
     assert changed("states/backbone/states.py", "TOLERANCES = {", "TOLERANCE = {") == {"mean", "adapool", "glot"}
     assert changed("nn/poolers/glot.py", "SMALLEST_SCORER = 128", "SMALLEST_SCORER = 128  # a comment") == set()
     assert changed("training/train.py", '"""One pass', '"""Another word: one pass') == set()
-    assert changed("report/plots.py", "dpi: int = 150", "dpi: int = 151") == set()
+    assert changed("report/figures.py", "dpi: int = 150", "dpi: int = 151") == set()
     assert changed("cli.py", "def main", "def main_") == set()
