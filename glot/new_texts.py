@@ -19,7 +19,7 @@ from glot.errors import CheckpointError, ConfigError, DataError
 from glot.files import find_files
 from glot.opening import open_encoder
 from glot.predictor import Predictor, load_predictor, text_columns
-from glot.progress import counter, say
+from glot.progress import counter, say, warn
 from glot.settings.choices import PAIR_POOLERS
 from glot.settings.config import RunConfig, read_config, read_saved
 from glot.training.result_file import CONFIG
@@ -129,6 +129,8 @@ def column_of(run: Path | None, streams: Streams) -> str:
         raise CheckpointError(f"{run}: --pooling_method={method} scores pairs and gives no sentence vector; use glot predict")
     columns = text_columns(RunConfig.from_dict(saved["flags"])) if saved is not None else ("text",)
     names = split_names(streams.columns) if streams.columns else columns[:1]
+    if not streams.columns and len(columns) > 1:
+        warn(f"--text_columns={columns[0]}: the first of the two that {run} takes ({', '.join(columns)}); name the other for its vectors")
     if len(names) > 1:
         raise ConfigError(f"--text_columns={streams.columns}: one column at a time has vectors; name one")
     return names[0]

@@ -255,6 +255,30 @@ def test_vectors_of_a_command_that_was_broken_off_are_those_of_one_that_was_not(
     assert (tmp_path / "out.npy").read_bytes() == (tmp_path / "calm.npy").read_bytes()
 
 
+def test_a_part_that_is_not_what_was_written_is_begun_anew(tmp_path, caplog):
+    path, partial, notes = tmp_path / "out.csv", tmp_path / "out.csv.partial", tmp_path / "out.csv.partial.json"
+
+    def begin() -> dict:
+        partial.unlink(missing_ok=True)
+        with Output(path, "one") as output:
+            output.columns = ["a", "b"]
+            output.add(b"a,b\n1,2\n", 1)
+        return json.loads(notes.read_text())
+
+    known = begin()
+    with Output(path, "one") as again:
+        assert (again.done, again.columns) == (1, ["a", "b"]) and not caplog.records
+    for damage in ({"rows": 2}, {"rows": 10**30}, {"bytes": -1}, {"bytes": 4}, {"columns": ["b", "a"]}, {"seal": None}, {}):
+        begin()
+        caplog.clear()
+        notes.write_text(json.dumps(known | damage))
+        if not damage:
+            partial.write_bytes(b"a,b\n1,3\n")
+        with Output(path, "one") as again:
+            assert again.done == 0 and not again.columns
+        assert [record.message for record in caplog.records] == [f"{partial}: is not what was written; begun anew"]
+
+
 def test_two_commands_do_not_write_one_file(tmp_path):
     path = tmp_path / "out.csv"
     with Output(path, "one") as first:

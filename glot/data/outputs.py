@@ -1,6 +1,7 @@
 """Rows and vectors written to a file part by part: a command that was killed goes on where it stopped."""
 
 import csv
+import hashlib
 import io
 import json
 import math
@@ -15,11 +16,14 @@ import numpy as np
 from glot.cache import read_facts
 from glot.errors import ConfigError, DataError, library_door, reason
 from glot.locks import take_lock
+from glot.progress import warn
 from glot.utf8 import is_utf8
 
 STDOUT = "-"
 COPIED_AT_ONCE = 1 << 14
 """Rows."""
+HASHED_AT_ONCE = 1 << 20
+"""Bytes."""
 
 
 def csv_lines(rows: list[dict[str, Any]], columns: list[str]) -> bytes:
@@ -131,12 +135,8 @@ class Output:
     def __init__(self, path: Path, asked: str) -> None:
         self.path, self._asked = path, asked
         self._partial, self._notes = path.with_name(path.name + ".partial"), path.with_name(path.name + ".partial.json")
-        known = read_facts(self._notes) if self._partial.is_file() else {}
-        same = known.get("asked") == asked and isinstance(known.get("bytes"), int) and isinstance(known.get("rows"), int)
-        fits = same and 0 <= known["bytes"] <= self._partial.stat().st_size
-        self.done: int = known["rows"] if fits else 0
-        self._bytes: int = known["bytes"] if fits else 0
-        self.columns: list[str] = known.get("columns", []) if fits else []
+        self.done, self._bytes, self.columns = 0, 0, list[str]()
+        self._digest = hashlib.sha256()  # of the bytes that are written
 
     def __enter__(self) -> "Output":
         with library_door(DataError, self._complaint):
@@ -146,9 +146,35 @@ class Output:
             self._stream.close()
             raise DataError(f"--output={self.path}: another command is writing it; wait for that one, or name another file")
         with library_door(DataError, self._complaint):
+            self._resume()
             self._stream.truncate(self._bytes)
             self._stream.seek(self._bytes)
         return self
+
+    def _resume(self) -> None:
+        """Take over what an earlier command wrote, if it is what that command wrote."""
+        known = read_facts(self._notes)
+        if known.get("asked") != self._asked:
+            return
+        digest = self._digest_of_first(known.get("bytes"))
+        if known.get("seal") != self._seal(digest, known):
+            warn(f"{self._partial}: is not what was written; begun anew")
+            return
+        self.done, self._bytes, self.columns, self._digest = known["rows"], known["bytes"], known["columns"], digest
+
+    def _digest_of_first(self, left: Any) -> Any:
+        """A hash of so many bytes, or of fewer where there are no more."""
+        digest = hashlib.sha256()
+        while isinstance(left, int) and left > 0 and (part := self._stream.read(min(left, HASHED_AT_ONCE))):
+            digest.update(part)
+            left -= len(part)
+        return digest
+
+    def _seal(self, digest: Any, notes: dict[str, Any]) -> str:
+        """A hash of the bytes and of all that is noted of them."""
+        whole = digest.copy()
+        whole.update(json.dumps([notes.get(name) for name in ("asked", "rows", "bytes", "columns")]).encode())
+        return str(whole.hexdigest())
 
     def _is_ours(self) -> bool:
         """Lock the file. False where another command holds it, or has renamed it by now."""
@@ -171,11 +197,11 @@ class Output:
             self._stream.flush()
             os.fsync(self._stream.fileno())
             self.done, self._bytes = self.done + rows, self._bytes + len(data)
-            notes = self._notes.with_suffix(".new")
-            notes.write_text(
-                json.dumps({"asked": self._asked, "rows": self.done, "bytes": self._bytes, "columns": self.columns}), encoding="utf-8"
-            )
-            notes.replace(self._notes)
+            self._digest.update(data)
+            notes: dict[str, Any] = {"asked": self._asked, "rows": self.done, "bytes": self._bytes, "columns": self.columns}
+            written = self._notes.with_suffix(".new")
+            written.write_text(json.dumps({**notes, "seal": self._seal(self._digest, notes)}), encoding="utf-8")
+            written.replace(self._notes)
 
     def finish(self, make: Callable[[Path, Path], None]) -> None:
         """The whole file under its own name; `make` turns the collected bytes into it."""

@@ -19,7 +19,7 @@ from glot.settings.config import RunConfig, read_config, read_saved
 from glot.settings.effects import acting_flags, inert_flags
 from glot.settings.facts import GROUPS, ORIGIN, WEIGHTS, refused_choice
 from glot.settings.index import KIND_WORDS, flag_facts, kinds
-from glot.settings.strict_yaml import load_texts, yaml_reason
+from glot.settings.strict_yaml import joined, load_texts, yaml_reason
 from glot.utf8 import is_utf8
 
 TRUE, FALSE = ("1", "true", "yes"), ("0", "false", "no")
@@ -324,9 +324,7 @@ def read_yaml(path: Path) -> tuple[dict[str, str], list[str]]:
     if not isinstance(loaded, dict):
         return {}, [f"--config={path}: must hold lines of flag: value"]
     known = flag_facts().keys()
-    for name, value in loaded.items():
-        if kinds().get(name) is str and isinstance(value, list) and all(isinstance(word, str) for word in value):
-            loaded[name] = ",".join(value)
+    loaded = {name: joined(value) if kinds().get(name) is str else value for name, value in loaded.items()}
     wrong = [name for name in loaded if name not in known]
     nested = [name for name in loaded if name in known and not isinstance(loaded[name], str)]
     mistakes = [f"--config={path}: {name}: no such flag{nearest(str(name), known)}" for name in wrong]

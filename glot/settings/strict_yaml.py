@@ -49,6 +49,11 @@ def load_texts(text: str) -> Any:
     return yaml.load(text, Loader=_TextLoader)
 
 
+def joined(value: Any) -> Any:
+    """A list of texts as a flag takes it, with commas between; anything else as it is."""
+    return ",".join(value) if isinstance(value, list) and all(isinstance(word, str) for word in value) else value
+
+
 def is_same_yaml(one: Path, other: Path) -> bool:
     """Whether two files say the same, whatever their comments; one that cannot be read says nothing that another does."""
     try:

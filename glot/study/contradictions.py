@@ -1,4 +1,4 @@
-"""What a study file says against itself or in vain: values named twice, flags in two places, flags that `glot sweep` decides."""
+"""What a study file says against itself or in vain: values named twice, flags in two places or decided elsewhere, seeds that are none."""
 
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,17 @@ DECIDED = {
     "run_name": "a study names its runs itself",
 }
 """Flags of a run that a study decides -> what to do instead."""
+
+
+def number_problem(where: str, values: object) -> list[str]:
+    """A line where values are no list of whole numbers."""
+    wrong = next((value for value in values if not is_numbers([value])), None) if isinstance(values, list) else values
+    return [] if is_numbers(values) else [f"{where}: {wrong or 'empty'}: must be a list of whole numbers from 0, such as [0, 1, 2]"]
+
+
+def is_numbers(values: object) -> bool:
+    """Whether values are a list of whole numbers from 0."""
+    return isinstance(values, list) and all(isinstance(value, str) and value.isdecimal() and len(value) < 20 for value in values)
 
 
 def twice(where: str, values: object) -> list[str]:

@@ -15,8 +15,8 @@ from glot.errors import ConfigError, nearest
 from glot.settings.checks import is_folder_name
 from glot.settings.choices import METRICS, RANK_METRICS
 from glot.settings.flags import STRESS_DEFAULTS
-from glot.settings.strict_yaml import load_texts, yaml_reason
-from glot.study.contradictions import contradictions, twice
+from glot.settings.strict_yaml import joined, load_texts, yaml_reason
+from glot.study.contradictions import contradictions, is_numbers, number_problem, twice
 from glot.study.search import DISTRIBUTIONS, Search, Span, read_search, read_span
 
 WANDB_KEYS = ("program", "method", "metric", "parameters", "command", "run_cap", "name", "project", "description", "entity")
@@ -24,6 +24,8 @@ STUDY_KEYS = ("kind", "name", "runs_with", "grid", "arms", "tune", "seeds", "bas
 SINGLE_KEYS = ("kind", "name", "baseline", "published", "program", "method", "run_cap")
 MOST_CELLS = 100_000
 """More are a mistake: they are counted before they are listed."""
+ROW_KEYS = ("value", "values", "min", "max", "distribution")
+"""What a row of a sweep file's `parameters` may hold."""
 TUNING_KEYS = ("seeds", "seed", "fold")
 """What a file's `tune` may hold beside flags, and an arm's own may not."""
 METHODS = ("grid", "random", "bayes")
@@ -143,7 +145,7 @@ def _read_wandb(path: Path, content: dict[str, Any], program: str) -> Study:
         raise ConfigError(f"{path}: method: {method} cannot be run here; allowed: {', '.join(METHODS)}")
     choices, spans = _read_parameters(path, content.get("parameters"), method)
     cap, name = content.get("run_cap", ""), content.get("name", path.stem)
-    if (cap or method != "grid") and (not _is_numbers([cap]) or int(cap) == 0):
+    if (cap or method != "grid") and (not is_numbers([cap]) or int(cap) == 0):
         what = "must be a number from 1" if cap else f"with method {method} it says how many runs to draw"
         raise ConfigError(f"{path}: run_cap: {cap or 'missing'}; {what}")
     count = int(cap) if cap else math.prod(map(len, choices.values()))
@@ -192,9 +194,13 @@ def _read_parameters(path: Path, parameters: Any, method: str) -> tuple[dict[str
     spans: dict[str, Span] = {}
     problems = []
     for name, row in parameters.items():
-        values = [row["value"]] if isinstance(row, dict) and "value" in row else row.get("values") if isinstance(row, dict) else None
-        span = read_span(row) if isinstance(row, dict) and {"min", "max"} & row.keys() else None
-        if isinstance(values, list) and _is_list(values):
+        row = row if isinstance(row, dict) else {}
+        values = [row["value"]] if "value" in row else row.get("values")
+        span = read_span(row) if {"min", "max"} & row.keys() else None
+        idle = [key for key in row if key not in ROW_KEYS] + ["values"] * ({"value", "values"} <= row.keys())
+        if idle:
+            problems.append(f"{path}: parameters.{name}: {idle[0]} has no effect here; leave it out")
+        elif isinstance(values, list) and _is_list(values):
             choices[name] = values
             problems += twice(f"{path}: parameters.{name}", values)
         elif span is not None and method != "grid":
@@ -226,17 +232,17 @@ def _read_arms(path: Path, content: dict[str, Any], program: str) -> Study:
     is_one_fold = "fold" in (content.get("tune") or {})
     arms, own_tune, mistaken = _read_own_tune(path, arms, tune)
     arms, only, mistakes = _read_only(path, arms, varied)
+    common = _flat(f"{path}: runs_with", common, mistakes)
     problems += mistaken + mistakes
     problems += [f"{path}: tune.{name}: must be a list with at least one entry" for name, values in tune.items() if not _is_list(values)]
     problems += contradictions(path, content, grids, arms, own_tune)
-    problems += _number_problem(f"{path}: seeds", seeds) + _number_problem(f"{path}: tune.seeds", tune_seeds)
-    problems += [f"{path}: tune.fold: {tune_fold}: must be the number of a fold, such as 0"] * (not _is_numbers([tune_fold]))
+    problems += number_problem(f"{path}: seeds", seeds) + number_problem(f"{path}: tune.seeds", tune_seeds)
+    problems += [f"{path}: tune.fold: {tune_fold}: must be the number of a fold, such as 0"] * (not is_numbers([tune_fold]))
     if not tune and not any(own_tune.values()):
         idle = [f"{path}: tune.{key}" for key in TUNING_KEYS if key in (content.get("tune") or {})]
         problems += [f"{key}: there is no flag to tune; add one, such as lr: [1e-4, 1e-3], or leave it out" for key in idle]
     problems += [f"{path}: arms: {name!r} must be a name, without blanks around it" for name in arms if name != name.strip() or not name]
-    if not arms:
-        problems.append(f"{path}: arms: must hold at least one arm")
+    problems += [f"{path}: arms: must hold at least one arm"] * (not arms)
     baseline = content.get("baseline")
     if baseline is not None and baseline not in arms:
         problems.append(f"{path}: baseline: {baseline} is no arm{nearest(baseline, arms)}; there are {', '.join(arms)}")
@@ -319,9 +325,10 @@ def _read_own_tune(
 def _read_only(path: Path, arms: dict[str, Any], varied: list[tuple[str, Any]]) -> tuple[dict[str, Flags], Only, list[str]]:
     """Arms without their key `only`, what that key says of each, and the mistakes in it."""
     mappings = {arm: flags for arm, flags in arms.items() if isinstance(flags, dict)}
-    plain = {arm: {name: value for name, value in flags.items() if name != "only"} for arm, flags in mappings.items()}
     only = {arm: flags["only"] for arm, flags in mappings.items() if "only" in flags}
-    problems, offered = [], dict[str, list[str]]()
+    problems, offered = list[str](), dict[str, list[str]]()
+    bare = {arm: {name: value for name, value in flags.items() if name != "only"} for arm, flags in mappings.items()}
+    plain = {arm: _flat(f"{path}: arms.{arm}", flags, problems) for arm, flags in bare.items()}
     for name, values in varied:
         offered.setdefault(name, []).extend(values if _is_list(values) else [])
     for arm, given in only.items():
@@ -337,10 +344,16 @@ def _read_only(path: Path, arms: dict[str, Any], varied: list[tuple[str, Any]]) 
     return plain, only, problems
 
 
-Pairs = list[tuple[str, str]]
+def _flat(where: str, flags: dict[str, Any], problems: list[str]) -> Flags:
+    """Flags with lists joined by commas; what is nested deeper is added to the problems."""
+    flat = {name: joined(value) for name, value in flags.items()}
+    problems += [f"{where}.{name}: must be a single value" for name, value in flat.items() if not isinstance(value, str)]
+    return flat
 
 
-def _read_comparisons(path: Path, content: dict[str, Any], arms: dict[str, Any]) -> tuple[Pairs, dict[str, float], list[str]]:
+def _read_comparisons(
+    path: Path, content: dict[str, Any], arms: dict[str, Any]
+) -> tuple[list[tuple[str, str]], dict[str, float], list[str]]:
     """Pairs of arms, margins by metric, and the mistakes in them."""
     pairs, margins, problems = content.get("compare") or [], content.get("margins") or {}, []
     if not isinstance(pairs, list) or not all(_is_list(pair) and len(pair) == 2 for pair in pairs):
@@ -368,16 +381,6 @@ def _read_comparisons(path: Path, content: dict[str, Any], arms: dict[str, Any])
 
 def _is_list(values: object) -> bool:
     return isinstance(values, list) and bool(values) and all(isinstance(value, str) for value in values)
-
-
-def _number_problem(where: str, values: object) -> list[str]:
-    """A line where values are no list of whole numbers."""
-    wrong = next((value for value in values if not _is_numbers([value])), None) if isinstance(values, list) else values
-    return [] if _is_numbers(values) else [f"{where}: {wrong or 'empty'}: must be a list of whole numbers from 0, such as [0, 1, 2]"]
-
-
-def _is_numbers(values: object) -> bool:
-    return isinstance(values, list) and all(isinstance(value, str) and value.isdecimal() and len(value) < 20 for value in values)
 
 
 def crossed(choices: dict[str, list[str]]) -> Iterator[Flags]:

@@ -124,12 +124,10 @@ def study_part(folder: Path) -> Part:
     tests = compare(rows, study["baseline"])
     pairs = list(zip(rows, study["cells"], strict=True))
     named = named_comparisons(study, {(row.arm, label(row.point)): arm_runs(row, cell) for row, cell in pairs})
-    runs = [
-        Run(row.arm or "-", label(row.point), Path(run["run_dir"]), read_result(Path(run["run_dir"])))
-        for row, cell in pairs
-        for run in cell["runs"]
-        if run["run_dir"] is not None
+    folders = [
+        (row, Path(path)) for row, cell in pairs for path in dict.fromkeys(run["run_dir"] for run in cell["runs"]) if path is not None
     ]
+    runs = [Run(row.arm or "-", label(row.point), folder, read_result(folder)) for row, folder in folders]
     figures = (
         [
             Figure(

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from glot.errors import ConfigError, need
+from glot.errors import ConfigError, nearest, need
+from glot.settings.choices import METRICS, RANK_METRICS
 from glot.training.record import LOGGED
 
 DISTRIBUTIONS = ("uniform", "int_uniform", "log_uniform_values")
@@ -61,7 +62,7 @@ def read_span(row: dict[str, Any]) -> Span | None:
         return None
     whole = all(str(row[end]).lstrip("-").isdecimal() for end in ("min", "max"))
     kind = row.get("distribution", "int_uniform" if whole else "uniform")
-    sound = kind in DISTRIBUTIONS and math.isfinite(low) and math.isfinite(high) and low < high
+    sound = kind in DISTRIBUTIONS and math.isfinite(low) and math.isfinite(high) and low < high and (whole or kind != "int_uniform")
     if not sound or (kind == "log_uniform_values" and low <= 0) or row.keys() - {"min", "max", "distribution"}:
         return None
     return Span(low, high, kind == "log_uniform_values", kind == "int_uniform")
@@ -80,6 +81,9 @@ def read_search(path: Path, content: dict[str, Any], choices: dict[str, list[str
     goal = metric.get("goal", "minimize")  # wandb's default
     if goal not in GOALS:
         raise ConfigError(f"{path}: metric.goal: {goal}; allowed: {', '.join(GOALS)}")
+    name, known = metric["name"].removeprefix(METRIC_PREFIX), (*METRICS, *RANK_METRICS, *LOGGED, *LOGGED.values(), "loss/epoch")
+    if name not in known and "mteb" not in choices.get("task", []):  # whose metrics are its tasks
+        raise ConfigError(f"{path}: metric.name: {metric['name']}: no such metric{nearest(name, known)}; there are {', '.join(known)}")
     return Search(choices, spans, metric["name"], goal, count)
 
 

@@ -44,9 +44,12 @@ class Loaders:
 
     @property
     def floor(self) -> dict[str, float]:
-        """What an answer that does not look at the text scores on the first reported split."""
-        found = floors(self.data.reported[0].labels, bool(self.task.labels.names))
-        return {name: found[name] for name in self.task.metrics}
+        """What an answer that does not look at the text scores, under the names of the scores."""
+        known: dict[str, float] = {}
+        for split in self.data.reported:
+            found, suffix = floors(split.labels, bool(self.task.labels.names)), self._suffix(split, len(self.data.reported) > 1)
+            known |= {f"{name}{suffix}": found[name] for name in self.task.metrics}
+        return known
 
     def watch(self, model: SentenceModel) -> dict[str, float]:
         """Metrics on what every epoch is scored on."""
@@ -100,8 +103,11 @@ class Loaders:
         return found
 
     def _score_split(self, split: Examples, outputs: np.ndarray, with_suffix: bool) -> dict[str, float]:
-        suffix = self.task.eval_splits.get(split.split, "") if with_suffix else ""
-        return score(outputs, targets(self.task, split, self.config.data.label_scale), self.task.metrics, suffix)
+        return score(outputs, targets(self.task, split, self.config.data.label_scale), self.task.metrics, self._suffix(split, with_suffix))
+
+    def _suffix(self, split: Examples, is_one_of_many: bool) -> str:
+        """What follows a metric's name on this split."""
+        return self.task.eval_splits.get(split.split, "") if is_one_of_many else ""
 
     def _loader(self, split: Examples, batch_size: int, seed: int | None = None, team: Processes = ALONE) -> BatchLoader:
         labels = targets(self.task, split, self.config.data.label_scale)

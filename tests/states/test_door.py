@@ -129,7 +129,7 @@ def test_a_decoder_with_code_of_its_own_is_one_by_measurement(tmp_path, monkeypa
     run = glot.train("cola", model_name_or_path=folder, trust_remote_code=True, **flags)
     assert len(run.predict(["red cat"])) == 1  # the call that trained it trusts it
     assert glot.encode(["red cat"], model=folder, trust_remote_code=True).shape == (1, 16)
-    with pytest.raises(ConfigError, match="device: .* is loaded already; give it to glot.load"):
+    with pytest.raises(ConfigError, match=r"device: .* is loaded already; give it to glot.load"):
         glot.encode(["red cat"], run.encoder, device="cpu")
 
 

@@ -1,5 +1,9 @@
 """A loaded model is looked at before it is believed: what one text gives depends on nothing but that text."""
 
+import copy
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from torch import nn
@@ -33,6 +37,10 @@ class Odd(nn.Module):
             states = states + states.mean(1, keepdim=True)
         if self.fault == "little memory" and input_ids.numel() > 40:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        if self.fault == "left over":
+            self.shift = 0.1 * float(input_ids[0, 0])  # of this pass, until another one sets it
+            time.sleep(0.001)
+            states = states + self.shift
         if self.fault == "mates":
             states = states + (states * mask).sum((0, 1))
         if self.fault == "nothing":
@@ -53,6 +61,16 @@ def read(fault: str) -> StateReader:
 def test_a_model_that_cannot_be_relied_on_is_refused(fault, complaint):
     with pytest.raises(ConfigError, match=complaint):
         read(fault).read([[40, 41], [42]], ["2"])
+
+
+def test_threads_that_share_a_model_get_the_states_of_their_own_texts():
+    reader, texts = read("left over"), [[token, token + 1] for token in range(20, 60)]
+    alone = [reader.read([text], ["2"])[0].tokens for text in texts]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda text: reader.read([text], ["2"])[0].tokens, texts))
+    for one, other in zip(alone, together, strict=True):
+        torch.testing.assert_close(one, other)
+    torch.testing.assert_close(copy.deepcopy(reader).read([texts[0]], ["2"])[0].tokens, alone[0])
 
 
 def test_a_model_without_a_state_per_token_is_refused():
@@ -85,16 +103,16 @@ def test_what_a_pass_leaves_behind_is_taken_away():
 
 
 def test_the_text_that_a_batch_fails_on_is_named():
-    class Short(Odd):
+    class Picky(Odd):
         def forward(self, input_ids, attention_mask=None, output_hidden_states=False):
-            if input_ids.shape[1] < 2:
-                raise RuntimeError("too short")
+            if 99 in input_ids:
+                raise RuntimeError("no such token")
             return super().forward(input_ids, attention_mask, output_hidden_states)
 
-    reader = StateReader(Short("padding").eval(), ReaderOptions("odd", 2, 0, 100))
+    reader = StateReader(Picky("padding").eval(), ReaderOptions("odd", 2, 0, 100))
     reader.check(16)
-    with pytest.raises(StateError, match="too short") as caught:
-        reader.read([[40, 41], [42, 43], [44]], ["2"])
+    with pytest.raises(StateError, match="no such token") as caught:
+        reader.read([[40, 41], [42, 43], [99]], ["2"])
     assert caught.value.place == 2
 
 

@@ -102,6 +102,12 @@ def test_values_are_drawn_from_ranges(tmp_path):
         (WANDB.replace("2e-05", "fast"), "F: pooling_method=mean, lr=fast: --lr=fast: must be a number"),
         (WANDB.replace("program: main.py", "program: other.py"), "F: program: other.py is none of main.py, diagnostic_stress_test.py"),
         (WANDB.replace("method: grid", "method: random"), "F: run_cap: missing; with method random"),
+        (WANDB.replace("[mean, adapool]", "[mean, max], probabilities: [0, 1]"), "F: parameters.pooling_method: probabilities has no"),
+        (WANDB.replace("values: [mean", "value: max, values: [mean"), "F: parameters.pooling_method: values has no effect here"),
+        (BAYES.replace("log_uniform_values", "int_uniform"), "F: parameters.lr: must hold value"),
+        (BAYES.replace("name: metrics/acc", "name: metrics/mcq"), "F: metric.name: metrics/mcq: no such metric (did you mean 'mcc'?)"),
+        (STUDY.replace("mean}\n", "mean, hidden_layer: {a: b}}\n"), "F: arms.mean.hidden_layer: must be a single value"),
+        (STUDY.replace("epochs: 2", "epochs: [[2]]"), "F: runs_with.epochs: must be a single value"),
         ("- a", "F: must hold keys such as"),
         ("a: [", "F: not YAML (line 1: "),
         ("kind: study\narms:\n\ta: {}\n", "F: not YAML (line 3: found character '\\t' that cannot start any token; indent with spaces)"),
@@ -171,6 +177,12 @@ def test_arms_that_differ_in_what_is_tuned_are_two_arms(tmp_path):
     (tmp_path / "study.yaml").write_text(text)
     study = read_study(tmp_path / "study.yaml")
     assert len(resolve_cells(tmp_path / "study.yaml", study)) == 8 and [cell.tune for cell in study.cells[2:4]] == [{"lr": ["1e-3"]}, {}]
+
+
+def test_a_list_under_an_arm_is_a_comma_list(tmp_path):
+    (tmp_path / "study.yaml").write_text(STUDY.replace("mean}\n", "mean, hidden_layer: [0, 2]}\n"))
+    cells = {cell.arm: cell for cell in read_study(tmp_path / "study.yaml").cells}
+    assert cells["mean"].flags["hidden_layer"] == "0,2"
 
 
 def test_merge_keys_do_what_yaml_says(tmp_path):

@@ -1,10 +1,30 @@
-"""Undo the changes that a forward pass makes to a model's attributes."""
+"""Undo the changes that a forward pass makes to a model's attributes, and let one thread pass at a time."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from threading import RLock
 from typing import Any
 
 from torch import nn
+
+
+class OneThread:
+    """A lock around what one thread may do at a time; a copy of its owner, in this process or another, has one of its own.
+
+    Hooks, and attributes that a pass changes, belong to the model: a second pass meanwhile would see those of the first.
+    """
+
+    def __init__(self) -> None:
+        self._lock = RLock()
+
+    def __reduce__(self) -> tuple[type["OneThread"], tuple[()]]:
+        return OneThread, ()
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
 
 
 @contextmanager

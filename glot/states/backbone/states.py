@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from glot.errors import ConfigError, StateError, lacks_memory, library_door, reason
 from glot.progress import warn
 from glot.states.backbone.blocks import equal, first_tensor, has_shape, hear
-from glot.states.backbone.rewind import left_as_it_was
+from glot.states.backbone.rewind import OneThread, left_as_it_was
 from glot.states.backbone.source import LAYERS_IN_MEAN
 from glot.types import TokenBatch, send
 from glot.words import counted
@@ -77,6 +77,7 @@ class StateReader:
         self.widths: dict[str, int] = {}
         self._blocks: nn.ModuleList | None = None
         self._checked = 0
+        self._alone = OneThread()
         accepted = inspect.signature(model.forward).parameters
         takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in accepted.values())
         self._takes_mask = takes_all or "attention_mask" in accepted
@@ -102,8 +103,9 @@ class StateReader:
             ConfigError: a layer that this model does not give.
         """
         longest = max(map(len, ids))
-        if longest > self._checked:
-            self.check(longest)
+        with self._alone:
+            if longest > self._checked:
+                self.check(longest)
         for layer in layers:
             self.width(layer)
         try:
@@ -260,7 +262,7 @@ class StateReader:
             return f"--model_name_or_path={self.options.name}: cannot run on {batch} ({reason(error)})"
 
         autocast = torch.autocast(ids.device.type, torch.bfloat16, enabled=self.precision == "autocast")
-        with library_door(StateError, describe), left_as_it_was(self.model), self._taken_from_blocks(inner, taken), autocast:
+        with self._alone, library_door(StateError, describe), left_as_it_was(self.model), self._taken_from_blocks(inner, taken), autocast:
             output = self.model(**inputs, **ask)
         if ask:
             taken = {str(index): state for index, state in enumerate(output.hidden_states)}
