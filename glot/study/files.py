@@ -227,9 +227,8 @@ def _read_arms(path: Path, content: dict[str, Any], program: str) -> Study:
     varied = [entry for grid in grids for entry in grid.items()]
     problems += [f"{path}: grid.{name}: must be a list with at least one entry" for name, values in varied if not _is_list(values)]
     problems += [f"{path}: arms.{name}: must map flags to values" for name, flags in arms.items() if not isinstance(flags, dict)]
-    tune = dict(tune)
+    is_one_fold, tune = "fold" in tune, dict(tune)
     tune_seeds, tune_fold, seeds = tune.pop("seeds", ["100", "101"]), tune.pop("fold", "0"), content.get("seeds", [])
-    is_one_fold = "fold" in (content.get("tune") or {})
     arms, own_tune, mistaken = _read_own_tune(path, arms, tune)
     arms, only, mistakes = _read_only(path, arms, varied)
     common = _flat(f"{path}: runs_with", common, mistakes)
@@ -247,8 +246,7 @@ def _read_arms(path: Path, content: dict[str, Any], program: str) -> Study:
     if baseline is not None and baseline not in arms:
         problems.append(f"{path}: baseline: {baseline} is no arm{nearest(baseline, arms)}; there are {', '.join(arms)}")
     compare, margins, mistakes = _read_comparisons(path, content, arms)
-    idle = [f"{path}: margins: have no effect without compare; name comparisons, or leave them out"] * bool(margins and not compare)
-    problems += mistakes + idle
+    problems += mistakes
     if problems:
         raise ConfigError(*problems)
     _refuse_too_many(path, len(arms) * sum(math.prod(map(len, grid.values())) for grid in grids))
@@ -376,6 +374,8 @@ def _read_comparisons(
         if name not in (*METRICS, *RANK_METRICS) or not 0 < found[name] < 1:
             known = ", ".join((*METRICS, *RANK_METRICS))
             problems.append(f"{path}: margins: {name}: {text}; must be a metric ({known}) and a difference between 0 and 1")
+    if margins and not pairs:
+        problems.append(f"{path}: margins: have no effect without compare; name comparisons, or leave them out")
     return [(first, second) for first, second in pairs], found, problems
 
 
