@@ -374,8 +374,8 @@ def _read_comparisons(
         if name not in (*METRICS, *RANK_METRICS) or not 0 < found[name] < 1:
             known = ", ".join((*METRICS, *RANK_METRICS))
             problems.append(f"{path}: margins: {name}: {text}; must be a metric ({known}) and a difference between 0 and 1")
-    if margins and not pairs:
-        problems.append(f"{path}: margins: have no effect without compare; name comparisons, or leave them out")
+    idle = f"{path}: margins: have no effect without compare; name comparisons, or leave them out"
+    problems += [idle] * bool(margins and not pairs)
     return [(first, second) for first, second in pairs], found, problems
 
 
