@@ -177,6 +177,7 @@ class Backbone:
         if not low:
             raise ConfigError(f"{failure.problem}; name another model") from failure
         warn(f"{self.source.name}: reads at most {counted(low, 'token')}, fewer than its files say")
+        self.reader.check(low)
         return low
 
     @property
