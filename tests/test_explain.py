@@ -15,7 +15,9 @@ import glot
 from glot.cli import glot_main, main
 from glot.data.stress import needle_words
 from glot.explain.measure import explain, rank_correlation, without_span
+from glot.explain.show import as_text
 from glot.nn.graph import GraphRule, TokenGraph
+from glot.states.backbone.naming import name_tokens
 from glot.types import TokenBatch
 
 TEXT, PAIR = "the red cat runs and sleeps", ("the red cat", "a big dog runs")
@@ -112,6 +114,15 @@ def test_graph_and_attention_are_those_that_the_pooler_uses(runs):
     assert found.tau == 0.2 and side.special[0] and side.special[-1] and side.word_of[1:3] == [0, 1]
 
 
+def test_an_unknown_word_is_no_special_token(runs):
+    encoder = glot.load(runs("glot"))
+    named = name_tokens(encoder.backbone.tokeniser, "the ßœ cat", 16)
+    assert named.tokens.count("[UNK]") == 1 and [name for name, special in zip(named.tokens, named.special, strict=True) if special] == [
+        "[CLS]",
+        "[SEP]",
+    ]
+
+
 def test_pairs_have_edges_across_and_mixed_layers_their_shares(runs):
     encoder, found = explained(runs, "cross", PAIR)
     with torch.no_grad():
@@ -123,6 +134,8 @@ def test_pairs_have_edges_across_and_mixed_layers_their_shares(runs):
     for place, side in enumerate(found.sides):
         np.testing.assert_allclose(side.matches, across.max(1 - place), atol=1e-5)
         assert side.weights.sum() == pytest.approx(1, abs=1e-5)
+    cells = [line.split("|")[-2].strip() for line in as_text(found).splitlines() if line.startswith("|")]  # the last column of both tables
+    assert [int(cell) for cell in cells if cell.isdecimal()] == [*found.cross_edges.sum(1), *found.cross_edges.sum(0)]
     assert sum(explained(runs, "layers")[1].layer_weights.values()) == pytest.approx(1, abs=1e-5)
     assert explained(runs, "mean")[1].sides[0].weights == pytest.approx(1 / 8)
     assert any("gives tokens no weights" in note for note in explained(runs, "max")[1].notes)

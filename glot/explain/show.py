@@ -27,10 +27,10 @@ def as_text(found: Explanation, colour: bool = False) -> str:
         lines.append(f"without edges: {outcome.without_edges:.3f} ({signed(outcome.without_edges - outcome.value, 3)})")
     if found.layer_weights:
         lines.append("layers: " + ", ".join(f"{layer} {share:.2f}" for layer, share in found.layer_weights.items()))
-    for side in found.sides:
+    for at, side in enumerate(found.sides):
         if colour:
             lines.append(_coloured(side))
-        lines += [_table(side), _summary(found, side)]
+        lines += [_table(side, _seen_by(found, at)), _summary(found, side)]
     return "\n".join([*lines, *(f"note: {note}" for note in found.notes)])
 
 
@@ -43,7 +43,17 @@ def answer_in_words(found: Explanation) -> str:
     return f"{kind} ({outcome.value:.3f})" if outcome.scores else f"{kind} {outcome.value:.3f}"
 
 
-def _table(side: Side) -> str:
+def _seen_by(found: Explanation, at: int) -> list[int] | None:
+    """For each token of a side, how many tokens the graph joins it with, of both texts; None without a graph."""
+    edges, across = found.sides[at].edges, found.cross_edges
+    if edges is None and across is None:
+        return None
+    counts = np.zeros(len(found.sides[at].tokens), dtype=int)
+    counts = counts if edges is None else counts + edges.sum(1) - 1  # a token's own loop is not counted
+    return (counts if across is None else counts + across.sum(1 - at)).tolist()
+
+
+def _table(side: Side, seen_by: list[int] | None) -> str:
     rank = np.nan_to_num(np.abs(side.without_token)) if side.weights is None else np.asarray(side.weights)
     shown = sorted(np.argsort(-np.abs(rank), kind="stable")[:MOST_SHOWN].tolist())
     header = ["token", "weight", "without token", "without word", "seen by"]
@@ -51,7 +61,7 @@ def _table(side: Side) -> str:
     for place in shown:
         word = side.word_of[place]
         again = side.without_word[word] if 0 <= word < len(side.without_word) else math.nan
-        neighbours = "-" if side.edges is None else str(int(side.edges[place].sum()) - 1)
+        neighbours = "-" if seen_by is None else str(seen_by[place])
         weight = "-" if side.weights is None else f"{side.weights[place]:.3f}"
         rows.append([side.tokens[place], weight, _signed(side.without_token[place]), _signed(again), neighbours])
     return markdown(header, rows)

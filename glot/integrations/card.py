@@ -92,7 +92,8 @@ def _steps(config: RunConfig) -> str:
     fitted = f"a head fitted by scikit-learn ({kind})"
     if not has_gradient(config):
         return fitted
-    epochs = f"at most {train.epochs} epochs, early stop after {train.early_stop}" if train.early_stop else counted(train.epochs, "epoch")
+    epochs = counted(train.epochs, "epoch")
+    epochs = f"at most {epochs}, early stop after {train.early_stop}" if train.early_stop else epochs
     name = {"adam": "Adam", "adamw": "AdamW"}[train.optimizer]
     steps = f"{epochs}, batches of {train.batch_size}, {name} at {train.lr:g}"
     return steps if kind == "trained" else f"{steps}, then {fitted}"
