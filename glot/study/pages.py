@@ -33,7 +33,7 @@ from glot.study.report import (
     load_study,
     read_row,
 )
-from glot.study.runs import is_listed
+from glot.study.runs import is_listed, refuse_damaged
 from glot.study.statistics import Spread, spread
 from glot.training.folders import RESULT, find_results
 from glot.training.predictions import text_columns_of
@@ -184,6 +184,7 @@ def runs_part(folder: Path) -> Part:
 
 def _find_runs(folder: Path) -> list[Path]:
     """The finished runs of a folder, without the folds of a run and the summaries of seeds; damaged ones are said and left out."""
+    refuse_damaged(folder)
     own = [folder / RESULT] if (folder / RESULT).is_file() and is_listed(folder / RESULT) else []
     return [path.parent for path in own or (find_results(folder) if folder.is_dir() else []) if is_listed(path)]
 

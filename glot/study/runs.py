@@ -51,7 +51,9 @@ def report_runs(root: Path) -> str:
 
     Raises:
         ConfigError: no such folder, or no finished run in it.
+        CheckpointError: see `refuse_damaged`.
     """
+    refuse_damaged(root)
     groups: dict[tuple[str, str, str, str, str], list[Listed]] = {}
     for row in list_runs(root):
         folder = Path(row.folder)
@@ -93,6 +95,16 @@ def _listed(path: Path, root: Path) -> Listed | None:
         "" if floor is None else f"{floor:.4f}",
         str(path.parent.relative_to(root.parent) if root.name else path.parent),
     )
+
+
+def refuse_damaged(folder: Path) -> None:
+    """Refuse a folder that is itself a run with a damaged result; among several runs such a one is said and left out.
+
+    Raises:
+        CheckpointError: it is.
+    """
+    if (folder / RESULT).is_file():
+        peek_result(folder / RESULT)
 
 
 def is_listed(path: Path) -> bool:

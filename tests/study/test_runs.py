@@ -39,6 +39,11 @@ def test_runs_are_listed_and_sorted(folder, capsys):
     assert glot_main(["runs", str(folder)]) == 0
     table = capsys.readouterr().out
     assert table.count("\n") == 6 and "| date" in table
+    for words in ([], ["--html", str(folder / "page.html")]):
+        capsys.readouterr()
+        assert glot_main(["report", str(folder / "mean"), *words]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert "mean/result.json: is damaged" in line
     for words, complaint in ((["--sort=scor"], "--sort=scor: no such column (did you mean 'score'?)"), ([], "no such folder")):
         assert glot_main(["runs", str(folder if words else folder / "none"), *words]) == 2
         assert complaint in capsys.readouterr().err
