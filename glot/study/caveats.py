@@ -8,10 +8,12 @@ from typing import Any
 
 from glot.study.drawings import label
 from glot.training.folders import RESULT
+from glot.training.linear_heads import PROBE, SVM, UNFINISHED
 from glot.training.result_file import peek_result
 
 AT_THE_EDGE = "Tuned values at the edge of their grid, where a wider one may score better:"
 CLOSE = "Tuned values that lead by at most one standard error over tuning seeds; other seeds, or another machine, may choose the other one:"
+CUT = "Arms in which fits of a probe or a support vector machine stopped at their limit of steps, so their scores may move a little:"
 LATE = "Arms whose best epoch is the last in most runs, so more epochs may score better:"
 
 
@@ -21,12 +23,13 @@ def caveats(cells: list[dict[str, Any]]) -> str:
     Args:
         cells: of a study's record (`study.json`).
     """
-    found: dict[str, list[str]] = {AT_THE_EDGE: [], CLOSE: [], LATE: []}
+    found: dict[str, list[str]] = {AT_THE_EDGE: [], CLOSE: [], LATE: [], CUT: []}
     for cell in cells:
         name = f"{cell['arm'] or 'run'} ({label(cell['grid'])})" if cell["grid"] else cell["arm"] or "run"
         found[AT_THE_EDGE] += [f"{name} {value}" for value in _edges(cell["tuned"])]
         found[CLOSE] += [f"{name} {value}" for value in _close_choices(cell["tuned"])]
         found[LATE] += [f"{name} {count}" for count in _late(cell["runs"])]
+        found[CUT] += [f"{name} {count}" for count in _cut(cell["runs"])]
     return "\n\n".join(f"{sentence} {', '.join(names)}." for sentence, names in found.items() if names)
 
 
@@ -65,6 +68,16 @@ def _late(runs: list[dict[str, Any]]) -> Iterator[str]:
     last = sum(part["best"]["epoch"] == len(part["history"]) for part in trained)
     if trained and 2 * last > len(trained) and trained[0].get("selection", {}).get("rule") != "last":
         yield f"{last} of {len(trained)}"
+
+
+def _cut(runs: list[dict[str, Any]]) -> Iterator[str]:
+    """In how many runs some fits of a linear head did not converge."""
+    folders = {Path(run["run_dir"]) for run in runs if run["run_dir"] is not None}
+    results = [peek_result(folder / RESULT) for folder in folders]
+    fitted = [found if isinstance(found, list) else [found] for one in results for kind in (PROBE, SVM) if (found := one.get(kind))]
+    cut = sum(any(UNFINISHED in fit for fit in fits) for fits in fitted)
+    if cut:
+        yield f"{cut} of {len(fitted)}"
 
 
 def _parts_of(folder: Path) -> list[dict[str, Any]]:

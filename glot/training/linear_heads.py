@@ -25,16 +25,18 @@ PENALTIES = tuple(10.0 ** (power / 2) for power in range(-2, 11))
 PARTS = 3
 """Parts of the training rows among which C is chosen: each is scored once by a model of the others."""
 MOST_STEPS = 500
+UNFINISHED = "unfinished_fits"
 NEWTON_WEIGHTS = 1024
 """Most weights for which Newton's method is taken, which is then faster than L-BFGS (benchmarks/README.md); its matrix is their square."""
 
 
 class Fitted(NamedTuple):
-    """What a solver found: weights (C, F) and bias (C,) on standardised features, and the penalty that was chosen."""
+    """What a solver found: weights (C, F) and bias (C,) on standardised features, the penalty that was chosen, and fits cut off."""
 
     weight: np.ndarray
     bias: np.ndarray
     penalty: float
+    unfinished: int = 0
 
 
 def fit_head(head: FittedHead, kind: str, features: np.ndarray, labels: np.ndarray, seed: int) -> dict[str, float]:
@@ -48,7 +50,7 @@ def fit_head(head: FittedHead, kind: str, features: np.ndarray, labels: np.ndarr
         seed: of the parts of the cross-validation.
 
     Returns:
-        what was chosen, for the result: `C` or `alpha`.
+        what was chosen, for the result: `C` or `alpha`; with `unfinished_fits`, where any stopped at `MOST_STEPS`.
 
     Raises:
         DataError: a class has fewer rows than there are parts.
@@ -69,7 +71,7 @@ def fit_head(head: FittedHead, kind: str, features: np.ndarray, labels: np.ndarr
     tensors = {"mean": mean, "scale": scale, "linear.weight": found.weight, "linear.bias": found.bias}
     device = head.mean.device
     head.load_state_dict({name: torch.from_numpy(np.asarray(value)).to(device, torch.float32) for name, value in tensors.items()})
-    return {name: found.penalty}
+    return {name: found.penalty} | ({UNFINISHED: found.unfinished} if found.unfinished else {})
 
 
 def _ridge(rows: np.ndarray, labels: np.ndarray) -> Fitted:
@@ -100,7 +102,7 @@ def _best(search: GridSearchCV, rows: np.ndarray, labels: np.ndarray) -> Fitted:
     if unfinished:
         warn(f"{type(search.estimator).__name__}: {unfinished} of its fits did not converge in {MOST_STEPS} steps")
     best = search.best_estimator_
-    return Fitted(*_per_class(best.coef_, best.intercept_), float(search.best_params_["C"]))
+    return Fitted(*_per_class(best.coef_, best.intercept_), float(search.best_params_["C"]), unfinished)
 
 
 def _per_class(weight: np.ndarray, bias: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

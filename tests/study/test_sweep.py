@@ -311,13 +311,15 @@ def test_sweep_command_line(tiny_study, capsys):
 
 
 def test_arms_that_were_not_at_their_best_are_named(tmp_path):
-    def cell(arm: str, chosen: float, best: int) -> dict:
+    def cell(arm: str, chosen: float, best: int, **fitted: object) -> dict:
         runs = []
         for seed in range(3):
             folder = tmp_path / f"{arm}-{seed}"
             folder.mkdir()
             (folder / "config.json").write_text("{}")
-            result = {"best": {"epoch": best if seed else 1}, "history": [{}] * 4, "selection": {"rule": "heldout"}}
+            result = {"best": {"epoch": best if seed else 1}, "history": [{}] * 4, "selection": {"rule": "heldout"}} | (
+                fitted if seed else {}
+            )
             write_result(folder, result)
             runs.append({"seed": seed, "run_dir": str(folder)})
         scores = [{"lr": value, "score": 0.5} for value in ("1e-4", "1e-3", "1e-2")]
@@ -327,5 +329,7 @@ def test_arms_that_were_not_at_their_best_are_named(tmp_path):
     edges, late = text.split("\n\n")
     assert edges.endswith("a wider one may score better: low (cola) lr=0.0001, high (cola) lr=0.01.")
     assert late.endswith("so more epochs may score better: low (cola) 2 of 3.")
-    assert report.caveats([cell("fine", 1e-3, 2)]) == ""
+    assert report.caveats([cell("fine", 1e-3, 2, svm={"C": 1.0})]) == ""
+    assert report.caveats([cell("cut", 1e-3, 2, svm={"C": 1.0, "unfinished_fits": 3})]).endswith("a little: cut (cola) 2 of 2.")
+    assert report.caveats([cell("folds", 1e-3, 2, probe=[{"C": 1.0}, {"C": 1.0, "unfinished_fits": 1}])]).endswith("folds (cola) 2 of 2.")
     assert "text (cola) lr=0.0001" in report.caveats([cell("text", "1e-4", 2)])  # a flag whose values are texts, such as hidden_layer

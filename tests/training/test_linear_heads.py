@@ -20,6 +20,7 @@ from transformers import get_scheduler
 import glot
 from glot.cli import main
 from glot.nn.heads import FittedHead, PairHead, ScoreHead, join_pair
+from glot.training import linear_heads
 from glot.training.linear_heads import PENALTIES, best_threshold, fit_head
 from glot.training.metrics import METRICS
 from glot.training.optimizer import OPTIMIZERS, SHAPES, StepSchedule, learning_rate_factor
@@ -63,6 +64,15 @@ def test_a_support_vector_machine_is_scikit_learns():
     expected = make_pipeline(StandardScaler(), LinearSVC(C=chosen, max_iter=5000, dual="auto", random_state=0)).fit(features, labels)
     found = head(torch.from_numpy(features)).detach().numpy()
     np.testing.assert_allclose(found[:, 1] - found[:, 0], expected.decision_function(features), atol=1e-2)
+
+
+def test_fits_that_stop_at_their_limit_are_counted(monkeypatch, caplog):
+    features, labels = drawn(2)
+    found = [fit_head(FittedHead(5, sides=1, num_labels=2), "svm", features, labels, seed=0)]
+    monkeypatch.setattr(linear_heads, "MOST_STEPS", 1)
+    found.append(fit_head(FittedHead(5, sides=1, num_labels=2), "svm", features, labels, seed=0))
+    assert "unfinished_fits" not in found[0] and found[1]["unfinished_fits"] > 0
+    assert f"LinearSVC: {found[1]['unfinished_fits']} of its fits did not converge in 1 steps" in caplog.text
 
 
 def test_a_probe_of_scores_is_ridge_regression():
