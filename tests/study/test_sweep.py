@@ -50,8 +50,8 @@ def test_a_search_goes_where_runs_score_best_and_is_found_again(tmp_path, mirror
     run_study(path, str(tmp_path / "runs"))
     assert {file: file.stat().st_mtime_ns for file in folder.glob("runs/*/result.json")} == dates
     assert json.loads((folder / "study.json").read_text())["cells"] == study["cells"]
-    path.write_text(path.read_text().replace("metrics/acc", "metrics/nothing"))
-    with pytest.raises(ConfigError, match=r"metric\.name: metrics/nothing: no such metric in these runs; they have"):
+    path.write_text(path.read_text().replace("metrics/acc", "metrics/spearman"))
+    with pytest.raises(ConfigError, match=r"metric\.name: metrics/spearman: no such metric in these runs; they have"):
         run_study(path, str(tmp_path / "runs"))
     assert any("method bayes: 6 runs are drawn one after the other" in line for line in list_runs(path, None))
 
