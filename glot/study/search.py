@@ -81,7 +81,8 @@ def read_search(path: Path, content: dict[str, Any], choices: dict[str, list[str
     goal = metric.get("goal", "minimize")  # wandb's default
     if goal not in GOALS:
         raise ConfigError(f"{path}: metric.goal: {goal}; allowed: {', '.join(GOALS)}")
-    name, known = metric["name"].removeprefix(METRIC_PREFIX), dict.fromkeys((*METRICS, *RANK_METRICS, *LOGGED, *LOGGED.values(), "loss/epoch"))
+    known = dict.fromkeys((*METRICS, *RANK_METRICS, *LOGGED, *LOGGED.values(), "loss/epoch"))
+    name = metric["name"].removeprefix(METRIC_PREFIX)
     if name not in known and "mteb" not in choices.get("task", []):  # whose metrics are its tasks
         raise ConfigError(f"{path}: metric.name: {metric['name']}: no such metric{nearest(name, known)}; there are {', '.join(known)}")
     return Search(choices, spans, metric["name"], goal, count)
