@@ -3,7 +3,7 @@
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Sized
 from decimal import Context, Decimal, InvalidOperation
 from typing import Any, NamedTuple
 
@@ -143,6 +143,10 @@ def decide_kind(labels: Sequence[Label], asked: str, num_texts: int) -> tuple[st
     return CLASS, f"{len(different)} classes ({', '.join(different[:5])}{', ...' * (len(different) > 5)}){further}"
 
 
+def _all_of(rows: Sized) -> str:
+    return f"all {len(rows)} training rows have" if len(rows) > 1 else "the only training row has"
+
+
 def find_facts(labels: Sequence[Label], kind: str, label_range: tuple[float, float] | None) -> LabelFacts:
     """Names and order of the classes (numbers by value, words by the alphabet), or the range of the scores.
 
@@ -153,12 +157,12 @@ def find_facts(labels: Sequence[Label], kind: str, label_range: tuple[float, flo
         by_name = {label.name: label for label in labels}
         names = sorted(by_name, key=lambda name: (by_name[name].value, name))
         if len(names) < 2:
-            raise ValueError(f"every training row ({len(labels)}) has label {names[0]!r}; there must be at least two classes")
+            raise ValueError(f"{_all_of(labels)} label {names[0]!r}; there must be at least two classes")
         return LabelFacts(CLASS, tuple(names))
     values = [label.value for label in labels]
     low, high = label_range or (min(values), max(values))
     if low == high:
-        raise ValueError(f"every training row ({len(labels)}) has score {low:g}; there must be at least two")
+        raise ValueError(f"{_all_of(labels)} score {low:g}; there must be at least two")
     return LabelFacts(SCORE, (), low, high)
 
 

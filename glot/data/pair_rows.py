@@ -69,11 +69,13 @@ def load_pair_data(task: TaskSpec, spec: PairSpec, verbose: bool = False) -> tup
     pairs = PairFile(Path(spec.train_file), PairOptions(wanted, spec.hard_negatives, spec.skip_bad_rows, verbose, spec.used))
     notes = [f"{pairs.bad:,} malformed rows were skipped"] if pairs.bad else []
     if wanted is not None and pairs.num_rows < wanted:
-        notes.append(f"training rows: {wanted:,} asked for, {pairs.num_rows:,} there")
+        notes.append(f"{wanted:,} training rows asked for, {pairs.num_rows:,} are there")
     if pairs.short_rows:
         if not (pairs.negatives >= 0).any():
             raise DataError(f"--hard_negatives={spec.hard_negatives}: no row of {pairs.path} has a negative; use 0")
-        notes.append(f"rows with fewer than {counted(spec.hard_negatives, 'negative')} bring those they have: {pairs.short_rows:,}")
+        notes.append(
+            f"{counted(pairs.short_rows, 'row')} have fewer than {counted(spec.hard_negatives, 'negative')} and bring those they have"
+        )
     queries, query_of_row = np.unique(pairs.queries, return_inverse=True)
     _, held_queries = draw_rows(len(queries), spec.heldout_fraction, spec.data_seed, LARGEST_SLICE)
     is_held = np.isin(query_of_row, held_queries)  # all rows of a query, or what is ranked would have been trained on
@@ -84,7 +86,7 @@ def load_pair_data(task: TaskSpec, spec: PairSpec, verbose: bool = False) -> tup
     in_rows = np.concatenate([own_query, own_positive[own_positive != own_query]])
     most = int(np.unique(in_rows, return_counts=True)[1].max())
     if most == len(train):
-        raise DataError(f"{pairs.path}: one text stands in every training row ({most}), so none can be told from another; add rows")
+        raise DataError(f"{pairs.path}: one text stands in all {most} training rows, so none can be told from another; add rows")
     if most > 1:
         notes.append(f"a text stands in up to {most:,} training rows: no batch holds it twice, a row left alone in its batch is left out")
     notes.append(f"{counted(len(heldout), 'row', be=True)} held out of training and ranked after every epoch")

@@ -234,8 +234,8 @@ def load_task_data(name: str, data: DataConfig, stress: StressConfig, seq_len: i
     if task.labels.names and len(set(train.labels.tolist())) < 2:
         # IMDB's file has one class after the other, so its first rows are all of one
         raise DataError(
-            f"--num_train_samples={data.num_train_samples}: the first rows of {name} ({len(train)}) "
-            f"have label {train.labels[0]:g} alone; take more"
+            f"--num_train_samples={data.num_train_samples}: the first {counted(len(train), 'row')} of {name} "
+            f"all have label {train.labels[0]:g}; take more"
         )
     drawn = TaskData(train, reported, reported, _short(train, wanted), train, task)
     return hold_out_for_selection(in_folds(drawn, data, data_seed), data, data_seed)
@@ -246,7 +246,7 @@ def shared_rows(train: Examples, others: Examples) -> list[str]:
     known = set(zip(*train.columns, strict=True))
     twice = sum(row in known for row in zip(*others.columns, strict=True))
     what = "a text that is a training row's too" if len(train.columns) == 1 else "a pair of texts that is a training row's too"
-    return [f"warning: of {counted(len(others), others.split + ' row')}, {twice:,} have {what}"] if twice else []
+    return [f"warning: {twice:,} of {counted(len(others), others.split + ' row')} have {what}"] if twice else []
 
 
 def load_custom_data(spec: CustomSpec, metrics: tuple[str, ...], data: DataConfig, data_seed: int) -> TaskData:
@@ -372,4 +372,4 @@ def spaced_rows(examples: Examples, count: int | None) -> Examples:
 def _short(train: Examples, wanted: int | None) -> list[str]:
     """A remark where a file has fewer rows than asked for."""
     few = wanted is not None and len(train) < wanted
-    return [f"training rows: {wanted} asked for, {len(train)} there"] if few else []
+    return [f"{wanted} training rows asked for, {len(train)} are there"] if few else []

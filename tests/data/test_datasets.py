@@ -272,7 +272,9 @@ def test_a_rare_class_is_on_both_sides_of_a_draw(counts):
 def test_a_share_that_leaves_no_row_to_train_on_is_refused():
     for count, fraction, classes in ((1, 0.1, None), (5, 0.999, None), (20, 0.95, [0, 1] * 10)):
         by = None if classes is None else np.array(classes)
-        with pytest.raises(DataError, match=f"heldout_fraction={fraction:g}: takes .* of {count} training rows and leaves ."):
+        with pytest.raises(
+            DataError, match=f"heldout_fraction={fraction:g}: takes .* of {count} training row{'s' * (count > 1)} and leaves ."
+        ):
             draw_rows(count, fraction, 0, stratify=by)
 
 

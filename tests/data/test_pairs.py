@@ -113,7 +113,7 @@ def test_the_slice_is_apart_from_the_training_rows_and_follows_the_data_seed(tmp
     notes = load(0, rows="60", negatives=1)[0].notes
     assert (
         notes[0] == "60 training rows asked for, 50 are there"
-        and notes[1] == "25 rows have fewer than 1 negatives and bring those they have"
+        and notes[1] == "25 rows have fewer than 1 negative and bring those they have"
     )
     write_rows(tmp_path / "pairs.jsonl", [{"query": f"q{row}", "pos": [f"p{row}"], "neg": []} for row in range(50)])
     with pytest.raises(DataError, match=r"--hard_negatives=2: no row of .* has a negative; use 0"):
