@@ -143,9 +143,9 @@ def _check_pooler(config: "RunConfig") -> list[str]:
     if pooler.pooling_method in PAIR_POOLERS and not reads_pairs(config):
         task = config.data.task
         why = "it gives no sentence vector" if task in EVALUATIONS else f"--task={task} has none"
-        path, method = config.mteb.checkpoint_path, f"--pooling_method={pooler.pooling_method}"
-        if task == "mteb" and path:
-            return [f"--checkpoint_path={path}: its {method} scores pairs of texts, and {why}; name another run"]
+        method = f"--pooling_method={pooler.pooling_method}"
+        if task == "mteb" and config.mteb.checkpoints:
+            return [f"--checkpoint_path={config.mteb.checkpoint_path}: its {method} scores pairs of texts, and {why}; name another run"]
         return [f"{method}: scores pairs of texts, and {why}; name another pooler"]
     if pooler.pooling_method == "glot" and pooler.num_layers == 0 and pooler.jk_mode != "cat":
         return [f"--jk_mode={pooler.jk_mode}: with --num_layers=0 there is nothing to join; use cat, or at least one layer"]

@@ -36,6 +36,8 @@ def read_checked(path: Path) -> dict[str, Any]:
         OSError, ValueError: it cannot be read, or is not what was written.
     """
     record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(record, dict):
+        raise ValueError(f"holds {type(record).__name__}, not names and values")
     if "checksum" in record and record["checksum"] != _checksum_of(record):
         raise ValueError("its checksum is another")
     return record
