@@ -22,7 +22,7 @@ from glot.study.paper_table import paired_rows, paper_table
 from glot.study.statistics import LEVEL, Paired, Spread, holm
 from glot.training.folders import RESULT
 from glot.training.metrics import floors
-from glot.training.result_file import main_score, peek_result, read_checked, read_result
+from glot.training.result_file import is_as_written, main_score, peek_result, read_mapping, read_result
 from glot.words import counted, signed
 
 
@@ -120,7 +120,9 @@ def load_study(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise DataError(f"{folder}: no study.json; give the folder that glot sweep made")
     with library_door(DataError, lambda error: f"{path}: is damaged ({reason(error)}); run glot sweep again, finished runs are found"):
-        study = read_checked(path)
+        study = read_mapping(path)
+        if not is_as_written(study):
+            raise ValueError("it was changed since it was written")
         for cell in study["cells"]:
             for run in cell["runs"]:
                 inside = folder / "runs" / Path(run["run_dir"] or "").name

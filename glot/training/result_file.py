@@ -29,18 +29,21 @@ def write_checked(path: Path, record: dict[str, Any]) -> None:
     write_json(path, record)
 
 
-def read_checked(path: Path) -> dict[str, Any]:
-    """A record with its checksum compared; those of older versions have none.
+def read_mapping(path: Path) -> dict[str, Any]:
+    """Names and values of a JSON file.
 
     Raises:
-        OSError, ValueError: it cannot be read, or is not what was written.
+        OSError, ValueError: it cannot be read, or holds something else.
     """
-    record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    record = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(record, dict):
         raise ValueError(f"holds {type(record).__name__}, not names and values")
-    if "checksum" in record and record["checksum"] != _checksum_of(record):
-        raise ValueError("its checksum is another")
     return record
+
+
+def is_as_written(record: dict[str, Any]) -> bool:
+    """Whether a record fits its own checksum; those of older versions have none."""
+    return "checksum" not in record or bool(record["checksum"] == _checksum_of(record))
 
 
 CHECKED = (CONFIG, WEIGHTS, PREDICTIONS)
@@ -77,7 +80,10 @@ def peek_result(path: Path) -> dict[str, Any]:
         CheckpointError: it is not what was written.
     """
     with library_door(CheckpointError, lambda error: f"{path}: is damaged ({reason(error)}); {AGAIN}"):
-        return read_checked(path)
+        result = read_mapping(path)
+    if not is_as_written(result):
+        raise CheckpointError(f"{path}: is not what the run wrote; {AGAIN}")
+    return result
 
 
 def _checksum_of(record: dict[str, Any]) -> str:
