@@ -16,7 +16,7 @@ def test_a_long_wait_says_a_line_per_interval_where_stderr_is_no_terminal(monkey
             counter.update(2_000)
     lines = [record.message for record in caplog.records]
     assert 1 <= len(lines) <= 3
-    assert all(line.startswith("encode: ") and " of 10.0k tokens, 00:00 so far, 00:00 to go" in line for line in lines), lines
+    assert all(line.startswith("encode: ") and " of 10,000 tokens, 00:00 so far, 00:00 to go" in line for line in lines), lines
     assert capsys.readouterr().err == ""
 
 
