@@ -13,7 +13,7 @@ import numpy as np
 
 from glot.encoder import SentenceEncoder
 from glot.errors import ConfigError, library_door, reason
-from glot.given import path_of
+from glot.given import path_of, unboxed
 from glot.opening import open_encoder
 from glot.predictor import Predictor, Texts, load_any
 from glot.progress import warn
@@ -130,7 +130,7 @@ def train(task: str | None = None, *, pooler: Any = None, seeds: int | str | Ite
 
 def as_word(name: str, value: Any) -> str:
     """A Python value as the command line writes it."""
-    value = value.item() if getattr(value, "ndim", 1) == 0 else value  # a number of numpy or torch
+    value = unboxed(value)
     if hasattr(value, "columns") and hasattr(value, "shape"):
         raise ConfigError(f"{name}: takes the name of a file, not a {type(value).__name__}; write the table to one, e.g. by to_csv")
     if isinstance(value, bool):

@@ -21,13 +21,18 @@ def list_of(rows: Any, name: str) -> list[Any]:
     return list(rows)
 
 
+def unboxed(value: Any) -> Any:
+    """A single number of numpy or torch as Python's own; anything else as it is."""
+    return value.item() if getattr(value, "ndim", 1) == 0 else value
+
+
 def whole_number(value: Any, name: str) -> int:
     """A number of at least 1, of numpy or torch too.
 
     Raises:
         ConfigError: it is none.
     """
-    value = value.item() if getattr(value, "ndim", 1) == 0 else value
+    value = unboxed(value)
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ConfigError(f"{name}={value!r}: must be a whole number of at least 1")
     return value
@@ -39,7 +44,7 @@ def yes_or_no(value: Any, name: str) -> bool:
     Raises:
         ConfigError: it is none.
     """
-    value = value.item() if getattr(value, "ndim", 1) == 0 else value
+    value = unboxed(value)
     if not isinstance(value, int) or value not in (0, 1):
         raise ConfigError(f"{name}={str(value)[:60]!r}: must be True or False")
     return bool(value)

@@ -95,9 +95,8 @@ def predict_file(run: Path, streams: Streams, opening: dict[str, Any]) -> str:
         _say_resumed(output.done)
         for part in _parts(streams, output.done):
             output.add(answer(part))
-        total = output.done
         output.finish()
-    return f"{streams.target}: {counted(total, 'row')}"
+    return f"{streams.target}: {counted(output.done, 'row')}"
 
 
 def _labelled(record: Record, output: np.ndarray, predictor: Predictor) -> dict[str, Any]:

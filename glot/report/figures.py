@@ -26,6 +26,7 @@ def drawing(draw: Callable[Given, Drawn]) -> Callable[Given, Drawn]:
 
     @functools.wraps(draw)
     def drawn(*args: Given.args, **options: Given.kwargs) -> Drawn:
+        """The same figure, with what is said of it."""
         with matplotlib.rc_context({"text.parse_math": False}), warnings.catch_warnings(record=True) as caught:
             warnings.filterwarnings("always", LACKS)
             found = draw(*args, **options)
